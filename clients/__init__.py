@@ -1,0 +1,1 @@
+"""Fail-fast clients for Vault, PostgreSQL and Valkey."""

@@ -1,0 +1,147 @@
+"""The servers that the tests talk to: embedded, Docker or external, by ``--stack`` or ``STACK``."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from utils._docker_stack import DockerStack, compose_command
+from utils._postgres_server import PostgresServer
+from utils._server_process import free_port
+from utils._stack_seed import apply_sql
+from utils.local_stack import EmbeddedStack, StackEndpoints
+from utils.settings import StackSettings, VaultSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+_AMBIENT = ("VAULT_", "BAO_", "PG", "REDIS_", "VALKEY_")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--stack",
+        choices=["embedded", "docker", "external"],
+        default=None,
+        help="where the servers come from; the default is what STACK says, else embedded",
+    )
+
+
+@pytest.fixture(scope="session")
+def stack_kind(request: pytest.FixtureRequest) -> str:
+    return str(request.config.getoption("--stack") or StackSettings.from_env().kind)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _clean_environment(stack_kind: str) -> Iterator[None]:
+    """Keep a developer's own servers out of reach; an external stack needs its variables."""
+    if stack_kind == "external":
+        yield
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        for name in list(os.environ):
+            if name.startswith(_AMBIENT):
+                patch.delenv(name)
+        yield
+
+
+@pytest.fixture(scope="session")
+def stack(stack_kind: str, request: pytest.FixtureRequest) -> Iterator[StackEndpoints]:
+    """The running stack; when it was asked for and is dead, the whole run ends here."""
+    try:
+        if stack_kind == "external":
+            yield _external_endpoints()
+        elif stack_kind == "docker":
+            yield _docker_endpoints(request)
+        else:
+            with EmbeddedStack() as embedded:
+                yield embedded.start()
+    except (RuntimeError, OSError) as error:
+        pytest.exit(f"STACK={stack_kind}: the servers are not there: {error}", returncode=3)
+
+
+@pytest.fixture(scope="session")
+def docker_plan() -> DockerStack:
+    """Free ports and fresh passwords for this run's containers."""
+    ports = replace(
+        StackSettings(), vault_port=free_port(), postgres_port=free_port(), valkey_port=free_port()
+    )
+    return DockerStack(project=f"failfast-tests-{os.getpid()}", ports=ports)
+
+
+@pytest.fixture(scope="session")
+def docker_compose_file(docker_plan: DockerStack) -> Path:
+    return docker_plan.compose_file
+
+
+@pytest.fixture(scope="session")
+def docker_compose_command() -> str:
+    return " ".join(compose_command())
+
+
+@pytest.fixture(scope="session")
+def docker_compose_project_name(docker_plan: DockerStack) -> str:
+    return docker_plan.project
+
+
+@pytest.fixture(scope="session")
+def docker_setup() -> list[str]:
+    """Without --wait: docker-compose 1.29 does not know it, and our probes see more."""
+    return ["up -d"]
+
+
+@pytest.fixture(scope="session")
+def docker_cleanup() -> list[str]:
+    return ["down -v --remove-orphans"]
+
+
+def _docker_endpoints(request: pytest.FixtureRequest) -> StackEndpoints:
+    plan: DockerStack = request.getfixturevalue("docker_plan")
+    patch = pytest.MonkeyPatch()
+    request.addfinalizer(patch.undo)
+    for name, value in plan.compose_environment().items():
+        patch.setenv(name, value)
+    # Only here, so that an embedded run never looks for Docker.
+    services: Any = request.getfixturevalue("docker_services")
+    services.wait_until_responsive(check=plan.ready, timeout=180.0, pause=0.5)
+    return plan.seed()
+
+
+def _external_endpoints() -> StackEndpoints:
+    import hvac  # noqa: PLC0415 - an embedded run has no use for it
+
+    vault = VaultSettings.from_env()
+    if missing := vault.missing_names("token"):
+        raise RuntimeError(f"{', '.join(missing)} not set")
+    client: Any = hvac.Client(url=vault.addr, token=vault.token, namespace=vault.namespace)
+
+    def read(path: str) -> dict[str, str]:
+        answer = client.secrets.kv.v2.read_secret_version(path, raise_on_deleted_version=True)
+        return dict(answer["data"]["data"])
+
+    database = read("crm/database")
+    return StackEndpoints(
+        vault_addr=vault.addr or "",
+        vault_token=vault.token or "",
+        vault_root_token=vault.token or "",
+        role_id=vault.role_id or "",
+        secret_id=vault.secret_id or "",
+        database_url=database["url"],
+        admin_url=database["admin_url"],
+        valkey_url=read("crm/valkey")["url"],
+    )
+
+
+@pytest.fixture(scope="session")
+def own_postgres() -> Iterator[PostgresServer]:
+    """A PostgreSQL of the tests' own, whatever STACK says: to make roles, tables and faults.
+
+    The project's SQL is applied; both roles have the password ``secret``.
+    """
+    with PostgresServer() as server:
+        apply_sql(server.url(), {"crm_user": "secret", "crm_admin": "secret"})
+        yield server

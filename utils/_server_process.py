@@ -1,0 +1,228 @@
+"""What the three embedded servers share: folder, port, start, wait, stop."""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from abc import ABC, abstractmethod
+from contextlib import suppress
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Self
+
+__all__ = ["ServerProcess", "StackError", "free_port", "package_folder"]
+
+_GUARD = Path(__file__).with_name("_process_guard.py")
+_START_TIMEOUT = 60.0
+_STOP_TIMEOUT = 30.0
+_PORT_TRIES = 5
+_LOG_TAIL_LINES = 15
+
+
+class StackError(RuntimeError):
+    """The development stack could not do what it was asked; the message says why."""
+
+
+class ServerProcess(ABC):
+    """One embedded server on a free loopback port, in a folder of its own.
+
+    Use it as a context manager, or call ``start`` and ``close``. ``stop`` keeps folder and port,
+    so that a later ``start`` is a restart.
+
+    Args:
+        unprivileged: Give the server to an ordinary user when we are root, as PostgreSQL demands.
+    """
+
+    #: Name in messages and of the folder.
+    name: str
+    #: What ends the server at once but cleanly.
+    stop_signal: signal.Signals = signal.SIGTERM
+
+    def __init__(self, *, unprivileged: bool = False) -> None:
+        self.port = free_port()
+        self.identity = _unprivileged_identity() if unprivileged else None
+        self.folder = _make_folder(self.name, self.identity)
+        self.pid = 0
+        self._guard: subprocess.Popen[str] | None = None
+        self._has_answered = False
+
+    def __repr__(self) -> str:
+        state = f"pid {self.pid}" if self.running else "stopped"
+        return f"<{type(self).__name__} on 127.0.0.1:{self.port}, {state}>"
+
+    @abstractmethod
+    def command(self) -> list[str]:
+        """Return the argument list that runs the server in the foreground."""
+
+    @abstractmethod
+    def ready(self) -> bool:
+        """Return True when the server answers as it should."""
+
+    def environment(self) -> dict[str, str]:
+        """Return the server's whole environment: nothing ambient may steer it."""
+        return {"PATH": "/usr/bin:/bin", "LC_ALL": "C", "HOME": str(self.folder)}
+
+    @property
+    def running(self) -> bool:
+        """Whether the server process is there."""
+        return self._guard is not None and self._guard.poll() is None
+
+    @property
+    def log(self) -> Path:
+        """The file that has what the server printed."""
+        return self.folder / "server.log"
+
+    def start(self) -> Self:
+        """Start the server and wait until it answers.
+
+        Raises:
+            StackError: It ended, or did not answer within 60 seconds; with the end of its log.
+        """
+        for _ in range(_PORT_TRIES):
+            failure = self._start_once()
+            if failure is None:
+                return self
+            self.stop(signal.SIGKILL)
+            # Somebody took the port between our look and the server's; a restart keeps its own.
+            if self._has_answered or "ddress already in use" not in failure:
+                break
+            self.port = free_port()
+        self.close()
+        raise StackError(failure)
+
+    def _start_once(self) -> str | None:
+        spec = {
+            "argv": self.command(),
+            "env": self.environment(),
+            "folder": str(self.folder),
+            "log": str(self.log),
+            "uid": self.identity[0] if self.identity else None,
+            "gid": self.identity[1] if self.identity else None,
+            "stop_signal": int(self.stop_signal),
+        }
+        # -I and -S: the guard needs the standard library alone, and starts the faster.
+        self._guard = subprocess.Popen(
+            [sys.executable, "-I", "-S", str(_GUARD)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        assert self._guard.stdin is not None  # noqa: S101 - PIPE was asked for
+        assert self._guard.stdout is not None  # noqa: S101 - likewise
+        self._guard.stdin.write(json.dumps(spec) + "\n")
+        self._guard.stdin.flush()
+        self.pid = int(self._guard.stdout.readline() or 0)
+        deadline = time.monotonic() + _START_TIMEOUT
+        while not self.ready():
+            if not self.running or time.monotonic() > deadline:
+                state = "did not answer in time" if self.running else "ended while starting"
+                return f"{self.name} on port {self.port} {state}:\n{self._log_tail()}"
+            time.sleep(0.02)
+        self._has_answered = True
+        return None
+
+    def stop(self, stop_signal: signal.Signals | None = None) -> None:
+        """Stop the server; folder and port stay.
+
+        Args:
+            stop_signal: Another signal than the server's own, to stop it the hard way.
+        """
+        if self._guard is None:
+            return
+        if self.running:
+            self.send_signal(stop_signal or self.stop_signal)
+            with suppress(subprocess.TimeoutExpired):
+                self._guard.wait(_STOP_TIMEOUT)
+        self._release_guard()
+
+    def send_signal(self, number: signal.Signals) -> None:
+        """Send a signal to the server itself."""
+        with suppress(ProcessLookupError):
+            os.kill(self.pid, number)
+
+    def restart(self, stop_signal: signal.Signals | None = None) -> None:
+        """Stop the server and start it again with the same data on the same port."""
+        self.stop(stop_signal)
+        self.start()
+
+    def close(self) -> None:
+        """Stop the server and remove its folder; more than once does no harm."""
+        self.stop()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def _release_guard(self) -> None:
+        if self._guard is None:
+            return
+        for pipe in (self._guard.stdin, self._guard.stdout):
+            if pipe is not None:
+                pipe.close()
+        self._guard.wait()
+        self._guard = None
+
+    def _log_tail(self) -> str:
+        if not self.log.exists():
+            return "(no log)"
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-_LOG_TAIL_LINES:])
+
+
+def free_port() -> int:
+    """Return a TCP port of 127.0.0.1 that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def package_folder(name: str) -> Path:
+    """Return the folder of an installed package without importing it.
+
+    Raises:
+        StackError: It is not installed; the message names the extra.
+    """
+    spec = find_spec(name)
+    if spec is None or not spec.submodule_search_locations:
+        raise StackError(
+            f"the package {name!r} is not installed: pip install 'failfast-clients[local]'"
+        )
+    return Path(next(iter(spec.submodule_search_locations)))
+
+
+def _unprivileged_identity() -> tuple[int, int] | None:
+    """Return user and group for a server that refuses root; None when we are not root."""
+    if os.geteuid() != 0:
+        return None
+    try:
+        entry = pwd.getpwnam("nobody")
+    except KeyError:
+        raise StackError(
+            "PostgreSQL refuses root, and there is no user 'nobody' to run it"
+        ) from None
+    return entry.pw_uid, entry.pw_gid
+
+
+def _make_folder(name: str, identity: tuple[int, int] | None) -> Path:
+    prefix = f"failfast-{name}-"
+    if identity is None:
+        return Path(tempfile.mkdtemp(prefix=prefix))
+    # The other user has to reach the folder, and TMPDIR may lie where only root may enter.
+    for base in dict.fromkeys((tempfile.gettempdir(), "/tmp", "/var/tmp")):  # noqa: S108 - mkdtemp
+        path = Path(base)
+        if path.is_dir() and all(p.stat().st_mode & 0o001 for p in (path, *path.parents)):
+            folder = Path(tempfile.mkdtemp(prefix=prefix, dir=base))
+            os.chown(folder, *identity)
+            return folder
+    raise StackError("no temporary folder that the user 'nobody' may enter: set TMPDIR to one")

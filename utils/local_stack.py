@@ -1,0 +1,153 @@
+"""The local development stack: real OpenBao, PostgreSQL 18 and Valkey 9 on loopback.
+
+As a command::
+
+    python -m utils.local_stack run -- COMMAND ...   start, run COMMAND with the exports, stop
+    python -m utils.local_stack up | down | env      leave one running, stop it, print its exports
+
+``STACK`` says where the servers come from: ``embedded`` (default: wheels, no Docker), ``docker``,
+or ``external`` (they are there already, and the ``VAULT_*`` variables lead to them).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Self
+
+from utils import _stack_keeper
+from utils._docker_stack import DockerStack
+from utils._openbao_server import OpenBaoServer
+from utils._postgres_server import PostgresServer
+from utils._server_process import StackError, free_port
+from utils._stack_endpoints import StackEndpoints
+from utils._stack_seed import seed_stack
+from utils._valkey_server import ValkeyServer
+from utils.settings import StackSettings, child_environment
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+__all__ = ["EmbeddedStack", "StackEndpoints", "StackError", "main", "open_stack"]
+
+
+class EmbeddedStack:
+    """The three servers, started and seeded on entry and stopped on exit.
+
+    They end with this process, also when it is killed. Works as root and as an ordinary user.
+    """
+
+    def __init__(self) -> None:
+        self.vault = OpenBaoServer()
+        self.postgres = PostgresServer()
+        self.valkey = ValkeyServer()
+        self._running = ExitStack()
+
+    def start(self) -> StackEndpoints:
+        """Start and seed the servers.
+
+        Raises:
+            StackError: One of them did not start; none is left running.
+        """
+        with ExitStack() as starting:
+            for server in (self.valkey, self.vault, self.postgres):
+                starting.callback(server.close)
+                server.start()
+            endpoints = seed_stack(
+                vault_addr=self.vault.url,
+                vault_root_token=self.vault.root_token,
+                superuser_url=self.postgres.url(),
+                valkey_url=self.valkey.url,
+            )
+            self._running = starting.pop_all()
+        return endpoints
+
+    def close(self) -> None:
+        """Stop the servers and remove their folders."""
+        self._running.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+
+@contextmanager
+def open_stack(settings: StackSettings) -> Iterator[StackEndpoints | None]:
+    """Give a stack for the length of a ``with`` block.
+
+    Args:
+        settings: Which kind. Docker gets free ports, so that it stands beside one left running.
+
+    Yields:
+        Its endpoints; None for an external one, to which the environment leads.
+    """
+    if settings.kind == "external":
+        yield None
+    elif settings.kind == "embedded":
+        with EmbeddedStack() as embedded:
+            yield embedded.start()
+    else:
+        ports = replace(
+            settings, vault_port=free_port(), postgres_port=free_port(), valkey_port=free_port()
+        )
+        with DockerStack(project=f"failfast-{os.getpid()}", ports=ports) as docker:
+            yield docker.start()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; return its exit code."""
+    parser = argparse.ArgumentParser(prog="python -m utils.local_stack", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    commands = parser.add_subparsers(dest="action", required=True)
+    run = commands.add_parser("run", help="start a stack, run a command in it, stop the stack")
+    run.add_argument("command", nargs=argparse.REMAINDER)
+    for name, text in (
+        ("up", "leave a stack running"),
+        ("down", "stop it"),
+        ("env", "print its exports"),
+        ("serve", "keep the embedded servers; `up` starts this in the background"),
+    ):
+        commands.add_parser(name, help=text)
+    options = parser.parse_args(argv)
+    try:
+        return _act(options.action, getattr(options, "command", []), StackSettings.from_env())
+    except StackError as error:
+        print(f"local stack: {error}", file=sys.stderr)
+        return 1
+
+
+def _act(action: str, command: list[str], settings: StackSettings) -> int:
+    if action == "run":
+        return _run(command, settings)
+    if action == "serve":
+        return _stack_keeper.serve(EmbeddedStack())
+    if action == "up":
+        print(_stack_keeper.up(settings))
+    elif action == "down":
+        print(_stack_keeper.down())
+    else:
+        print(_stack_keeper.endpoints().exports())
+    return 0
+
+
+def _run(command: list[str], settings: StackSettings) -> int:
+    words = command[1:] if command[:1] == ["--"] else command
+    if not words:
+        raise StackError("run: name the command to run, as in: run -- python -m clients check")
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        # As an exception, so that the servers are stopped on the way out.
+        signal.signal(number, lambda number, _frame: sys.exit(128 + number))
+    with open_stack(settings) as endpoints:
+        exports = endpoints.environment() if endpoints else {}
+        return subprocess.run(words, env=child_environment(exports), check=False).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())
