@@ -95,7 +95,7 @@ class FaultProxy:
         self,
         source: socket.socket,
         sink: socket.socket,
-        up: bool,
+        up: bool,  # noqa: FBT001 - private, and always named at the call
         turn: dict[str, bool],
     ) -> None:
         try:
