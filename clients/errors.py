@@ -92,7 +92,26 @@ class VaultAuthenticationError(VaultError):
 
 
 class VaultConnectionError(VaultError):
-    """Vault is unreachable, too slow, sealed, uninitialised, or failing with 5xx."""
+    """Vault is unreachable, too slow, sealed, uninitialised, or failing with 5xx.
+
+    Args:
+        message: What failed, on which object, and the mend.
+        reason: ``unreachable``, ``timeout``, ``sealed``, ``uninitialised``, ``rate_limited``,
+            ``standby_behind``, ``server_error`` or ``not_vault``.
+        status: The HTTP status, where the server answered with one.
+        retry_after: Seconds that the server asked to wait, where it did.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        reason: str | None = None,
+        status: int | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message, reason=reason, status=status)
+        self.retry_after = retry_after
 
 
 class PostgresError(ClientError):

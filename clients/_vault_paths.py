@@ -1,0 +1,112 @@
+"""Where a secret lies: the guard that every path passes before a request is made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+from clients.errors import VaultConfigurationError
+
+__all__ = ["SecretPath", "check_mount_point", "folder_path", "join_path", "secret_path"]
+
+_LONGEST = 512
+_KNOWN_PATHS = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class SecretPath:
+    """A path inside a KV version 2 mount.
+
+    Args:
+        mount: The mount point, such as ``secret``.
+        path: The path below it, without the ``data/`` of the HTTP API; empty for the mount's root.
+    """
+
+    mount: str
+    path: str
+
+    def __str__(self) -> str:
+        return f"{self.path or '/'!r} in mount {self.mount!r}"
+
+
+@lru_cache(maxsize=_KNOWN_PATHS)
+def secret_path(mount: str, path: str) -> SecretPath:
+    """Return where the secret *path* lies.
+
+    Args:
+        mount: The mount point.
+        path: ``crm/database``, or the HTTP API's spelling ``secret/data/crm/database``.
+
+    Raises:
+        VaultConfigurationError: *path* is no path; nothing has been sent.
+    """
+    return SecretPath(mount, _inside(mount, path, "data"))
+
+
+@lru_cache(maxsize=_KNOWN_PATHS)
+def folder_path(mount: str, path: str) -> SecretPath:
+    """Return where the folder *path* lies; ``"/"`` is the root of the mount.
+
+    Args:
+        mount: The mount point.
+        path: ``crm``, or the HTTP API's spelling ``secret/metadata/crm``.
+
+    Raises:
+        VaultConfigurationError: *path* is no path; nothing has been sent.
+    """
+    if path == "/":
+        return SecretPath(mount, "")
+    return SecretPath(mount, _inside(mount, path, "data", "metadata"))
+
+
+def join_path(prefix: str, name: str) -> str:
+    """Return the path of *name* below *prefix*, each of them checked by itself.
+
+    Raises:
+        VaultConfigurationError: One of them is no path.
+    """
+    return f"{_checked(prefix, 'prefix')}/{_checked(name, 'name')}"
+
+
+def check_mount_point(mount: str) -> str:
+    """Return the mount point without slashes around it.
+
+    Raises:
+        VaultConfigurationError: It is no path.
+    """
+    return _checked(mount, "mount point")
+
+
+def _inside(mount: str, path: str, *kinds: str) -> str:
+    inside = _checked(path, "secret path")
+    for kind in kinds:
+        inside = inside.removeprefix(f"{mount}/{kind}/")
+    return inside
+
+
+def _checked(path: str, what: str) -> str:
+    # A dot segment is collapsed on the way to the server: "../../sys/mounts" would leave the
+    # mount and read the server's own settings.
+    if not isinstance(path, str):
+        raise VaultConfigurationError(
+            f"the {what} is a {type(path).__name__}: it must be text such as 'crm/database'",
+            reason="path",
+        )
+    bare = path.strip("/")
+    segments = bare.split("/")
+    if not bare or not bare.strip():
+        problem = "is empty"
+    elif not bare.isprintable():
+        problem = "has a control or invisible character"
+    elif not {".", ".."}.isdisjoint(segments):
+        problem = "has a '.' or '..' segment"
+    elif "" in segments:
+        problem = "has an empty segment"
+    elif len(bare) > _LONGEST:
+        problem = f"is longer than {_LONGEST} characters"
+    else:
+        return bare
+    shown = repr(path[:60]) + ("..." if len(path) > 60 else "")  # noqa: PLR2004 - for the eye
+    raise VaultConfigurationError(
+        f"the {what} {shown} {problem}: pass a path such as 'crm/database'", reason="path"
+    )

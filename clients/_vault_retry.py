@@ -1,0 +1,90 @@
+"""One deadline for a whole call, and the tries that fit into it.
+
+The usual retry libraries stop after a time or a number of tries, but none of them waits as long
+as the server asks and gives up at once when that would pass the deadline.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from typing import TYPE_CHECKING, TypeVar
+
+from clients.errors import VaultConnectionError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["RETRIED_REASONS", "Deadline", "retry"]
+
+#: What may pass by itself. Not "sealed": that needs a person, and the caller should know at once.
+RETRIED_REASONS = frozenset(
+    {"unreachable", "timeout", "standby_behind", "rate_limited", "server_error"}
+)
+_FIRST_PAUSE = 0.1
+_LONGEST_PAUSE = 2.0
+
+_T = TypeVar("_T")
+_log = logging.getLogger(__name__)
+
+
+class Deadline:
+    """The moment at which a call must be over, on the monotonic clock.
+
+    Args:
+        timeout: Seconds from now.
+    """
+
+    def __init__(self, timeout: float) -> None:
+        self.timeout = timeout
+        self._ends_at = time.monotonic() + timeout
+
+    def remaining(self) -> float:
+        """Return the seconds left, 0.0 when it has passed."""
+        return max(0.0, self._ends_at - time.monotonic())
+
+    def sooner(self, timeout: float) -> Deadline:
+        """Return a deadline *timeout* seconds from now, but no later than this one."""
+        return Deadline(min(timeout, self.remaining()))
+
+
+def retry(attempt: Callable[[], _T], *, deadline: Deadline, retries: int) -> _T:
+    """Return what *attempt* returns, trying again after a failure that may pass by itself.
+
+    Pauses double from 0.1 to 2 seconds, with jitter; a longer Retry-After of the server is
+    honoured. A pause that would pass the deadline is not begun.
+
+    Args:
+        attempt: One try.
+        deadline: When all tries and pauses must be over.
+        retries: Further tries after the first one.
+
+    Raises:
+        VaultError: The failure of the last try.
+    """
+    for number in range(retries + 1):
+        try:
+            return attempt()
+        except VaultConnectionError as error:
+            if error.reason not in RETRIED_REASONS:
+                raise
+            pause = _pause(number, error.retry_after)
+            if number == retries or pause >= deadline.remaining():
+                _tell_tries(error, number + 1)
+                raise
+            _log.debug("try %d failed (%s): next in %.2f s", number + 1, error.reason, pause)
+        time.sleep(pause)
+    raise AssertionError("unreachable: the last try returns or raises")  # pragma: no cover
+
+
+def _pause(number: int, retry_after: float | None) -> float:
+    longest = min(_LONGEST_PAUSE, _FIRST_PAUSE * float(2**number))
+    # Jitter keeps a fleet of clients from knocking in step.
+    pause = longest * random.uniform(0.5, 1.0)  # noqa: S311 - no secret depends on it
+    return max(pause, retry_after or 0.0)
+
+
+def _tell_tries(error: VaultConnectionError, tries: int) -> None:
+    if tries > 1:
+        error.args = (f"{error.args[0]} (after {tries} tries)", *error.args[1:])

@@ -1,0 +1,117 @@
+"""One process's connection to Vault: transport and token together, each call healed once."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from clients._vault_api import read_health
+from clients._vault_errors import Operation, not_vault
+from clients._vault_token import token_source
+from clients._vault_transport import Body, VaultTransport
+from clients.errors import VaultAuthenticationError, VaultConnectionError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from clients._vault_retry import Deadline
+    from clients._vault_settings import VaultOptions
+    from clients._vault_transport import VaultAdapter
+
+__all__ = ["VaultSession"]
+
+
+class VaultSession:
+    """What must not be shared between processes.
+
+    Args:
+        options: The client's settings.
+    """
+
+    def __init__(self, options: VaultOptions) -> None:
+        self.options = options
+        self.transport = VaultTransport(options)
+        self.tokens = token_source(self.transport)
+
+    def verify(self, deadline: Deadline) -> None:
+        """Log in, or verify the token.
+
+        Raises:
+            VaultError: There is no working token.
+        """
+        try:
+            self.tokens.verify(deadline)
+        except VaultConnectionError as error:
+            self._tell_uninitialised(error, deadline)
+            raise
+
+    def ask(
+        self, operation: Operation, send: Callable[[VaultAdapter], Body], deadline: Deadline
+    ) -> Body:
+        """Return the answer to an authenticated request.
+
+        A 403 that another token can mend is mended, once.
+
+        Raises:
+            VaultError: Whatever went wrong.
+        """
+        grant = self.tokens.current(deadline)
+        try:
+            try:
+                body = self.transport.call(operation, send, deadline=deadline, token=grant.token)
+            except VaultAuthenticationError as refusal:
+                other = self.tokens.replacement(grant, refusal, deadline)
+                if other is None:
+                    raise
+                grant = other
+                body = self.transport.call(operation, send, deadline=deadline, token=grant.token)
+        except VaultAuthenticationError as refusal:
+            if refusal.reason == "permission_denied":  # by policy, so the token itself is good
+                self.tokens.accepted(grant)
+            raise
+        except VaultConnectionError as error:
+            self._tell_uninitialised(error, deadline)
+            raise
+        self.tokens.accepted(grant)
+        return body
+
+    def health(self, deadline: Deadline) -> Body:
+        """Return what ``sys/health`` says of a server that is initialised and unsealed.
+
+        Raises:
+            VaultConnectionError: It is unreachable, uninitialised or sealed.
+        """
+        operation = Operation(
+            kind="health", text="check the health of Vault", addr=self.options.addr
+        )
+        body = self._state(operation, deadline)
+        if not body.get("initialized"):
+            raise VaultConnectionError(
+                f"{operation}: Vault is not initialised; run `vault operator init`",
+                reason="uninitialised",
+            )
+        if body.get("sealed"):
+            raise VaultConnectionError(f"{operation}: Vault is sealed; unseal it", reason="sealed")
+        return body
+
+    def close(self) -> None:
+        """Give back the token that was obtained here, and close the connections."""
+        try:
+            self.tokens.revoke()
+        finally:
+            self.transport.close()
+
+    def _state(self, operation: Operation, deadline: Deadline) -> Body:
+        body = self.transport.call(operation, read_health, deadline=deadline)
+        if not isinstance(body.get("initialized"), bool):
+            raise not_vault(operation, "HTTP 200 without a health report")
+        return body
+
+    def _tell_uninitialised(self, error: VaultConnectionError, deadline: Deadline) -> None:
+        # An uninitialised server says "sealed" to everything but a health check.
+        if error.reason != "sealed":
+            return
+        try:
+            self.health(deadline)
+        except VaultConnectionError as state:
+            if state.reason == "uninitialised":
+                raise state from error

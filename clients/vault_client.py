@@ -1,0 +1,363 @@
+"""Secrets from Vault or OpenBao, or an error that says why not."""
+
+from __future__ import annotations
+
+import os
+import weakref
+from typing import TYPE_CHECKING, Any
+
+from clients._lifecycle import Lifecycle
+from clients._vault_api import list_folder, lookup_self, read_secret
+from clients._vault_cache import CacheStats, SecretCache
+from clients._vault_errors import Operation, not_vault
+from clients._vault_fields import optional_text, port_text, required_text
+from clients._vault_paths import SecretPath, folder_path, join_path, secret_path
+from clients._vault_retry import Deadline
+from clients._vault_session import VaultSession
+from clients._vault_settings import Masked, resolve_options
+from clients.errors import (
+    VaultAuthenticationError,
+    VaultConfigurationError,
+    VaultError,
+    VaultSecretNotFoundError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["VaultClient", "VaultError"]
+
+#: Sessions of the parent process. Closing or collecting them could wait for a lock that a thread
+#: of the parent held at the fork, and that nobody here will ever release.
+_abandoned: list[VaultSession] = []
+
+
+class VaultClient(Lifecycle):
+    """Reads secrets from a KV version 2 mount. Construction logs in, or raises at once.
+
+    Safe to share between threads. A forked child gets its own connections, cache and login.
+
+    Args:
+        addr: The server's URL; ``VAULT_ADDR`` when None.
+        token: A token; ``VAULT_TOKEN`` when None. It is neither renewed nor revoked.
+        auth_method: ``"token"`` or ``"approle"``; when None, ``"approle"`` if a role id is there
+            and no token is.
+        role_id: The AppRole's role id; ``VAULT_ROLE_ID`` when None.
+        secret_id: The AppRole's secret id; ``VAULT_SECRET_ID`` when None.
+        namespace: The namespace; ``VAULT_NAMESPACE`` when None.
+        mount_point: Where the KV version 2 engine is mounted.
+        timeout: Seconds that a whole call may take, retries and pauses included.
+        retries: Further tries after a failure that may pass: unreachable, 412, 429, 5xx.
+        cache_ttl: Seconds that a secret stays cached; 0 turns the cache off.
+        environ: Where the ``VAULT_*`` variables are read; the process's environment when None.
+
+    Raises:
+        VaultConfigurationError: A setting is missing (all names in one message) or unusable.
+        VaultAuthenticationError: The login was refused, or the token is invalid.
+        VaultConnectionError: Vault is unreachable, too slow, sealed or uninitialised.
+    """
+
+    def __init__(
+        self,
+        addr: str | None = None,
+        token: str | None = None,
+        *,
+        auth_method: str | None = None,
+        role_id: str | None = None,
+        secret_id: str | None = None,
+        namespace: str | None = None,
+        mount_point: str = "secret",
+        timeout: float = 10.0,
+        retries: int = 3,
+        cache_ttl: float = 300.0,
+        environ: Mapping[str, str] | None = None,
+    ) -> None:
+        self._closed = False
+        masked = [Masked(one) if one else None for one in (token, role_id, secret_id)]
+        # Error reporters collect the local variables of a traceback's frames.
+        del token, role_id, secret_id
+        self._options = resolve_options(
+            addr=addr,
+            token=masked[0],
+            auth_method=auth_method,
+            role_id=masked[1],
+            secret_id=masked[2],
+            namespace=namespace,
+            mount_point=mount_point,
+            timeout=timeout,
+            retries=retries,
+            cache_ttl=cache_ttl,
+            environ=environ,
+        )
+        self.addr = self._options.addr
+        self._start()
+        try:
+            self._session.verify(self._deadline())
+        except BaseException:
+            self._session.transport.close()
+            raise
+        _clients.add(self)
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else f"auth_method={self._options.auth_method!r}"
+        mount, namespace = self._options.mount_point, self._options.namespace
+        inside = f", namespace={namespace!r}" if namespace else ""
+        return f"<VaultClient {self.addr} mount_point={mount!r}{inside}, {state}>"
+
+    def get_secret(
+        self,
+        path: str,
+        version: int | None = None,
+        use_cache: bool = True,  # noqa: FBT001, FBT002
+    ) -> dict[str, Any]:
+        """Return the fields of a secret; changing them changes no other caller's.
+
+        Args:
+            path: ``crm/database``, or the HTTP API's spelling ``secret/data/crm/database``.
+            version: A version from 1 on; the latest one when None.
+            use_cache: False reads fresh, and refreshes the cache.
+
+        Returns:
+            The fields. An empty dict is a secret that has none, never a failure.
+
+        Raises:
+            VaultSecretNotFoundError: There is no such secret or version; ``reason`` says why.
+            VaultAuthenticationError: The token is invalid or a policy denies the path.
+            VaultConnectionError: Vault could not be asked, or could not answer.
+            VaultConfigurationError: *path* or *version* is unfit; nothing was sent.
+        """
+        self._check_open()
+        place = secret_path(self._options.mount_point, path)
+        deadline = self._deadline()
+        return self._cache.read(
+            (self._options.namespace, place.mount, place.path, _checked_version(version)),
+            lambda: self._read(place, version, deadline),
+            fresh=not use_cache,
+            wait=deadline.remaining,
+        )
+
+    def get_database_url(self, *, path: str = "crm/database", use_cache: bool = True) -> str:
+        """Return the field ``url`` of the secret at *path*.
+
+        Raises:
+            VaultError: There is no such secret or field.
+        """
+        return required_text(self.get_secret(path, use_cache=use_cache), "url", path)
+
+    def get_database_admin_url(
+        self, *, path: str = "crm/database", use_cache: bool = True
+    ) -> str | None:
+        """Return the field ``admin_url`` of the secret at *path*, None where it has none.
+
+        Raises:
+            VaultError: There is no such secret.
+        """
+        return optional_text(self.get_secret(path, use_cache=use_cache), "admin_url", path)
+
+    def get_valkey_url(self, *, path: str = "crm/valkey", use_cache: bool = True) -> str:
+        """Return the field ``url`` of the secret at *path*.
+
+        Raises:
+            VaultError: There is no such secret or field.
+        """
+        return required_text(self.get_secret(path, use_cache=use_cache), "url", path)
+
+    def get_email_credentials(
+        self, *, path: str = "crm/email", use_cache: bool = True
+    ) -> dict[str, str]:
+        """Return the fields ``api_key`` and ``from_address`` of the secret at *path*.
+
+        Raises:
+            VaultError: There is no such secret or field.
+        """
+        secret = self.get_secret(path, use_cache=use_cache)
+        return {name: required_text(secret, name, path) for name in ("api_key", "from_address")}
+
+    def get_database_credentials(
+        self, path: str = "bike-data-flow/production/database", *, use_cache: bool = True
+    ) -> dict[str, str]:
+        """Return ``username``, ``password``, ``host``, ``port`` and ``database``.
+
+        The port is ``"5432"`` where the secret has none.
+
+        Raises:
+            VaultError: There is no such secret or field.
+        """
+        secret = self.get_secret(path, use_cache=use_cache)
+        return {
+            "username": required_text(secret, "username", path),
+            "password": required_text(secret, "password", path),
+            "host": required_text(secret, "host", path),
+            "port": port_text(secret, "port", path, default="5432"),
+            "database": required_text(secret, "database", path),
+        }
+
+    def get_api_key(
+        self,
+        provider: str,
+        prefix: str = "bike-data-flow/production/api-keys",
+        *,
+        use_cache: bool = True,
+    ) -> str:
+        """Return the field ``api_key`` of the secret *provider* below *prefix*.
+
+        Raises:
+            VaultError: There is no such secret or field.
+        """
+        path = join_path(prefix, provider)
+        return required_text(self.get_secret(path, use_cache=use_cache), "api_key", path)
+
+    def list_secrets(self, path: str) -> list[str]:
+        """Return the names in a folder; those of folders end in a slash.
+
+        Args:
+            path: The folder, such as ``crm``; ``"/"`` for the whole mount.
+
+        Raises:
+            VaultSecretNotFoundError: There is no such folder.
+            VaultError: Any other failure, as for ``get_secret``.
+        """
+        self._check_open()
+        place = folder_path(self._options.mount_point, path)
+        operation = Operation(
+            kind="list", text=f"list the folder {place}", addr=self.addr, path=place
+        )
+        body = self._session.ask(
+            operation,
+            lambda adapter: list_folder(adapter, place),
+            self._deadline(),
+        )
+        data = body.get("data")
+        keys = data.get("keys") if isinstance(data, dict) else None
+        if not isinstance(keys, list):
+            raise not_vault(operation, "HTTP 200 without keys")
+        return [str(key) for key in keys]
+
+    def cache_stats(self) -> CacheStats:
+        """Return the cache's counts; ``hits + misses + coalesced`` is the number of reads."""
+        return self._cache.stats()
+
+    def clear_cache(self) -> None:
+        """Forget all cached secrets."""
+        self._cache.clear()
+
+    def health_check(self) -> bool:
+        """Ask Vault for its state, and whether it still knows us; the cache plays no part.
+
+        Returns:
+            True. A token that may not look itself up counts as known.
+
+        Raises:
+            VaultConnectionError: Vault is unreachable, sealed or uninitialised.
+            VaultAuthenticationError: The authentication is lost.
+        """
+        self._check_open()
+        deadline = self._deadline()
+        self._session.health(deadline)
+        operation = Operation(kind="token", text="check the authentication", addr=self.addr)
+        try:
+            self._session.ask(operation, lookup_self, deadline)
+        except VaultAuthenticationError as error:
+            if error.reason != "permission_denied":
+                raise VaultAuthenticationError(
+                    f"authentication lost: {error}", reason=error.reason, status=error.status
+                ) from error
+        return True
+
+    def server_version(self) -> str:
+        """Return the server's version, such as ``"2.7.2"``.
+
+        Raises:
+            VaultConnectionError: Vault is unreachable, sealed or uninitialised.
+        """
+        self._check_open()
+        return str(self._session.health(self._deadline()).get("version", "unknown"))
+
+    def close(self) -> None:
+        """Close the connections; revoke the token if this object, in this process, obtained it."""
+        if self._closed:
+            return
+        self._closed = True
+        _clients.discard(self)
+        self._cache.clear()
+        self._session.close()
+
+    def _start(self) -> None:
+        self._session = VaultSession(self._options)
+        self._cache = SecretCache(self._options.cache_ttl)
+
+    def _start_in_child(self) -> None:
+        # Two processes that read from one socket get each other's answers, that is secrets.
+        _abandoned.append(self._session)
+        self._start()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise VaultError(
+                f"the Vault client for {self.addr} is closed: make a new one", reason="closed"
+            )
+
+    def _deadline(self) -> Deadline:
+        return Deadline(self._options.timeout)
+
+    def _read(self, place: SecretPath, version: int | None, deadline: Deadline) -> dict[str, Any]:
+        try:
+            return self._read_version(place, version, deadline)
+        except VaultSecretNotFoundError as error:
+            if error.reason != "version_missing":
+                raise
+            missing = error
+        # The server says the same of a missing version and of a missing secret.
+        try:
+            self._read_version(place, None, deadline)
+        except VaultSecretNotFoundError as error:
+            if error.reason == "missing":
+                raise
+        except VaultError:
+            pass
+        raise missing
+
+    def _read_version(
+        self, place: SecretPath, version: int | None, deadline: Deadline
+    ) -> dict[str, Any]:
+        which = "" if version is None else f", version {version}"
+        operation = Operation(
+            kind="read",
+            text=f"read the secret {place}{which}",
+            addr=self.addr,
+            path=place,
+            version=version,
+        )
+        body = self._session.ask(
+            operation, lambda adapter: read_secret(adapter, place, version), deadline
+        )
+        data = body.get("data")
+        secret = data.get("data") if isinstance(data, dict) else None
+        if not isinstance(secret, dict):
+            raise not_vault(
+                operation, "HTTP 200 without KV version 2 data; is the mount version 2?"
+            )
+        return secret
+
+
+def _checked_version(version: object) -> int | None:
+    # The server takes 0 and negative numbers for "the latest".
+    if version is None:
+        return None
+    if isinstance(version, int) and not isinstance(version, bool) and version >= 1:
+        return version
+    raise VaultConfigurationError(
+        f"version is {version!r}: it must be None or a whole number from 1 on", reason="setting"
+    )
+
+
+#: Every open client, for the fork hook.
+_clients: weakref.WeakSet[VaultClient] = weakref.WeakSet()
+
+
+def _restart_all_in_child() -> None:
+    for client in list(_clients):
+        client._start_in_child()  # noqa: SLF001 - this module's own
+
+
+os.register_at_fork(after_in_child=_restart_all_in_child)
