@@ -16,7 +16,7 @@
         RlsContextError                 no user, bad user id, context lost, role bypasses RLS
         TransactionAbortedError         a block ended normally after a swallowed SQL error
         NoRowsError                     execute_scalar found no row; also a ValueError
-      ValkeyError
+      ValkeyError                       .code where the server gave one, .maybe_applied
         ValkeyConnectionError           unreachable, timed out, refused, pool exhausted
 
 A message names the object, the state, the limit and the mend, and never a password, token or
@@ -154,7 +154,21 @@ class NoRowsError(PostgresError, ValueError):
 
 
 class ValkeyError(ClientError):
-    """A Valkey operation failed; the message names the key."""
+    """A Valkey operation failed; the message names the key.
+
+    Args:
+        message: What failed, on which key, and the mend.
+        code: The first word of the server's error, such as ``"WRONGTYPE"``, where it gave one.
+        maybe_applied: True when a change was sent and its reply was lost: the server may have
+            made it, so look before you repeat it.
+    """
+
+    def __init__(
+        self, message: str, *, code: str | None = None, maybe_applied: bool = False
+    ) -> None:
+        super().__init__(message)
+        self.code = code
+        self.maybe_applied = maybe_applied
 
 
 class ValkeyConfigurationError(ConfigurationError, ValkeyError):

@@ -1,0 +1,225 @@
+"""The connections to one server: a reply never reaches anyone but its asker.
+
+A connection is in the free list only while it owes nothing: it is taken out before a request is
+sent, and put back after the complete reply. Whatever else happens in between, an exception that
+a signal handler raises included, the connection is closed. An interrupt that comes before any
+handler could run drops the last reference, and that closes it too; so a place in the pool is
+counted by the connections that are alive, and cannot be lost.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import weakref
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from redis.exceptions import (
+    BusyLoadingError,
+    MasterDownError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+)
+
+from clients._valkey_errors import DRIVER_ERRORS, PoolExhausted, ReplyLost
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from clients._valkey_connections import AnyConnection, Limits
+
+__all__ = ["Arguments", "ServerPool"]
+
+#: One command's words.
+Arguments = tuple[Any, ...]
+
+# A waiter is woken by whoever frees a place; it looks by itself only in case that an interrupt
+# swallowed the wake-up.
+_LOOK_AGAIN = 0.05
+# Replies that say that this server is not, or not yet, the one to talk to.
+_WRONG_SERVER = (ReadOnlyError, MasterDownError, BusyLoadingError)
+
+
+class ServerPool:
+    """At most ``max_connections`` connections to one server, last used first.
+
+    Args:
+        make: Makes an unconnected connection.
+        limits: The pool's size, and how long a caller may wait for a place in it.
+    """
+
+    def __init__(self, make: Callable[[], AnyConnection], limits: Limits) -> None:
+        self._make = make
+        self._limits = limits
+        self._closed = False
+        self._reset()
+
+    def _reset(self) -> None:
+        self._pid = os.getpid()
+        self._idle: list[AnyConnection] = []
+        self._alive: dict[int, weakref.ref[AnyConnection]] = {}
+        # A bare lock, not a Condition or an Event: a signal handler's exception inside those
+        # could leave them locked for ever.
+        self._lock = threading.Lock()
+        self._waiters: deque[threading.Lock] = deque()
+
+    def call(self, arguments: Arguments) -> Any:
+        """Send one command, and return its reply.
+
+        Raises:
+            ReplyLost: It was sent, at least in part, and no complete reply came.
+            redis.exceptions.ResponseError: The server refused it.
+            redis.exceptions.RedisError: There is no connection; nothing was sent.
+        """
+        connection = self._take()
+        try:
+            connection.send_packed_command(connection.pack_command(*arguments), check_health=False)
+            reply = connection.read_response()
+        except ResponseError as error:
+            # A complete reply that says no.
+            if isinstance(error, _WRONG_SERVER):
+                self._leave(connection)
+            else:
+                self._give_back(connection)
+            raise
+        except BaseException as error:
+            self._abandon(connection, error)
+            raise
+        self._give_back(connection)
+        return reply
+
+    def call_many(self, commands: Sequence[Arguments]) -> list[Any]:
+        """Send commands in one write, and return their replies in order; errors stand among them.
+
+        Raises:
+            ReplyLost: They were sent, at least in part, and not every reply came.
+            redis.exceptions.RedisError: There is no connection; nothing was sent.
+        """
+        connection = self._take()
+        replies: list[Any] = []
+        wrong_server = False
+        try:
+            connection.send_packed_command(connection.pack_commands(commands), check_health=False)
+            read = connection.read_response
+            for _ in commands:
+                try:
+                    replies.append(read())
+                except ResponseError as error:
+                    replies.append(error)
+                    wrong_server = wrong_server or isinstance(error, _WRONG_SERVER)
+        except BaseException as error:
+            self._abandon(connection, error)
+            raise
+        if wrong_server:
+            self._leave(connection)
+        else:
+            self._give_back(connection)
+        return replies
+
+    def drop_idle(self) -> None:
+        """Close every connection that is not in use."""
+        while self._idle:
+            try:
+                connection = self._idle.pop()
+            except IndexError:
+                return
+            self._discard(connection)
+
+    def close(self) -> None:
+        """Close the idle connections now, and the others as soon as their call ends."""
+        self._closed = True
+        if self._pid == os.getpid():
+            self.drop_idle()
+
+    def _take(self) -> AnyConnection:
+        if self._pid != os.getpid():
+            # A forked child: these sockets are its parent's. Dropping them here only closes
+            # this process's copies.
+            self._reset()
+        return self._take_idle() or self._open_or_wait()
+
+    def _take_idle(self) -> AnyConnection | None:
+        idle = self._idle
+        while idle:
+            try:
+                connection = idle.pop()
+            except IndexError:
+                return None
+            try:
+                # Readable means closed by the server, or a reply that nobody asked for.
+                if not connection.can_read(0):
+                    return connection
+            except (RedisError, OSError):
+                pass
+            self._discard(connection)
+        return None
+
+    def _open_or_wait(self) -> AnyConnection:
+        deadline = time.monotonic() + self._limits.connect_timeout
+        while True:
+            connection = self._reserve()
+            if connection is not None:
+                try:
+                    connection.connect()
+                except BaseException:
+                    self._discard(connection)
+                    raise
+                return connection
+            remaining = deadline - time.monotonic()
+            if remaining <= 0:
+                raise PoolExhausted(
+                    f"all {self._limits.max_connections} connections stayed in use for "
+                    f"{self._limits.connect_timeout:.2f} s (connect_timeout): raise "
+                    "max_connections, or share the server with fewer threads"
+                )
+            turn = threading.Lock()
+            turn.acquire()
+            self._waiters.append(turn)
+            turn.acquire(timeout=min(remaining, _LOOK_AGAIN))
+            connection = self._take_idle()
+            if connection is not None:
+                return connection
+
+    def _reserve(self) -> AnyConnection | None:
+        with self._lock:
+            for number, reference in list(self._alive.items()):
+                if reference() is None:
+                    del self._alive[number]
+            if len(self._alive) >= self._limits.max_connections:
+                return None
+            connection = self._make()
+            self._alive[id(connection)] = weakref.ref(connection)
+            return connection
+
+    def _give_back(self, connection: AnyConnection) -> None:
+        self._idle.append(connection)
+        if self._waiters:
+            self._wake()
+        if self._closed:
+            self.drop_idle()
+
+    def _abandon(self, connection: AnyConnection, error: BaseException) -> None:
+        self._discard(connection)
+        if isinstance(error, BusyLoadingError):
+            self.drop_idle()
+        if isinstance(error, DRIVER_ERRORS):
+            raise ReplyLost(error) from error
+
+    def _leave(self, connection: AnyConnection) -> None:
+        self._discard(connection)
+        self.drop_idle()
+
+    def _discard(self, connection: AnyConnection) -> None:
+        connection.disconnect()
+        with self._lock:
+            self._alive.pop(id(connection), None)
+        self._wake()
+
+    def _wake(self) -> None:
+        try:
+            self._waiters.popleft().release()
+        except IndexError:
+            return

@@ -1,0 +1,219 @@
+"""Valkey for short-lived data: session tokens, rate limits, counters, caches."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+from clients._lifecycle import Lifecycle
+from clients._valkey_arguments import checked_key, checked_number, checked_prefix
+from clients._valkey_commands import Command, CommandSet
+from clients._valkey_connections import ConnectionFactory, Limits, check_tls_files
+from clients._valkey_driver import close_driver, make_driver
+from clients._valkey_errors import DRIVER_ERRORS, valkey_error
+from clients._valkey_link import Link, SingleServer
+from clients._valkey_operations import KeyOperations
+from clients._valkey_rate_limit import RateLimit, rate_limit_command
+from clients._valkey_url import parse_valkey_url
+from clients.errors import ValkeyConnectionError, ValkeyError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import redis
+
+    from clients._valkey_url import ValkeyTarget
+
+__all__ = ["RateLimit", "ValkeyClient", "ValkeyError"]
+
+T = TypeVar("T")
+
+_PING: Command[bool] = Command(("PING",), (), bool, writes=False)
+_INFO: Command[str] = Command(("INFO", "server"), (), str, writes=False)
+
+
+class ValkeyClient(KeyOperations, Lifecycle):
+    """A fail-fast client for Valkey and Redis; share one between threads.
+
+    Construction connects, and raises at once with the server's reason. Every command is sent at
+    most once, and a reply reaches only the call that asked for it: a connection on which
+    anything but a complete reply happened is never used again.
+
+    Args:
+        connection_url: ``redis://[user:password@]host:port/db``, or ``rediss://`` with TLS,
+            ``valkey://``, ``valkeys://`` or ``unix://``; or a callable that returns one and is
+            asked for every new connection, so that rotated credentials are picked up. With
+            TLS, ``?ssl_ca_certs=``, ``ssl_certfile=``, ``ssl_keyfile=``,
+            ``ssl_check_hostname=`` and ``ssl_cert_reqs=`` name files and checks.
+        connect_timeout: Seconds for a new connection, and for a free place in the pool.
+        socket_timeout: Seconds that the server may stay silent before a call fails.
+        max_connections: Connections to one server.
+        key_prefix: Stands before every key; messages show the whole key.
+
+    Raises:
+        ValkeyConfigurationError: An argument is unusable.
+        ValkeyConnectionError: There is no working connection; the reason is in the message.
+    """
+
+    def __init__(
+        self,
+        connection_url: str | Callable[[], str],
+        *,
+        connect_timeout: float = 2.0,
+        socket_timeout: float = 5.0,
+        max_connections: int = 50,
+        key_prefix: str = "",
+    ) -> None:
+        limits = Limits(
+            checked_number("connect_timeout", connect_timeout),
+            checked_number("socket_timeout", socket_timeout),
+            int(checked_number("max_connections", max_connections, whole=True)),
+        )
+        resolve = _resolver(connection_url)
+        self._target = resolve()
+        check_tls_files(self._target)
+        self._limits = limits
+        self._factory = ConnectionFactory(resolve, limits)
+        self._commands = CommandSet(checked_prefix(key_prefix))
+        self._closed = False
+        self._driver: redis.Redis | None = None
+        self._driver_lock = threading.Lock()
+        self._link = self._open_link()
+        try:
+            self._probe()
+        except BaseException:
+            self.close()
+            raise
+
+    def _probe(self) -> None:
+        try:
+            self._link.ping()
+        except DRIVER_ERRORS as error:
+            ours = self._mapped(error, f"connecting to Valkey at {self._target.where}", _PING)
+            refusal = ValkeyConnectionError(str(ours), code=ours.code)
+            raise refusal from ours.__cause__  # see valkey_error
+
+    def __repr__(self) -> str:
+        return f"<ValkeyClient for {self._target.where}>"
+
+    @property
+    def key_prefix(self) -> str:
+        """What stands before every key."""
+        return self._commands.prefix
+
+    @property
+    def client(self) -> redis.Redis:
+        """A plain redis-py client with the same settings, for everything else.
+
+        It is made at the first use, keeps connections of its own, is closed with this client,
+        and raises redis-py's errors. Keys are sent as they are, without the prefix. In a
+        cluster it is a ``redis.RedisCluster``.
+
+        Raises:
+            ValkeyError: This client is closed, or the cluster cannot be reached.
+        """
+        self._refuse_when_closed()
+        with self._driver_lock:
+            if self._driver is None:
+                self._driver = make_driver(self._factory)
+            return self._driver
+
+    def rate_limit(
+        self,
+        key: str,
+        limit: int,
+        period_seconds: float,
+        burst: int | None = None,
+        cost: int = 1,
+    ) -> RateLimit:
+        """Ask whether one more is allowed, in one atomic step on the server's clock (GCRA).
+
+        Args:
+            key: Whom or what to limit.
+            limit: How many units per period, on average.
+            period_seconds: The period.
+            burst: How many units at once; *limit* when None. In any window of w seconds at most
+                ``burst + w * limit / period_seconds`` units are allowed.
+            cost: Units that this one takes.
+
+        Returns:
+            The answer; nothing is booked when it is no.
+
+        Raises:
+            ValkeyError: The call failed.
+        """
+        name = checked_key(self._commands.prefix, key)
+        return self._run(rate_limit_command(name, limit, period_seconds, burst=burst, cost=cost))
+
+    def server_version(self) -> str:
+        """Return the server's name and version, such as ``"valkey 9.1.2"``.
+
+        Raises:
+            ValkeyError: The call failed.
+        """
+        lines = dict(line.split(":", 1) for line in self._run(_INFO).splitlines() if ":" in line)
+        if "valkey_version" in lines:
+            return f"valkey {lines['valkey_version']}"
+        return f"redis {lines.get('redis_version', 'unknown')}"
+
+    def health_check(self) -> bool:
+        """Ask the server whether it is there.
+
+        Returns:
+            True.
+
+        Raises:
+            ValkeyError: It is not, or it refuses us.
+        """
+        self._refuse_when_closed()
+        try:
+            self._link.ping()
+        except DRIVER_ERRORS as error:
+            self._raise(error, _PING)
+        return True
+
+    def close(self) -> None:
+        """Close every connection; more than once does no harm."""
+        self._closed = True
+        self._link.close()
+        if self._driver is not None:
+            close_driver(self._driver)
+
+    def _open_link(self) -> Link:
+        return SingleServer(self._factory)
+
+    def _run(self, command: Command[T]) -> T:
+        if self._closed:
+            self._refuse_when_closed()
+        try:
+            reply = self._link.call(command)
+        except DRIVER_ERRORS as error:
+            self._raise(error, command)
+        return command.parse(reply)
+
+    def _raise(self, error: Exception, command: Command[Any]) -> NoReturn:
+        ours = self._mapped(error, f"{command.label} on {self._target.where}", command)
+        raise ours from ours.__cause__  # see valkey_error
+
+    def _mapped(self, error: Exception, what: str, command: Command[Any]) -> ValkeyError:
+        return valkey_error(
+            error,
+            what,
+            limits=self._limits,
+            writes=command.writes,
+            secrets=self._target.secrets,
+        )
+
+    def _refuse_when_closed(self) -> None:
+        if self._closed:
+            raise ValkeyError(
+                f"the Valkey client for {self._target.where} is closed: make a new one"
+            )
+
+
+def _resolver(connection_url: str | Callable[[], str]) -> Callable[[], ValkeyTarget]:
+    if callable(connection_url):
+        source = connection_url
+        return lambda: parse_valkey_url(source())
+    target = parse_valkey_url(connection_url)
+    return lambda: target

@@ -1,0 +1,371 @@
+"""The client's everyday operations on a real server."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+import pytest
+
+from clients.errors import ValkeyConfigurationError
+from clients.valkey_client import ValkeyClient, ValkeyError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from utils.local_stack import StackEndpoints
+
+
+@pytest.fixture
+def client(stack: StackEndpoints) -> Iterator[ValkeyClient]:
+    """A client whose keys no other test uses."""
+    with ValkeyClient(stack.valkey_url, key_prefix=f"test-{uuid4().hex}:") as opened:
+        yield opened
+
+
+def test_set_and_get_return_text(client: ValkeyClient) -> None:
+    """A value comes back as it was set, whatever its characters."""
+    assert client.set("a", "grüße\r\n\0\N{SNOWMAN}") is True
+
+    assert client.get("a") == "grüße\r\n\0\N{SNOWMAN}"
+
+
+def test_absent_is_none(client: ValkeyClient) -> None:
+    """A key that is not there gives None, and an empty value does not."""
+    client.set("empty", "")
+
+    assert client.get("missing") is None
+    assert client.get("empty") == ""
+    assert client.get_json("missing") is None
+
+
+def test_expiry_is_set_with_the_value(client: ValkeyClient) -> None:
+    """A value with an expiry has it at once; one without never expires."""
+    client.set("a", "x", expire_seconds=100)
+    client.set("b", "x")
+
+    assert 95 <= client.ttl("a") <= 100
+    assert client.ttl("b") == -1
+    assert client.ttl("missing") == -2
+
+
+def test_get_slides_the_expiry(client: ValkeyClient) -> None:
+    """Reading with expire_seconds renews the key in the same step, and only a key that is there."""
+    client.set("a", "x", 10)
+    client.set_json("j", [1], 10)
+
+    assert client.get("a", expire_seconds=500) == "x"
+    assert client.get_json("j", expire_seconds=500) == [1]
+    assert client.get("missing", expire_seconds=500) is None
+
+    assert client.ttl("a") > 400
+    assert client.ttl("j") > 400
+    assert not client.exists("missing")
+
+
+def test_only_if_absent_keeps_what_is_there(client: ValkeyClient) -> None:
+    """The first set wins, and says so."""
+    assert client.set("a", "first", 50, only_if_absent=True) is True
+    assert client.set("a", "second", only_if_absent=True) is False
+    assert client.set_json("a", "third", only_if_absent=True) is False
+
+    assert client.get("a") == "first"
+    assert client.ttl("a") > 0
+
+
+def test_delete_and_exists_tell_what_was_there(client: ValkeyClient) -> None:
+    """Both return a bool."""
+    client.set("a", "x")
+
+    assert client.exists("a") is True
+    assert client.delete("a") is True
+    assert client.delete("a") is False
+    assert client.exists("a") is False
+
+
+def test_incr_counts_from_nothing(client: ValkeyClient) -> None:
+    """A counter starts at 0, and takes any whole amount."""
+    assert [client.incr("n"), client.incr("n"), client.incr("n", 10), client.incr("n", -2)] == [
+        1,
+        2,
+        12,
+        10,
+    ]
+    assert client.ttl("n") == -1
+
+
+def test_incr_starts_its_window_once(client: ValkeyClient) -> None:
+    """The expiry comes with the first increment, and a later one does not extend it."""
+    client.incr("n", expire_seconds=500)
+    client.incr("n", expire_seconds=9000)
+
+    assert client.get("n") == "2"
+    assert 490 <= client.ttl("n") <= 500
+
+
+def test_incr_repairs_a_counter_without_expiry(client: ValkeyClient) -> None:
+    """A counter that would never expire gets its window at the next increment."""
+    client.set("n", "41")
+
+    assert client.incr("n", expire_seconds=60) == 42
+    assert 0 < client.ttl("n") <= 60
+
+
+def test_a_failed_incr_leaves_the_key_alone(client: ValkeyClient) -> None:
+    """An increment of text fails, and does not make the text expire."""
+    client.set("text", "hello")
+
+    with pytest.raises(ValkeyError, match="not an integer") as caught:
+        client.incr("text", expire_seconds=60)
+
+    assert "text" in str(caught.value)
+    assert client.ttl("text") == -1
+    assert not caught.value.maybe_applied
+
+
+def test_expire_tells_whether_the_key_is_there(client: ValkeyClient) -> None:
+    """It sets the expiry of an existing key only."""
+    client.set("a", "x")
+
+    assert client.expire("a", 100) is True
+    assert client.ttl("a") > 90
+    assert client.expire("missing", 100) is False
+
+
+def test_json_comes_back_equal(client: ValkeyClient) -> None:
+    """Every JSON type survives, null included."""
+    value = {"text": "ü", "list": [1, 2.5, None, True], "nested": {"a": {}}}
+
+    assert client.set_json("j", value, 60) is True
+    assert client.get_json("j") == value
+    client.set_json("null", None)
+    assert client.exists("null")
+    assert client.get_json("null") is None
+
+
+def test_many_keys_take_one_step_each(client: ValkeyClient) -> None:
+    """Several keys are set, read and deleted together."""
+    client.set_many({"a": "1", "b": "2"})
+    client.set_many({"c": "3", "d": "4"}, expire_seconds=60)
+
+    assert client.get_many(["a", "c", "missing"]) == {"a": "1", "c": "3", "missing": None}
+    assert client.ttl("a") == -1
+    assert 0 < client.ttl("d") <= 60
+    assert client.delete_many(["a", "b", "missing"]) == 2
+    assert client.get_many(k for k in ["a"]) == {"a": None}
+
+
+def test_nothing_is_asked_for_no_keys(client: ValkeyClient) -> None:
+    """Empty collections are no error."""
+    client.set_many({})
+
+    assert client.get_many([]) == {}
+    assert client.delete_many([]) == 0
+
+
+def test_the_prefix_stands_before_every_key(stack: StackEndpoints) -> None:
+    """Two prefixes are two name spaces, also in messages."""
+    name = uuid4().hex
+    with (
+        ValkeyClient(stack.valkey_url, key_prefix=f"{name}:a:") as a,
+        ValkeyClient(stack.valkey_url) as bare,
+    ):
+        a.set("k", "x", 60)
+        a.set_many({"m": "y"}, 60)
+
+        assert bare.get(f"{name}:a:k") == "x"
+        assert bare.get(f"{name}:a:m") == "y"
+        with pytest.raises(ValkeyError, match=f"{name}:a:k"):
+            a.incr("k")
+
+
+def test_health_check_and_version(client: ValkeyClient) -> None:
+    """A healthy server answers True, and says what it is."""
+    assert client.health_check() is True
+    assert client.server_version().startswith("valkey ")
+
+
+def test_use_after_close_is_an_error(stack: StackEndpoints) -> None:
+    """A closed client stays closed, and closing twice does no harm."""
+    client = ValkeyClient(stack.valkey_url)
+    client.close()
+    client.close()
+
+    for use in (lambda: client.get("a"), client.health_check, client.server_version):
+        with pytest.raises(ValkeyError, match=r"is closed: make a new one"):
+            use()
+
+
+def test_wrong_type_names_the_key(client: ValkeyClient, stack: StackEndpoints) -> None:
+    """A value of another type gives the server's word and the key."""
+    client.set_many({"a": "1"})
+    client.client.rpush(client.key_prefix + "list", "x")
+
+    with pytest.raises(ValkeyError, match=r"list.*WRONGTYPE.*another type") as caught:
+        client.get("list")
+
+    assert caught.value.code == "WRONGTYPE"
+
+
+def test_bytes_that_are_not_text_name_the_key(client: ValkeyClient) -> None:
+    """A value that is not UTF-8 is a clear error, and the next call works."""
+    client.client.set(client.key_prefix + "raw", b"\xff\xfe-private")
+
+    with pytest.raises(ValkeyError, match=r"raw.*not UTF-8") as caught:
+        client.get("raw")
+
+    assert "private" not in repr(caught.value.__cause__)
+    client.set("a", "x")
+    assert client.get("a") == "x"
+
+
+def test_the_plain_driver_has_the_same_settings(client: ValkeyClient) -> None:
+    """client.client reaches the same database as text, without hidden retries."""
+    client.set("a", "x")
+
+    assert client.client.get(client.key_prefix + "a") == "x"
+    assert client.client is client.client
+    retry = client.client.get_retry()
+    assert retry is not None
+    assert retry.get_retries() == 0
+
+
+BAD_KEYS = ["", None, 5, b"bytes", "\ud800", ["a"]]
+
+
+@pytest.mark.parametrize("key", BAD_KEYS)
+def test_bad_keys_are_refused(client: ValkeyClient, key: str) -> None:
+    """Every method refuses a key that is no text."""
+    calls: list[Callable[[], object]] = [
+        lambda: client.get(key),
+        lambda: client.set(key, "x"),
+        lambda: client.delete(key),
+        lambda: client.incr(key),
+        lambda: client.expire(key, 1),
+        lambda: client.ttl(key),
+        lambda: client.exists(key),
+        lambda: client.get_json(key),
+        lambda: client.set_json(key, 1),
+        lambda: client.get_many([key]),
+        lambda: client.delete_many([key]),
+        lambda: client.rate_limit(key, 1, 1),
+    ]
+    for call in calls:
+        with pytest.raises(ValkeyConfigurationError, match=r"key"):
+            call()
+
+
+@pytest.mark.parametrize("seconds", [0, -1, True, False, 1.5, "5", 10**18])
+def test_bad_expiries_are_refused_and_never_mean_forever(
+    client: ValkeyClient, seconds: int
+) -> None:
+    """An expiry is None or a whole number from 1 up, and nothing is written otherwise."""
+    calls: list[Callable[[], object]] = [
+        lambda: client.set("a", "x", seconds),
+        lambda: client.set_json("a", 1, seconds),
+        lambda: client.set_many({"a": "x"}, seconds),
+        lambda: client.incr("a", 1, seconds),
+        lambda: client.expire("a", seconds),
+        lambda: client.get("a", seconds),
+        lambda: client.get_json("a", seconds),
+    ]
+    for call in calls:
+        with pytest.raises(ValkeyConfigurationError, match=r"expiry of key"):
+            call()
+
+    assert not client.exists("a")
+
+
+@pytest.mark.parametrize("value", [None, 5, 1.5, True, b"x", b"\xff", {}, ["x"], "\udfff"])
+def test_values_that_are_no_text_are_refused(client: ValkeyClient, value: str) -> None:
+    """Strings in, strings out; the message points to set_json."""
+    with pytest.raises(ValkeyConfigurationError, match=r"value for key"):
+        client.set("a", value)
+    with pytest.raises(ValkeyConfigurationError, match=r"value for key"):
+        client.set_many({"a": value})
+
+    assert not client.exists("a")
+
+
+@pytest.mark.parametrize(
+    "value", [float("nan"), float("inf"), {"a": {1, 2}}, object(), b"x", {(1, 2): 3}, "\ud800"]
+)
+def test_values_that_are_no_json_are_refused(client: ValkeyClient, value: object) -> None:
+    """Nothing is written, and what was there stays."""
+    client.set_json("j", "before")
+
+    with pytest.raises(ValkeyConfigurationError, match=r"value for key"):
+        client.set_json("j", value)
+
+    assert client.get_json("j") == "before"
+
+
+def test_a_value_that_contains_itself_is_refused(client: ValkeyClient) -> None:
+    """A cycle is named as such."""
+    cycle: list[object] = []
+    cycle.append(cycle)
+
+    with pytest.raises(ValkeyConfigurationError, match=r"contains itself"):
+        client.set_json("j", cycle)
+
+
+@pytest.mark.parametrize("text", ["{private", "", "NaN", "[Infinity]", "'private'"])
+def test_corrupt_json_is_not_absence(client: ValkeyClient, text: str) -> None:
+    """A value that is no JSON raises with the key and without the value."""
+    client.set("j", text)
+
+    with pytest.raises(ValkeyError, match=r"j' is not JSON") as caught:
+        client.get_json("j")
+
+    assert "private" not in str(caught.value)
+    assert caught.value.__cause__ is None
+
+
+@pytest.mark.parametrize("amount", [None, 1.5, True, "1", 2**63])
+def test_bad_amounts_are_refused(client: ValkeyClient, amount: int) -> None:
+    """An amount is a whole number that fits into 64 bits."""
+    with pytest.raises(ValkeyConfigurationError, match=r"amount for key"):
+        client.incr("n", amount)
+
+    assert not client.exists("n")
+
+
+def test_an_overflow_keeps_the_counter(client: ValkeyClient) -> None:
+    """A counter that would overflow raises and stays as it is."""
+    client.incr("n", 2**63 - 1)
+
+    with pytest.raises(ValkeyError, match=r"overflow"):
+        client.incr("n")
+
+    assert client.get("n") == str(2**63 - 1)
+
+
+@pytest.mark.parametrize("keys", ["single", b"single", None, 5])
+def test_many_takes_a_list_of_keys(client: ValkeyClient, keys: list[str]) -> None:
+    """A single text in place of a list is a mistake, and not a list of its letters."""
+    with pytest.raises(ValkeyConfigurationError, match=r"list of keys"):
+        client.get_many(keys)
+    with pytest.raises(ValkeyConfigurationError, match=r"list of keys"):
+        client.delete_many(keys)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("connect_timeout", 0),
+        ("connect_timeout", None),
+        ("socket_timeout", -1),
+        ("socket_timeout", float("inf")),
+        ("max_connections", 0),
+        ("max_connections", 1.5),
+        ("max_connections", True),
+        ("key_prefix", None),
+        ("key_prefix", "\ud800"),
+    ],
+)
+def test_bad_settings_are_refused(stack: StackEndpoints, name: str, value: object) -> None:
+    """Each setting is checked before anything is opened, and named."""
+    settings: dict[str, object] = {name: value}
+
+    with pytest.raises(ValkeyConfigurationError, match=name):
+        ValkeyClient(stack.valkey_url, **settings)  # type: ignore[arg-type]
