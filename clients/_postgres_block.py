@@ -1,0 +1,248 @@
+"""One transaction over one session: how a ``connection()`` block begins, ends, and is joined."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, TypeAlias
+from uuid import UUID
+
+from psycopg.pq import ConnStatus, TransactionStatus
+
+from clients._postgres_errors import is_connection_loss, is_read_only, lost_error, statement_error
+from clients._postgres_flight import FlightError, Session
+from clients._postgres_handle import BlockState, GuardedConnection
+from clients._postgres_sql import (
+    COMMIT_AND_CLEAN,
+    ROLLBACK_AND_CLEAN,
+    admin_context,
+    begin_message,
+    user_context,
+)
+from clients.errors import PostgresConnectionError, PostgresError, RlsContextError
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from clients._postgres_pool import Pool
+    from clients._postgres_settings import Target
+
+__all__ = ["Block", "JoinedBlock", "User", "context_statement", "open_block"]
+
+logger = logging.getLogger("clients.postgres")
+
+#: Whose rows a transaction sees; None is an administrator, without any user.
+User: TypeAlias = UUID | None
+
+# Blocks of this thread or task, the innermost last; clients are told apart by their pools.
+_open_blocks: ContextVar[tuple[Block, ...]] = ContextVar("open_blocks", default=())
+
+
+def context_statement(user: User, statement_timeout_ms: int) -> bytes:
+    """Return the statement that gives a transaction its context."""
+    if user is None:
+        return admin_context(statement_timeout_ms)
+    return user_context(user, statement_timeout_ms)
+
+
+def open_block(pool: Pool, user: User) -> Block | None:
+    """Return the block that a call for *user* has to join; None when there is none.
+
+    Args:
+        pool: The pool that the call would take a session from.
+        user: For whom it is.
+
+    Raises:
+        RlsContextError: There is one, for another user.
+    """
+    me = threading.get_ident()
+    for block in reversed(_open_blocks.get()):
+        # A copied context can carry another thread's blocks here: those are not ours.
+        if block.pool is pool and block.thread_id == me and block.is_open:
+            if (block.user is None) != (user is None):
+                continue
+            if block.user != user:
+                raise RlsContextError(
+                    f"{block.what} is open in this thread, and this call is for user {user}: end "
+                    "that block first, one transaction belongs to one user"
+                )
+            return block
+    return None
+
+
+class Block:
+    """A context manager over one transaction.
+
+    Args:
+        pool: Where its session comes from.
+        user: Whose rows it sees; None is an administrator.
+        target: The server, for messages.
+        statement_timeout_ms: Limits each statement, in milliseconds.
+    """
+
+    def __init__(self, pool: Pool, user: User, target: Target, statement_timeout_ms: int) -> None:
+        self.pool = pool
+        self.user = user
+        self.thread_id = threading.get_ident()
+        method = "admin_connection()" if user is None else f"connection() for user {user}"
+        self.what = f"the block of {method}"
+        self._target = target
+        self._context = context_statement(user, statement_timeout_ms)
+        self._handle: GuardedConnection | None = None
+        self._state: BlockState | None = None
+        self._clean = False
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it has begun and not ended."""
+        return self._state is not None
+
+    @property
+    def state(self) -> BlockState:
+        """The running transaction."""
+        if self._state is None:
+            raise PostgresError(f"{self.what} is not open")
+        return self._state
+
+    def __enter__(self) -> GuardedConnection:
+        if self._handle is not None:
+            raise PostgresError(f"{self.what} can be entered once: call connection() again")
+        self.thread_id = threading.get_ident()
+        session, marker = self._begin()
+        expected = b"off" if self.user is None else str(self.user).encode()
+        self._state = BlockState(session, marker, expected, self.what)
+        self._handle = GuardedConnection(self._state)
+        _open_blocks.set((*_open_blocks.get(), self))
+        return self._handle
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        state = self.state
+        with state.lock:
+            assert self._handle is not None  # noqa: S101 - __enter__ made it
+            self._handle._end()  # noqa: SLF001 - the block owns its handle
+            self._state = None
+            _open_blocks.set(tuple(b for b in _open_blocks.get() if b is not self))
+            try:
+                state.close_what_is_open()
+                self._finish(state, exc)
+            finally:
+                # Outermost: whatever fails above, the pool gets its place back.
+                self._release(state)
+
+    def _begin(self) -> tuple[Session, bytes]:
+        """Open the transaction; a session that turns out to be dead is replaced.
+
+        No statement of the caller's has run yet, so trying again repeats nothing.
+        """
+        tries_left = self.pool.max_size + 1
+        while True:
+            session = self.pool.checkout()
+            marker = session.application_name[:40] + b" [failfast block]"
+            try:
+                session.message(begin_message(self._context, session.pgconn, marker))
+            except FlightError as failure:
+                self.pool.retire(session)
+                tries_left -= 1
+                if not is_connection_loss(failure.error):
+                    raise statement_error(failure.error, "BEGIN", self._target) from failure.error
+                if tries_left == 0:
+                    raise lost_error(failure.error, "BEGIN", self._target) from failure.error
+            except BaseException:
+                self.pool.retire(session)
+                raise
+            else:
+                return session, marker
+
+    def _finish(self, state: BlockState, exc: BaseException | None) -> None:
+        session = state.session
+        if exc is not None:
+            self._roll_back(session)
+            return
+        if session.pgconn.status != ConnStatus.OK:
+            raise PostgresConnectionError(
+                f"{self.what} lost its connection to {self._target.description}: nothing of it was "
+                "committed, run it again"
+            ) from state.swallowed
+        status = session.transaction_status
+        if status == TransactionStatus.ACTIVE:
+            raise PostgresError(
+                f"{self.what} ended while a COPY was still running: nothing was committed"
+            )
+        if status == TransactionStatus.INERROR:
+            self._roll_back(session)
+            raise state.aborted_error()
+        try:
+            state.check_context()
+        except RlsContextError:
+            self._roll_back(session)
+            raise
+        self._commit(session)
+
+    def _commit(self, session: Session) -> None:
+        try:
+            session.message(COMMIT_AND_CLEAN)
+        except FlightError as failure:
+            if is_read_only(failure.error):
+                self.pool.drain()
+            if failure.index is None:
+                raise lost_error(failure.error, "COMMIT", self._target) from failure.error
+            self._roll_back(session)
+            raise statement_error(failure.error, "COMMIT", self._target) from failure.error
+        self._clean = True
+
+    def _roll_back(self, session: Session) -> None:
+        if session.transaction_status == TransactionStatus.ACTIVE or session.conn.closed:
+            return
+        try:
+            session.message(ROLLBACK_AND_CLEAN)
+        except FlightError as failure:
+            # Never instead of the error in flight; the server rolls back a lost session itself.
+            logger.warning("rollback of %s failed: %s", self.what, type(failure.error).__name__)
+        else:
+            self._clean = True
+
+    def _release(self, state: BlockState) -> None:
+        if state.read_only_seen:
+            # A fail-over has left us on a server that takes no writes: no session there is wanted.
+            self.pool.drain()
+        # psycopg still counts the savepoints of a transaction that SQL text ended.
+        if self._clean and not state.context_was_lost:
+            self.pool.give_back(state.session)
+        else:
+            self.pool.retire(state.session)
+
+
+class JoinedBlock:
+    """A context manager over a savepoint of a block that is open already.
+
+    What fails inside undoes itself alone, as it would in a transaction of its own.
+
+    Args:
+        outer: The block to join.
+    """
+
+    def __init__(self, outer: Block) -> None:
+        self._outer = outer
+        self._handle = GuardedConnection(outer.state)
+        self._savepoint = self._handle.transaction()
+
+    def __enter__(self) -> GuardedConnection:
+        self._savepoint.__enter__()
+        return self._handle
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        try:
+            self._savepoint.__exit__(exc_type, exc, traceback)
+        finally:
+            self._handle._end()  # noqa: SLF001 - the block owns its handle

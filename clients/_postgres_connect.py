@@ -1,0 +1,105 @@
+"""Make one physical connection: ask for the URL, connect, try again where that can help."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict
+from psycopg.rows import dict_row
+
+from clients._postgres_errors import connect_error, is_login_refusal, is_refused, is_starting
+from clients._postgres_flight import Session
+from clients._postgres_settings import Target, parse_url
+from clients.errors import PostgresConfigurationError
+
+if TYPE_CHECKING:
+    from clients._postgres_settings import PostgresSettings, UrlSource
+
+__all__ = ["Connector"]
+
+# A server that restarts refuses for a moment. A call waits that long, and not longer.
+_RESTART_PATIENCE = 1.0
+_RETRY_PAUSE = 0.05
+
+# A peer that vanished without a word is noticed within half a minute, also while we only wait.
+# No `options`: PgBouncer refuses them. The URL's own values win.
+_DEFAULTS: dict[str, Any] = {
+    "fallback_application_name": "failfast-clients",
+    "keepalives_idle": 15,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 30_000,
+}
+
+
+class Connector:
+    """Makes connections for one pool.
+
+    Args:
+        source: Gives the URL.
+        settings: The time-outs.
+    """
+
+    def __init__(self, source: UrlSource, settings: PostgresSettings) -> None:
+        self.source = source
+        self.target = Target("an unknown server", None)
+        self._settings = settings
+
+    def connect(self, *, patient: bool = True) -> Session:
+        """Connect in the caller's thread.
+
+        Args:
+            patient: Whether a refusal may be a restart that is worth a second of tries. The
+                constructor is not: there it is the real reason.
+
+        Raises:
+            PostgresConnectionError: It failed; with the server's own words.
+            PostgresConfigurationError: The URL cannot be used.
+        """
+        started = time.monotonic()
+        url = self._ask()
+        renewed = False
+        while True:
+            self.target = parse_url(self.source.name, url)
+            try:
+                return self._connect_once(url)
+            except psycopg.Error as error:
+                waited = time.monotonic() - started
+                if is_login_refusal(error) and not renewed:
+                    renewed = True
+                    fresh = self.source.fresh(url)
+                    if fresh is not None:
+                        url = fresh
+                        continue
+                if self._worth_waiting(error, waited, patient=patient):
+                    time.sleep(_RETRY_PAUSE)
+                    continue
+                failure = connect_error(error, self.target, waited)
+                password = self.target.password
+                if password and password in str(error):
+                    # `from None`: the driver's own text shows the password.
+                    raise failure from None
+                raise failure from error
+
+    def _ask(self) -> str:
+        url = self.source.current()
+        if url is None:
+            raise PostgresConfigurationError(f"the callable {self.source.name} returned None")
+        return url
+
+    def _connect_once(self, url: str) -> Session:
+        given = conninfo_to_dict(url)
+        options = {name: value for name, value in _DEFAULTS.items() if name not in given}
+        options.setdefault("connect_timeout", max(1, round(self._settings.connect_timeout)))
+        # Prepared statements have names, and a pooler gives the next statement another session.
+        conn: psycopg.Connection[Any] = psycopg.Connection.connect(
+            url, autocommit=True, prepare_threshold=None, row_factory=dict_row, **options
+        )
+        return Session(conn, self._settings.silence_timeout)
+
+    def _worth_waiting(self, error: psycopg.Error, waited: float, *, patient: bool) -> bool:
+        if is_starting(error):
+            return waited < self._settings.connect_timeout
+        return patient and is_refused(error) and waited < _RESTART_PATIENCE

@@ -1,0 +1,419 @@
+"""What a ``connection()`` block yields: a connection that guards its transaction and dies with it.
+
+The handle and all that comes from it (cursors, savepoints, streams) ask the block's state before
+each use: is the block still open, and is the transaction still the one that has the context?
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, Self
+
+import psycopg
+from psycopg import pq
+from psycopg.rows import dict_row
+
+from clients._postgres_errors import is_read_only
+from clients._postgres_flight import FlightError
+from clients._postgres_sql import CONTEXT_QUERY
+from clients.errors import PostgresError, RlsContextError, TransactionAbortedError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from contextlib import AbstractContextManager
+    from types import TracebackType
+
+    from psycopg.abc import Params, Query
+
+    from clients._postgres_flight import Session
+
+__all__ = ["BlockState", "GuardedConnection", "GuardedCursor", "GuardedTransaction"]
+
+_IDLE = pq.TransactionStatus.IDLE
+_INERROR = pq.TransactionStatus.INERROR
+
+
+class Closable(Protocol):
+    """What a block closes at its end."""
+
+    def close(self) -> None:
+        """Close it; more than once does no harm."""
+
+
+class BlockState:
+    """The transaction of one block.
+
+    Args:
+        session: The session that runs it.
+        marker: The ``application_name`` that the transaction set locally.
+        expected: What one column of the context query answers while the context is there.
+        what: The block, for messages.
+    """
+
+    def __init__(self, session: Session, marker: bytes, expected: bytes, what: str) -> None:
+        self.session = session
+        self.what = what
+        self.pid = os.getpid()
+        #: The first SQL error that nobody has handled yet by a rollback to a savepoint.
+        self.swallowed: psycopg.Error | None = None
+        self.read_only_seen = False
+        self.closables: list[Closable] = []
+        # Held while a statement runs and while the block ends: a thread that still has the handle
+        # cannot slip a statement in between the check and the session's next borrower.
+        self.lock = threading.RLock()
+        self._marker = marker
+        self._expected = expected
+        self.context_was_lost = False
+
+    def context_is_lost(self) -> bool:
+        """Return True when the transaction that had the context has ended."""
+        if self.context_was_lost:
+            return True
+        pgconn = self.session.pgconn
+        if pgconn.status != pq.ConnStatus.OK:
+            return False
+        if pgconn.transaction_status == _IDLE:
+            self.context_was_lost = True
+        elif pgconn.parameter_status(b"application_name") != self._marker:
+            # COMMIT AND CHAIN and "COMMIT; BEGIN" leave us in a transaction, but in another one.
+            # The block's own SET application_name looks the same from here: the server knows.
+            self.context_was_lost = not self._ask_server()
+        return self.context_was_lost
+
+    def check_context(self) -> None:
+        """Refuse to go on without the context."""
+        if self.context_is_lost():
+            raise RlsContextError(
+                f"the transaction of {self.what} was ended by a COMMIT or ROLLBACK in its SQL, and "
+                "the context went with it: leave the block instead, or use conn.transaction()"
+            )
+
+    def note(self, error: psycopg.Error) -> None:
+        """Remember the SQL error that aborts the transaction, should the caller swallow it."""
+        self.read_only_seen = self.read_only_seen or is_read_only(error)
+        if self.swallowed is None and self.session.transaction_status != _IDLE:
+            self.swallowed = error
+
+    def aborted_error(self) -> TransactionAbortedError:
+        """Return the error for an end that looks normal and cannot be."""
+        error = TransactionAbortedError(
+            f"{self.what} ended normally, but an SQL error in it had aborted the transaction and "
+            "was swallowed: nothing was committed. Let the error out, or put the statement that "
+            "may fail into conn.transaction()",
+            sqlstate=self.swallowed.sqlstate if self.swallowed else None,
+        )
+        error.__cause__ = self.swallowed
+        return error
+
+    def close_what_is_open(self) -> None:
+        """Close streams and server-side cursors that the block left open."""
+        for closable in self.closables:
+            closable.close()
+        self.closables.clear()
+
+    def _ask_server(self) -> bool:
+        pgconn = self.session.pgconn
+        if pgconn.transaction_status == _INERROR:
+            return False
+        try:
+            [result] = self.session.message(CONTEXT_QUERY)
+        except FlightError:
+            # The connection is gone: the next statement says so in its own words.
+            return True
+        if self._expected not in (result.get_value(0, 0), result.get_value(0, 1)):
+            return False
+        self._marker = pgconn.parameter_status(b"application_name") or b""
+        return True
+
+
+class GuardedConnection:
+    """The connection of one block: ``execute``, ``cursor``, ``transaction``, with dict rows.
+
+    It commits when the block ends normally and rolls back when it does not. After the block,
+    every use of it or of its cursors raises PostgresError.
+    """
+
+    __slots__ = ("_alive", "_state", "row_factory")
+
+    def __init__(self, state: BlockState) -> None:
+        self._state = state
+        self._alive = True
+        #: Makes the rows of cursors that are given none; it ends with the block.
+        self.row_factory: Any = dict_row
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of {self._state.what}{'' if self._alive else ', ended'}>"
+
+    def execute(
+        self, query: Query, params: Params | None = None, *, binary: bool = False
+    ) -> GuardedCursor:
+        """Run a statement, and return the cursor that has its rows.
+
+        Args:
+            query: SQL with ``%s`` or ``%(name)s`` placeholders; without *params*, ``%`` is literal.
+            params: Values for the placeholders.
+            binary: Whether to ask the server for binary results.
+
+        Raises:
+            psycopg.Error: The statement failed.
+            PostgresError: The block has ended, or its context is lost (RlsContextError).
+        """
+        return self.cursor(binary=binary).execute(query, params)
+
+    def cursor(
+        self,
+        name: str | None = None,
+        *,
+        binary: bool = False,
+        row_factory: Any = None,
+        scrollable: bool | None = None,
+    ) -> GuardedCursor:
+        """Return a cursor; with a *name*, one that keeps its rows on the server.
+
+        Args:
+            name: The server-side cursor's name.
+            binary: Whether to ask the server for binary results.
+            row_factory: Makes the rows; dicts when None.
+            scrollable: Whether a server-side cursor can go backwards.
+
+        Raises:
+            PostgresError: The block has ended, or its context is lost (RlsContextError).
+        """
+        self._check_open()
+        conn = self._state.session.conn
+        factory = row_factory or self.row_factory
+        raw: Any
+        if name is None:
+            raw = conn.cursor(binary=binary, row_factory=factory)
+        else:
+            raw = conn.cursor(name, binary=binary, row_factory=factory, scrollable=scrollable)
+            self._state.closables.append(raw)
+        return GuardedCursor(self, raw)
+
+    def transaction(
+        self, savepoint_name: str | None = None, *, force_rollback: bool = False
+    ) -> GuardedTransaction:
+        """Return a context manager over a savepoint: an exception undoes it alone.
+
+        Args:
+            savepoint_name: Its name; psycopg makes one up when None.
+            force_rollback: Whether to undo it at the end in any case.
+
+        Raises:
+            PostgresError: The block has ended, or its context is lost (RlsContextError).
+        """
+        self._check_open()
+        raw = self._state.session.conn.transaction(savepoint_name, force_rollback)
+        return GuardedTransaction(self, raw)
+
+    @property
+    def closed(self) -> bool:
+        """Whether the block has ended or the connection is gone."""
+        return not self._alive or self._state.session.conn.closed
+
+    def commit(self) -> NoReturn:
+        """Refuse: the block commits when it ends."""
+        raise self._forbidden("commit")
+
+    def rollback(self) -> NoReturn:
+        """Refuse: an exception that leaves the block rolls back."""
+        raise self._forbidden("rollback")
+
+    def close(self) -> NoReturn:
+        """Refuse: the block gives the connection back when it ends."""
+        raise self._forbidden("close")
+
+    def _forbidden(self, method: str) -> PostgresError:
+        return PostgresError(
+            f"{method}() is not for {self._state.what}: leave the block to commit, raise out of it "
+            "to roll back, and use conn.transaction() for a part that may be undone alone"
+        )
+
+    @contextmanager
+    def _guarded(self) -> Iterator[BlockState]:
+        state = self._state
+        with state.lock:
+            self._check_open()
+            state.check_context()
+            try:
+                yield state
+            except psycopg.Error as error:
+                state.note(error)
+                raise
+            if state.session.transaction_status != _INERROR:
+                state.swallowed = None
+
+    def _check_open(self) -> None:
+        if not self._alive:
+            raise PostgresError(
+                f"{self._state.what} has ended, and its connection with it: open a new connection()"
+            )
+        if self._state.pid != os.getpid():
+            raise PostgresError(
+                f"{self._state.what} belongs to the parent process: open one in this process"
+            )
+
+    def _end(self) -> None:
+        self._alive = False
+
+
+class GuardedTransaction:
+    """A savepoint of a block; psycopg's ``Rollback`` works with it."""
+
+    __slots__ = ("_handle", "_raw", "_transaction")
+
+    def __init__(
+        self, handle: GuardedConnection, raw: AbstractContextManager[psycopg.Transaction]
+    ) -> None:
+        self._handle = handle
+        self._raw = raw
+        self._transaction: psycopg.Transaction | None = None
+
+    def __enter__(self) -> Self:
+        with self._handle._guarded():  # noqa: SLF001 - one guard in three classes
+            self._transaction = self._raw.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool:
+        handle = self._handle
+        if exc is None:
+            with handle._guarded() as state:  # noqa: SLF001 - likewise
+                if state.session.transaction_status == _INERROR:
+                    self._undo_and_raise(state)
+                return bool(self._raw.__exit__(None, None, None))
+        with handle._state.lock:  # noqa: SLF001 - likewise
+            if not handle._alive:  # noqa: SLF001 - likewise
+                # The session may be another user's by now: nothing of ours goes there.
+                return False
+            if isinstance(exc, psycopg.Rollback) and exc.transaction is self:  # type: ignore[comparison-overlap]  # we gave the caller ourselves
+                exc_type, exc = psycopg.Rollback, psycopg.Rollback(self._transaction)
+            done = bool(self._raw.__exit__(exc_type, exc, traceback))
+            if handle._state.session.transaction_status != _INERROR:  # noqa: SLF001 - likewise
+                handle._state.swallowed = None  # noqa: SLF001 - likewise
+            return done
+
+    def _undo_and_raise(self, state: BlockState) -> NoReturn:
+        aborted = state.aborted_error()
+        self._raw.__exit__(type(aborted), aborted, None)
+        state.swallowed = None
+        raise aborted
+
+
+class GuardedCursor:
+    """A psycopg cursor that works only while its block is open."""
+
+    __slots__ = ("_handle", "_raw")
+
+    def __init__(self, handle: GuardedConnection, raw: Any) -> None:
+        self._handle = handle
+        self._raw = raw
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def __iter__(self) -> Iterator[Any]:
+        while (row := self.fetchone()) is not None:
+            yield row
+
+    @property
+    def connection(self) -> GuardedConnection:
+        """The block's handle; never psycopg's connection."""
+        return self._handle
+
+    @property
+    def description(self) -> Any:
+        """The columns of the result; None for a statement without rows."""
+        return self._raw.description
+
+    @property
+    def rowcount(self) -> int:
+        """How many rows the statement returned or changed."""
+        return int(self._raw.rowcount)
+
+    @property
+    def statusmessage(self) -> str | None:
+        """The command tag, such as ``INSERT 0 1``."""
+        tag: str | None = self._raw.statusmessage
+        return tag
+
+    def execute(self, query: Query, params: Params | None = None) -> Self:
+        """Run a statement.
+
+        Raises:
+            psycopg.Error: It failed.
+            PostgresError: The block has ended, or its context is lost (RlsContextError).
+        """
+        with self._handle._guarded():  # noqa: SLF001 - one guard in three classes
+            self._raw.execute(query, params)
+        return self
+
+    def executemany(
+        self, query: Query, params_seq: Iterable[Params], *, returning: bool = False
+    ) -> Self:
+        """Run a statement once for each row of parameters; raises as ``execute`` does."""
+        with self._handle._guarded():  # noqa: SLF001 - one guard in three classes
+            self._raw.executemany(query, params_seq, returning=returning)
+        return self
+
+    def fetchone(self) -> Any:
+        """Return the next row, or None when there is no further one."""
+        with self._handle._guarded():  # noqa: SLF001 - one guard in three classes
+            return self._raw.fetchone()
+
+    def fetchmany(self, size: int = 0) -> list[Any]:
+        """Return up to *size* further rows."""
+        with self._handle._guarded():  # noqa: SLF001 - one guard in three classes
+            return list(self._raw.fetchmany(size))
+
+    def fetchall(self) -> list[Any]:
+        """Return all further rows."""
+        with self._handle._guarded():  # noqa: SLF001 - one guard in three classes
+            return list(self._raw.fetchall())
+
+    def nextset(self) -> bool:
+        """Go on to the next result of several statements; return False when there is none."""
+        with self._handle._guarded():  # noqa: SLF001 - one guard in three classes
+            return bool(self._raw.nextset())
+
+    def scroll(self, value: int, mode: str = "relative") -> None:
+        """Move within the rows."""
+        with self._handle._guarded():  # noqa: SLF001 - one guard in three classes
+            self._raw.scroll(value, mode)
+
+    def stream(self, query: Query, params: Params | None = None) -> Iterator[Any]:
+        """Yield the rows one by one as the server sends them."""
+        rows = self._raw.stream(query, params)
+        with self._handle._guarded() as state:  # noqa: SLF001 - one guard in three classes
+            state.closables.append(rows)
+        while True:
+            with self._handle._guarded():  # noqa: SLF001 - one guard in three classes
+                try:
+                    row = next(rows)
+                except StopIteration:
+                    return
+            yield row
+
+    @contextmanager
+    def copy(self, statement: Query, params: Params | None = None) -> Iterator[psycopg.Copy]:
+        """Open a COPY, as psycopg's cursor does.
+
+        COPY FROM is PostgreSQL's to refuse on tables with row-level security.
+        """
+        with self._handle._guarded(), self._raw.copy(statement, params) as copy:  # noqa: SLF001
+            yield copy
+
+    def close(self) -> None:
+        """Close the cursor; it may outlive its block for that."""
+        with self._handle._state.lock:  # noqa: SLF001 - one guard in three classes
+            if not self._handle.closed:
+                self._raw.close()

@@ -1,0 +1,174 @@
+"""``execute()`` in one round trip: context, statement and commit in one flight.
+
+Leans on two semi-public parts of psycopg, pinned by ``tests/unit/test_psycopg_contract.py``:
+``PostgresQuery`` turns placeholders and Python values into what libpq takes, and ``Transformer``
+turns results into Python values.
+"""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import psycopg
+from psycopg._queries import PostgresQuery
+from psycopg.adapt import Transformer
+from psycopg.pq import ExecStatus
+
+from clients._postgres_errors import (
+    is_connection_loss,
+    is_read_only,
+    lost_error,
+    statement_error,
+)
+from clients._postgres_flight import FlightError, Session
+from clients._postgres_sql import BEGIN, COMMIT, RESET_STATEMENTS, ROLLBACK_AND_CLEAN
+from clients.errors import PostgresError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from psycopg.abc import Params, Query
+    from psycopg.abc import Transformer as AnyTransformer
+    from psycopg.pq.abc import PGresult
+
+    from clients._postgres_flight import Statement
+    from clients._postgres_pool import Pool
+    from clients._postgres_settings import Target
+
+__all__ = ["OneFlight", "rows_of"]
+
+# The caller's statement comes behind the resets, BEGIN and the context.
+_HEAD = (*RESET_STATEMENTS, BEGIN)
+_USER_INDEX = len(_HEAD) + 1
+_BATCH_ROWS = 1000
+
+
+class OneFlight:
+    """Runs one statement in a transaction of its own.
+
+    Args:
+        pool: Where the session comes from.
+        context: The statement that gives the transaction its context.
+        method: The public method's name, for messages.
+        target: The server, for messages.
+    """
+
+    def __init__(self, pool: Pool, context: bytes, method: str, target: Target) -> None:
+        self._pool = pool
+        self._context = context
+        self._method = method
+        self._target = target
+
+    def run(self, query: Query, params: Params | None) -> list[dict[str, Any]]:
+        """Run *query*, commit, and return its rows; ``[]`` for a statement without rows."""
+        while True:
+            session = self._pool.checkout()
+            try:
+                transformer = Transformer(session.conn)
+                converted = self._convert(transformer, query, params)
+                results = session.flight((*_HEAD, self._context, converted, COMMIT))
+                return rows_of(results[_USER_INDEX], transformer, self._method)
+            except FlightError as failure:
+                if not self._nothing_ran(failure):
+                    self._raise(session, failure)
+            except psycopg.Error as error:
+                # A value that Python cannot hold, such as a date of year 10000.
+                raise statement_error(error, f"{self._method}()", self._target) from error
+            finally:
+                self._pool.give_back(session)
+
+    def run_many(self, query: Query, rows: Iterable[Params]) -> int:
+        """Run *query* once for each of *rows*, commit once, and return how many rows changed."""
+        remaining = iter(rows)
+        batch = list(islice(remaining, _BATCH_ROWS))
+        if not batch:
+            return 0
+        session = self._pool.checkout()
+        try:
+            converted = self._convert(Transformer(session.conn), query, batch[0])
+            head: tuple[Statement, ...] = (*_HEAD, self._context)
+            changed = 0
+            while batch:
+                changed += _rows_changed(session.batch(head, converted, batch)[len(head) :])
+                head = ()
+                batch = list(islice(remaining, _BATCH_ROWS))
+            session.flight((COMMIT,))
+        except FlightError as failure:
+            self._raise(session, failure)
+        except psycopg.Error as error:
+            # A row that does not fit the placeholders; what was sent is undone with the session.
+            raise statement_error(error, f"{self._method}()", self._target) from error
+        except BaseException:
+            # The caller's iterator failed with the transaction half done.
+            session.close()
+            raise
+        else:
+            return changed
+        finally:
+            self._pool.give_back(session)
+
+    def _convert(
+        self, transformer: AnyTransformer, query: Query, params: Params | None
+    ) -> PostgresQuery:
+        converted = PostgresQuery(transformer)
+        try:
+            # Without parameters a percent sign is a percent sign.
+            converted.convert(query, params or None)
+        except (psycopg.Error, TypeError) as error:
+            if isinstance(error, psycopg.Error):
+                raise statement_error(error, f"{self._method}()", self._target) from error
+            raise PostgresError(f"{self._method}() failed: {error}") from error
+        return converted
+
+    def _nothing_ran(self, failure: FlightError) -> bool:
+        # The server refused an earlier statement and hung up: by the protocol's order the
+        # caller's statement was not run, so it may go to another session.
+        return (
+            failure.index is not None
+            and failure.index < _USER_INDEX
+            and is_connection_loss(failure.error)
+        )
+
+    def _raise(self, session: Session, failure: FlightError) -> NoReturn:
+        error, action = failure.error, f"{self._method}()"
+        if is_read_only(error):
+            # A fail-over has left us on a server that takes no writes.
+            self._pool.drain()
+        if failure.index is None and not isinstance(error, psycopg.NotSupportedError):
+            raise lost_error(error, action, self._target) from error
+        if not session.reusable and not session.conn.closed:
+            self._undo(session)
+        raise statement_error(error, action, self._target) from error
+
+    def _undo(self, session: Session) -> None:
+        try:
+            session.message(ROLLBACK_AND_CLEAN)
+        except FlightError:
+            # The statement's own error is the one to report; give_back sees the dead session.
+            session.close()
+
+
+def rows_of(result: PGresult, transformer: AnyTransformer, method: str) -> list[dict[str, Any]]:
+    """Return a result's rows as dicts.
+
+    Raises:
+        PostgresError: Two columns have one name, and a dict would silently lose one.
+    """
+    if result.status != ExecStatus.TUPLES_OK:
+        return []
+    names = [(result.fname(i) or b"").decode() for i in range(result.nfields)]
+    if len(set(names)) != len(names):
+        twice = sorted({name for name in names if names.count(name) > 1})
+        raise PostgresError(
+            f"{method}() returned two columns of one name ({', '.join(twice)}), and a dict would "
+            "lose one: name them apart with AS. The statement itself was committed"
+        )
+    transformer.set_pgresult(result)
+    return transformer.load_rows(
+        0, result.ntuples, lambda values: dict(zip(names, values, strict=True))
+    )
+
+
+def _rows_changed(results: list[PGresult]) -> int:
+    return sum(result.command_tuples or 0 for result in results)

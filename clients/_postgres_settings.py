@@ -1,0 +1,217 @@
+"""What a PostgresClient is told, checked before anything is opened."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import re
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
+from urllib.parse import urlsplit
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict
+
+from clients.errors import PostgresConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = [
+    "OnRlsBypass",
+    "PostgresSettings",
+    "Target",
+    "UrlSource",
+    "check_integer",
+    "parse_url",
+]
+
+OnRlsBypass: TypeAlias = Literal["error", "warn", "ignore"]
+
+_MEND = "percent-encode special characters in user and password (urllib.parse.quote(..., safe=''))"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PostgresSettings:
+    """The numbers of one client; time-outs in seconds.
+
+    Args:
+        pool_size: The largest number of connections.
+        min_size: How many are opened at construction, and kept when idle.
+        connect_timeout: Limits one connection attempt; libpq rounds it up to whole seconds, two
+            at least.
+        pool_timeout: Limits the wait for a connection that others hold.
+        statement_timeout: Limits each statement, on the server; 0 is no limit.
+        on_rls_bypass: What to do about a role that row-level security does not bind.
+    """
+
+    pool_size: int
+    min_size: int
+    connect_timeout: float
+    pool_timeout: float
+    statement_timeout: float
+    on_rls_bypass: OnRlsBypass
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work, by name."""
+        check_integer("pool_size", self.pool_size, least=1)
+        check_integer("min_size", self.min_size, least=0)
+        _check_seconds("connect_timeout", self.connect_timeout, zero=False)
+        _check_seconds("pool_timeout", self.pool_timeout, zero=True)
+        _check_seconds("statement_timeout", self.statement_timeout, zero=True)
+        if self.on_rls_bypass not in get_args(OnRlsBypass):
+            raise PostgresConfigurationError(
+                f"on_rls_bypass is {self.on_rls_bypass!r}: it must be one of "
+                f"{', '.join(map(repr, get_args(OnRlsBypass)))}"
+            )
+
+    @property
+    def statement_timeout_ms(self) -> int:
+        """``statement_timeout`` as PostgreSQL takes it."""
+        return math.ceil(self.statement_timeout * 1000)
+
+    @property
+    def silence_timeout(self) -> float | None:
+        """Seconds without a byte after which a connection is given up; None is no limit.
+
+        The server ends a statement after ``statement_timeout``; a network that swallows its
+        answer does not, and libpq would wait for ever.
+        """
+        if self.statement_timeout == 0:
+            return None
+        return self.statement_timeout + self.connect_timeout
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A parsed connection URL: what to show, and what never to show.
+
+    Args:
+        description: Host, port, database and user, for messages.
+        password: The password, None where the URL has none.
+    """
+
+    description: str
+    password: str | None
+
+
+class UrlSource:
+    """Gives the connection URL for each new physical connection.
+
+    Args:
+        name: The parameter's name, for messages.
+        url: A URL, or a callable that returns one. It may take ``use_cache``: it is called with
+            ``use_cache=False`` after the server refused what it returned before.
+    """
+
+    def __init__(self, name: str, url: str | Callable[..., str | None]) -> None:
+        self.name = name
+        self._url = url
+        self._lock = threading.Lock()
+        self._fresh: str | None = None
+        if not callable(url) and not isinstance(url, str):
+            raise PostgresConfigurationError(
+                f"{name} must be a URL or a callable that returns one, not {type(url).__name__}"
+            )
+        self.is_callable = callable(url)
+        self._takes_use_cache = callable(url) and _takes_use_cache(url)
+
+    def current(self) -> str | None:
+        """Return the URL; None when a callable says that there is none."""
+        return self._url() if callable(self._url) else self._url
+
+    def fresh(self, refused: str) -> str | None:
+        """Return the URL after the server refused *refused*.
+
+        Any number of threads that were refused the same value ask the callable once.
+
+        Returns:
+            Another URL than *refused*, or None when there is no other: the refused one is not
+            worth a second try, and could lock the account.
+        """
+        if not callable(self._url):
+            return None
+        with self._lock:
+            if self._fresh is None or self._fresh == refused:
+                self._fresh = self._url(use_cache=False) if self._takes_use_cache else self._url()
+            return self._fresh if self._fresh != refused else None
+
+
+def parse_url(name: str, url: object) -> Target:
+    """Check a connection URL without showing any part of it that could be a password.
+
+    Args:
+        name: The parameter's name, for messages.
+        url: The URL, or a libpq ``key=value`` string.
+
+    Returns:
+        What to show and what not.
+
+    Raises:
+        PostgresConfigurationError: It cannot be used. libpq's own words are left out: they quote
+            the URL, and with it the password.
+    """
+    if not isinstance(url, str) or not url.strip():
+        raise PostgresConfigurationError(
+            f"{name} is {'empty' if isinstance(url, str) else type(url).__name__}: "
+            "pass postgresql://user:password@host:5432/dbname"
+        )
+    if "://" in url:
+        _check_url_shape(name, url)
+    try:
+        parts = conninfo_to_dict(url)
+    except psycopg.Error:
+        # `from None`: see above.
+        raise PostgresConfigurationError(f"{name} cannot be parsed: {_MEND}") from None
+    port = str(parts.get("port") or "5432")
+    if not re.fullmatch(r"\d{0,5}(,\d{0,5})*", port):
+        raise PostgresConfigurationError(f"{name} has a port that is no number: {_MEND}")
+    hosts = str(parts.get("host") or parts.get("hostaddr") or "local socket")
+    where = f"{hosts}:{port}" if "/" not in hosts else hosts
+    password = parts.get("password")
+    return Target(
+        description=f"{where}/{parts.get('dbname') or ''} as {parts.get('user') or 'default user'}",
+        password=None if password is None else str(password),
+    )
+
+
+def _check_url_shape(name: str, url: str) -> None:
+    scheme, _, rest = url.partition("://")
+    if scheme not in {"postgresql", "postgres"}:
+        raise PostgresConfigurationError(
+            f"{name} must start with postgresql://, not with {scheme[:20]!r}"
+            if re.fullmatch(r"[a-z+]{1,20}", scheme)
+            else f"{name} must start with postgresql://"
+        )
+    # What libpq would take for a host or a port may be the rest of an unescaped password.
+    authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
+    if rest.count("@") > 1 or ("@" in rest and "@" not in authority) or re.search(r"\s", url):
+        raise PostgresConfigurationError(f"{name} has a character that must be escaped: {_MEND}")
+    try:
+        urlsplit(url)
+    except ValueError:
+        # `from None`: the text quotes the URL.
+        raise PostgresConfigurationError(f"{name} cannot be parsed: {_MEND}") from None
+
+
+def _takes_use_cache(function: Callable[..., object]) -> bool:
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        return False
+    return any(p.name == "use_cache" or p.kind is p.VAR_KEYWORD for p in parameters)
+
+
+def check_integer(name: str, value: object, *, least: int) -> None:
+    """Refuse what is no integer, or below *least*."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise PostgresConfigurationError(f"{name} is {value!r}: it must be an integer >= {least}")
+
+
+def _check_seconds(name: str, value: object, *, zero: bool) -> None:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not math.isfinite(value) or value < 0 or (value == 0 and not zero):  # type: ignore[arg-type,operator]  # `number` narrows it
+        raise PostgresConfigurationError(
+            f"{name} is {value!r}: it must be a number of seconds {'>=' if zero else '>'} 0"
+        )

@@ -1,0 +1,81 @@
+"""Statements that cannot run inside somebody else's transaction, and what to use for them."""
+
+from __future__ import annotations
+
+import re
+
+from clients.errors import PostgresError
+
+__all__ = ["refuse_unsuitable"]
+
+_TRANSACTION = "use connection(), which begins and ends the transaction itself"
+_OUTSIDE = "it cannot run inside a transaction: use a plain psycopg connection with autocommit"
+_COPY = (
+    "use connection() and conn.cursor().copy() for COPY TO; COPY FROM is not supported by "
+    "PostgreSQL on tables with row-level security: use execute_many()"
+)
+_SESSION = "it would change the session for its next borrower, and is undone anyway"
+
+_UNSUITABLE = {
+    "ABORT": _TRANSACTION,
+    "BEGIN": _TRANSACTION,
+    "COMMIT": _TRANSACTION,
+    "END": _TRANSACTION,
+    "PREPARE TRANSACTION": _TRANSACTION,
+    "RELEASE": _TRANSACTION,
+    "ROLLBACK": _TRANSACTION,
+    "SAVEPOINT": _TRANSACTION,
+    "START TRANSACTION": _TRANSACTION,
+    "COPY": _COPY,
+    "ALTER SYSTEM": _OUTSIDE,
+    "CREATE DATABASE": _OUTSIDE,
+    "CREATE INDEX CONCURRENTLY": _OUTSIDE,
+    "CREATE TABLESPACE": _OUTSIDE,
+    "CREATE UNIQUE INDEX CONCURRENTLY": _OUTSIDE,
+    "DROP DATABASE": _OUTSIDE,
+    "DROP INDEX CONCURRENTLY": _OUTSIDE,
+    "DROP TABLESPACE": _OUTSIDE,
+    "REINDEX DATABASE": _OUTSIDE,
+    "REINDEX SYSTEM": _OUTSIDE,
+    "VACUUM": _OUTSIDE,
+    "DISCARD": _SESSION,
+    "LISTEN": _SESSION,
+}
+_WORDS = tuple((tuple(phrase.split()), mend) for phrase, mend in _UNSUITABLE.items())
+_FIRST_WORDS = frozenset(words[0] for words, _ in _WORDS)
+_LONGEST = max(len(words) for words, _ in _WORDS)
+
+# White space, line comments and block comments; nested ones are rare enough for the server.
+_SKIP = re.compile(r"(?:\s+|--[^\n]*(?:\n|$)|/\*.*?\*/|;)*", re.DOTALL)
+_WORD = re.compile(r"[A-Za-z]+")
+
+
+def refuse_unsuitable(query: str, method: str) -> None:
+    """Refuse a statement that a one-flight method cannot run, before anything is sent.
+
+    Args:
+        query: The SQL text.
+        method: The method's name, for the message.
+
+    Raises:
+        PostgresError: It is one of those; the message says what to use.
+    """
+    words: list[str] = []
+    position = 0
+    while len(words) < _LONGEST:
+        position = _end_of_skip(query, position)
+        word = _WORD.match(query, position)
+        if word is None:
+            break
+        words.append(word.group().upper())
+        if words[0] not in _FIRST_WORDS:
+            return
+        position = word.end()
+    for phrase, mend in _WORDS:
+        if tuple(words[: len(phrase)]) == phrase:
+            raise PostgresError(f"{' '.join(phrase)} cannot run in {method}(): {mend}")
+
+
+def _end_of_skip(query: str, position: int) -> int:
+    skipped = _SKIP.match(query, position)
+    return skipped.end() if skipped else position

@@ -1,0 +1,429 @@
+"""PostgreSQL with row-level security: one user per transaction, one round trip per query."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import ExitStack, contextmanager
+from itertools import count
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+
+from clients._lifecycle import Lifecycle
+from clients._postgres_block import Block, JoinedBlock, context_statement, open_block
+from clients._postgres_connect import Connector
+from clients._postgres_errors import statement_error
+from clients._postgres_flight import FlightError
+from clients._postgres_pool import Pool
+from clients._postgres_query import OneFlight
+from clients._postgres_settings import PostgresSettings, UrlSource, check_integer
+from clients._postgres_statements import refuse_unsuitable
+from clients._rls_role import find_bypass
+from clients.errors import NoRowsError, PostgresError, RlsContextError
+from utils.user_context import get_current_user_id, parse_user_id
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from contextlib import AbstractContextManager
+    from uuid import UUID
+
+    from psycopg.abc import Params, Query
+
+    from clients._postgres_block import User
+    from clients._postgres_flight import Session
+    from clients._postgres_handle import GuardedConnection, GuardedCursor
+    from clients._postgres_settings import OnRlsBypass
+
+__all__ = ["PostgresClient", "PostgresError"]
+
+logger = logging.getLogger("clients.postgres")
+
+
+class PostgresClient(Lifecycle):
+    """A pool of connections on which every transaction belongs to one user.
+
+    Safe to share between threads. A forked child gets a pool of its own.
+
+    Args:
+        connection_url: ``postgresql://user:password@host:port/dbname``, or a callable that
+            returns it and is asked for every new connection, so that rotated credentials are
+            picked up. It may take ``use_cache``; after the server refused the login it is asked
+            once more, with ``use_cache=False``.
+        pool_size: The largest number of connections.
+        admin_url: Where ``admin_connection()`` goes, likewise; None, or a callable that returns
+            None: to the same server with the same role.
+        min_size: How many connections are opened at once, and kept when idle.
+        connect_timeout: Seconds for one connection attempt.
+        pool_timeout: Seconds to wait for a connection when all are in use.
+        statement_timeout: Seconds for each statement, enforced by the server; 0 is no limit.
+        on_rls_bypass: What to do about a role that row-level security does not bind: ``"error"``,
+            ``"warn"`` (one line in the log), or ``"ignore"``.
+
+    Raises:
+        PostgresConfigurationError: A setting is unusable.
+        PostgresConnectionError: The server cannot be reached or refuses the login; with its words.
+        RlsContextError: The role is not bound by row-level security; with the SQL that mends it.
+    """
+
+    def __init__(
+        self,
+        connection_url: str | Callable[..., str],
+        pool_size: int = 10,
+        *,
+        admin_url: str | Callable[..., str | None] | None = None,
+        min_size: int = 2,
+        connect_timeout: float = 5.0,
+        pool_timeout: float = 5.0,
+        statement_timeout: float = 30.0,
+        on_rls_bypass: OnRlsBypass = "error",
+    ) -> None:
+        self._settings = PostgresSettings(
+            pool_size=pool_size,
+            min_size=min_size,
+            connect_timeout=connect_timeout,
+            pool_timeout=pool_timeout,
+            statement_timeout=statement_timeout,
+            on_rls_bypass=on_rls_bypass,
+        )
+        self._connector = Connector(UrlSource("connection_url", connection_url), self._settings)
+        self._admin_connector = self._connector
+        self._pool = self._make_pool(self._connector, self._settings.min_size)
+        self._admin_pool = self._pool
+        self._cursor_numbers = count(1)
+        self.behind_pooler = False
+        self._probe(admin_url)
+
+    def __repr__(self) -> str:
+        stats = self._pool.stats()
+        return (
+            f"<PostgresClient {self._connector.target.description}, "
+            f"{stats['in_use']} of {stats['max_size']} connections in use>"
+        )
+
+    # -- probe: everything that can be wrong comes out here, in the caller's thread --
+
+    def _probe(self, admin_url: str | Callable[..., str | None] | None) -> None:
+        with ExitStack() as opened:
+            sessions = [self._connect_first(self._connector, self._pool, opened)]
+            self._look_at(sessions[0])
+            sessions.extend(
+                self._connect_first(self._connector, self._pool, opened)
+                for _ in range(min(self._settings.min_size, self._settings.pool_size) - 1)
+            )
+            admin = None if admin_url is None else UrlSource("admin_url", admin_url)
+            if admin is not None and admin.current() is not None:
+                self._admin_connector = Connector(admin, self._settings)
+                self._admin_pool = self._make_pool(self._admin_connector, 0)
+                self._admin_pool.add(
+                    self._connect_first(self._admin_connector, self._admin_pool, opened)
+                )
+            for session in sessions:
+                self._pool.add(session)
+            opened.pop_all()
+
+    def _connect_first(self, connector: Connector, pool: Pool, opened: ExitStack) -> Session:
+        session = connector.connect(patient=False)
+        opened.callback(session.close)
+        pool.name = connector.target.description
+        return session
+
+    def _make_pool(self, connector: Connector, min_size: int) -> Pool:
+        return Pool(
+            connector.connect,
+            name=connector.target.description,
+            min_size=min_size,
+            max_size=self._settings.pool_size,
+            timeout=self._settings.pool_timeout,
+        )
+
+    def _look_at(self, session: Session) -> None:
+        """Refuse a role that bypasses row-level security, and notice a pooler in between."""
+        conn = session.conn
+        try:
+            pid = conn.execute("SELECT pg_backend_pid() AS pid").fetchone()
+            bypasses = [] if self._settings.on_rls_bypass == "ignore" else find_bypass(conn)
+        except psycopg.Error as error:
+            raise statement_error(error, "the role check", self._connector.target) from error
+        # A pooler answers the start-up with a number of its own.
+        self.behind_pooler = pid is not None and pid["pid"] != session.pgconn.backend_pid
+        if not bypasses:
+            return
+        what = (
+            f"row-level security does not bind the role of {self._connector.target.description}: "
+            + "; ".join(map(str, bypasses))
+        )
+        if self._settings.on_rls_bypass == "error":
+            raise RlsContextError(f"{what}; or connect as another role")
+        logger.warning("%s", what)
+
+    # -- operations --
+
+    def connection(
+        self, user_id: UUID | str | None = None
+    ) -> AbstractContextManager[GuardedConnection]:
+        """Open one transaction that sees and writes one user's rows alone.
+
+        It commits on a normal end and rolls back on an exception, which comes out unchanged.
+        Inside an open block of the same user it is a savepoint of that block.
+
+        Args:
+            user_id: Whose rows: a UUID or its text; None: the current user.
+
+        Returns:
+            A context manager; it yields the guarded connection.
+
+        Raises:
+            RlsContextError: No user, a bad one, another than the open block's, or the context was
+                lost; before a connection is taken.
+            TransactionAbortedError: At the end, when an SQL error was swallowed in the block.
+            PostgresConnectionError: No connection could be had, or it broke.
+        """
+        return self._block(self._user(user_id))
+
+    def admin_connection(self) -> AbstractContextManager[GuardedConnection]:
+        """Open one transaction WITHOUT a user: for migrations, batches across users, checks.
+
+        It goes through ``admin_url`` when there is one. With ``row_security`` off, a role that
+        policies bind gets an error, and never a silently filtered result.
+
+        Returns:
+            A context manager; it yields the guarded connection.
+
+        Raises:
+            PostgresConnectionError: No connection could be had, or it broke.
+            TransactionAbortedError: At the end, when an SQL error was swallowed in the block.
+        """
+        return self._block(None)
+
+    def execute(
+        self, query: Query, params: Params = (), user_id: UUID | str | None = None
+    ) -> list[dict[str, Any]]:
+        """Run one statement as one user, commit, and return its rows, in one round trip.
+
+        Args:
+            query: One SQL statement with ``%s`` or ``%(name)s`` placeholders.
+            params: Values for the placeholders; when empty, ``%`` in the query is literal.
+            user_id: Whose rows: a UUID or its text; None: the current user.
+
+        Returns:
+            The rows; ``[]`` when there are none, or the statement has none.
+
+        Raises:
+            RlsContextError: No user, or a bad one.
+            PostgresConnectionError: No connection could be had, or it broke.
+            PostgresError: The statement failed; nothing of it was committed.
+        """
+        return self._execute("execute", self._user(user_id), query, params)
+
+    def execute_one(
+        self, query: Query, params: Params = (), user_id: UUID | str | None = None
+    ) -> dict[str, Any] | None:
+        """Run one statement as ``execute`` does, and return its first row, or None.
+
+        Args:
+            query: One SQL statement with ``%s`` or ``%(name)s`` placeholders.
+            params: Values for the placeholders.
+            user_id: Whose rows: a UUID or its text; None: the current user.
+
+        Returns:
+            The first row; None when there is none.
+
+        Raises:
+            PostgresError: As for ``execute``.
+        """
+        rows = self._execute("execute_one", self._user(user_id), query, params)
+        return rows[0] if rows else None
+
+    def execute_scalar(
+        self, query: Query, params: Params = (), user_id: UUID | str | None = None
+    ) -> Any:
+        """Run one statement as ``execute`` does, and return its first row's first column.
+
+        Args:
+            query: One SQL statement with ``%s`` or ``%(name)s`` placeholders.
+            params: Values for the placeholders.
+            user_id: Whose rows: a UUID or its text; None: the current user.
+
+        Returns:
+            The value, which may be None.
+
+        Raises:
+            NoRowsError: There is no row; it is a ValueError too.
+            PostgresError: As for ``execute``.
+        """
+        rows = self._execute("execute_scalar", self._user(user_id), query, params)
+        if not rows or not rows[0]:
+            raise NoRowsError(
+                "execute_scalar() found no row to take a value from: use execute_one() where "
+                "there may be none"
+            )
+        return next(iter(rows[0].values()))
+
+    def execute_many(
+        self, query: Query, rows: Iterable[Params], user_id: UUID | str | None = None
+    ) -> int:
+        """Run one statement once for each row of parameters, all or nothing.
+
+        Args:
+            query: One SQL statement with placeholders.
+            rows: The parameters of each run; any iterable.
+            user_id: Whose rows: a UUID or its text; None: the current user.
+
+        Returns:
+            How many rows were changed in all.
+
+        Raises:
+            PostgresError: One of them failed; none is committed.
+        """
+        user = self._user(user_id)
+        self._refuse(query, "execute_many")
+        outer = open_block(self._pool, user)
+        if outer is None:
+            return self._one_flight(user, "execute_many").run_many(query, rows)
+        with self._mapped("execute_many"), JoinedBlock(outer) as conn:
+            return conn.cursor().executemany(query, rows).rowcount
+
+    def execute_admin(self, query: Query, params: Params = ()) -> list[dict[str, Any]]:
+        """Run one statement WITHOUT a user, as ``admin_connection`` would, in one round trip.
+
+        Args:
+            query: One SQL statement with ``%s`` or ``%(name)s`` placeholders.
+            params: Values for the placeholders.
+
+        Returns:
+            The rows.
+
+        Raises:
+            PostgresError: As for ``execute``; 42501 where policies would filter the role's result.
+        """
+        return self._execute("execute_admin", None, query, params)
+
+    @contextmanager
+    def stream(
+        self,
+        query: Query,
+        params: Params = (),
+        *,
+        user_id: UUID | str | None = None,
+        batch_size: int = 1000,
+    ) -> Iterator[Iterator[dict[str, Any]]]:
+        """Read a large result in batches, through a cursor on the server, in bounded memory.
+
+        Args:
+            query: One SQL query.
+            params: Values for its placeholders.
+            user_id: Whose rows: a UUID or its text; None: the current user.
+            batch_size: Rows for each round trip.
+
+        Yields:
+            An iterator over the rows; it ends with the ``with`` block.
+
+        Raises:
+            PostgresError: As for ``connection``.
+            PostgresConfigurationError: *batch_size* is unusable.
+        """
+        check_integer("batch_size", batch_size, least=1)
+        with self.connection(user_id) as conn:
+            cursor = conn.cursor(f"failfast_{next(self._cursor_numbers)}")
+            with self._mapped("stream"):
+                cursor.execute(query, params or None)
+            yield self._batches(cursor, batch_size)
+
+    def _batches(self, cursor: GuardedCursor, batch_size: int) -> Iterator[dict[str, Any]]:
+        while True:
+            with self._mapped("stream"):
+                batch = cursor.fetchmany(batch_size)
+            if not batch:
+                return
+            yield from batch
+
+    # -- health --
+
+    def health_check(self) -> bool:
+        """Ask the server for a sign of life over a pooled connection.
+
+        Returns:
+            True.
+
+        Raises:
+            PostgresError: There is none; it says why.
+        """
+        session = self._pool.checkout()
+        try:
+            session.message(b"SELECT 1")
+        except FlightError as failure:
+            raise statement_error(
+                failure.error, "health_check()", self._connector.target
+            ) from failure.error
+        finally:
+            self._pool.give_back(session)
+        return True
+
+    def server_version(self) -> str:
+        """Return the server's version, such as ``"18.6"``, as it said when we connected.
+
+        Raises:
+            PostgresError: No connection could be had.
+        """
+        session = self._pool.checkout()
+        try:
+            number = session.pgconn.server_version
+        finally:
+            self._pool.give_back(session)
+        return f"{number // 10000}.{number % 10000}"
+
+    def stats(self) -> dict[str, int]:
+        """Return the pool's numbers: connections by state, and counts since construction."""
+        return self._pool.stats()
+
+    # -- close --
+
+    def close(self) -> None:
+        """Close all connections; those in use close when their block ends."""
+        self._admin_pool.close()
+        self._pool.close()
+
+    # -- what the operations share --
+
+    def _user(self, user_id: UUID | str | None) -> UUID:
+        return get_current_user_id() if user_id is None else parse_user_id(user_id)
+
+    def _pool_for(self, user: User) -> Pool:
+        return self._admin_pool if user is None else self._pool
+
+    def _block(self, user: User) -> AbstractContextManager[GuardedConnection]:
+        pool = self._pool_for(user)
+        outer = open_block(pool, user)
+        if outer is not None:
+            return JoinedBlock(outer)
+        connector = self._admin_connector if user is None else self._connector
+        return Block(pool, user, connector.target, self._settings.statement_timeout_ms)
+
+    def _one_flight(self, user: User, method: str) -> OneFlight:
+        connector = self._admin_connector if user is None else self._connector
+        context = context_statement(user, self._settings.statement_timeout_ms)
+        return OneFlight(self._pool_for(user), context, method, connector.target)
+
+    def _execute(
+        self, method: str, user: User, query: Query, params: Params
+    ) -> list[dict[str, Any]]:
+        self._refuse(query, method)
+        outer = open_block(self._pool_for(user), user)
+        if outer is None:
+            return self._one_flight(user, method).run(query, params)
+        with self._mapped(method), JoinedBlock(outer) as conn:
+            cursor = conn.execute(query, params or None)
+            return cursor.fetchall() if cursor.description is not None else []
+
+    def _refuse(self, query: Query, method: str) -> None:
+        if isinstance(query, str):
+            refuse_unsuitable(query, method)
+        elif isinstance(query, bytes):
+            refuse_unsuitable(query.decode(errors="replace"), method)
+
+    @contextmanager
+    def _mapped(self, method: str) -> Iterator[None]:
+        try:
+            yield
+        except psycopg.Error as error:
+            raise statement_error(error, f"{method}()", self._connector.target) from error
