@@ -174,7 +174,7 @@ def _check_table(table: _Table, scoped: set[str], setting: str) -> Iterator[Find
         revoke = f"REVOKE ALL ON {name} FROM {facts['grantees']};"
         fix = revoke if facts["foreign"] else f"{enable} {force}"
         yield Finding("partition-reachable", name, why, fix)
-    elif not facts["rls"] and facts["has_policies"]:
+    elif not facts["rls"] and facts["policy_names"]:
         why = "has policies that do nothing: RLS is not enabled"
         fix = enable if facts["forced"] else f"{enable} {force}"
         yield Finding("rls-disabled", name, why, fix)
@@ -185,7 +185,7 @@ def _check_table(table: _Table, scoped: set[str], setting: str) -> Iterator[Find
     elif facts["rls"] and not facts["forced"]:
         why = "does not bind its owner: whatever runs as the owner passes the policies by"
         yield Finding("rls-not-forced", name, why, force)
-    if (facts["rls"] or facts["has_policies"]) and facts["truncate"]:
+    if (facts["rls"] or facts["policy_names"]) and facts["truncate"]:
         why = "can be emptied by this role for every user: no policy restrains TRUNCATE"
         fix = f"REVOKE TRUNCATE ON {name} FROM {facts['grantees']};"
         yield Finding("truncate-granted", name, why, fix)

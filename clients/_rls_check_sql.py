@@ -48,12 +48,15 @@ WITH RECURSIVE spaces AS MATERIALIZED (
     UNION
     SELECT a.child, i.inhparent
     FROM ancestors a JOIN pg_catalog.pg_inherits i ON i.inhrelid = a.ancestor
+), children AS MATERIALIZED (
+    SELECT a.child, bool_or(p.reachable) AS parent_reachable,
+           min(p.name) FILTER (WHERE p.relrowsecurity) AS protected_parent
+    FROM ancestors a JOIN classes p ON p.oid = a.ancestor
+    GROUP BY a.child
 ), protected AS MATERIALIZED (
     SELECT c.oid, c.relowner, c.relforcerowsecurity
-    FROM classes c
-    WHERE c.relrowsecurity
-       OR EXISTS (SELECT FROM ancestors a JOIN classes p ON p.oid = a.ancestor
-                  WHERE a.child = c.oid AND p.relrowsecurity)
+    FROM classes c LEFT JOIN children h ON h.child = c.oid
+    WHERE c.relrowsecurity OR h.protected_parent IS NOT NULL
 ), over AS (
     SELECT oid AS relation FROM protected
     UNION
@@ -93,7 +96,7 @@ WITH RECURSIVE spaces AS MATERIALIZED (
     SELECT f.oid, f.proname
     FROM touching t JOIN functions f ON strpos(f.source, lower(t.proname) || '(') > 0
 ), policies AS MATERIALIZED (
-    SELECT p.polrelid, p.polcmd,
+    SELECT p.oid, p.polrelid,
            p.polroles @> '{0}'
                OR EXISTS (SELECT FROM unnest(p.polroles) AS role
                           WHERE role <> 0 AND pg_has_role(role, 'USAGE')) AS applies,
@@ -112,9 +115,13 @@ WITH RECURSIVE spaces AS MATERIALIZED (
                    SELECT FROM pg_catalog.pg_depend d JOIN over o ON o.relation = d.refobjid
                    WHERE d.classid = 'pg_catalog.pg_policy'::regclass AND d.objid = p.oid
                      AND d.refclassid = 'pg_catalog.pg_class'::regclass
-                     AND d.refobjid <> p.polrelid)) AS facts,
-           p.oid
+                     AND d.refobjid <> p.polrelid)) AS facts
     FROM pg_catalog.pg_policy p
+), policy_sets AS MATERIALIZED (
+    SELECT polrelid, jsonb_agg(facts -> 'name') AS names,
+           jsonb_agg(facts ORDER BY facts ->> 'name') FILTER (WHERE applies) AS applying
+    FROM policies
+    GROUP BY polrelid
 )
 SELECT 'table' AS kind, c.name AS object, jsonb_build_object(
     'name', c.relname,
@@ -123,16 +130,10 @@ SELECT 'table' AS kind, c.name AS object, jsonb_build_object(
     'foreign', c.relkind = 'f',
     'grantees', coalesce(c.grantees, quote_ident(current_user)),
     'truncate', has_table_privilege(c.oid, 'TRUNCATE'),
-    'protected_parent', (SELECT min(p.name) FROM ancestors a JOIN classes p ON p.oid = a.ancestor
-                         WHERE a.child = c.oid AND p.relrowsecurity),
-    'parent_reachable', c.relispartition
-        AND EXISTS (SELECT FROM ancestors a JOIN classes p ON p.oid = a.ancestor
-                    WHERE a.child = c.oid AND p.reachable),
-    'has_policies', EXISTS (SELECT FROM policies p WHERE p.polrelid = c.oid),
-    'policy_names', (SELECT coalesce(jsonb_agg(p.facts -> 'name'), '[]')
-                     FROM policies p WHERE p.polrelid = c.oid),
-    'policies', (SELECT coalesce(jsonb_agg(p.facts ORDER BY p.facts ->> 'name'), '[]')
-                 FROM policies p WHERE p.polrelid = c.oid AND p.applies),
+    'protected_parent', h.protected_parent,
+    'parent_reachable', c.relispartition AND coalesce(h.parent_reachable, false),
+    'policy_names', coalesce(s.names, '[]'),
+    'policies', coalesce(s.applying, '[]'),
     'expression_index', EXISTS (SELECT FROM pg_catalog.pg_index i
                                 WHERE i.indrelid = c.oid AND i.indisvalid AND i.indkey[0] = 0),
     'columns', (
@@ -157,6 +158,8 @@ SELECT 'table' AS kind, c.name AS object, jsonb_build_object(
         WHERE t.attrelid = c.oid AND t.attnum > 0 AND NOT t.attisdropped)
 ) AS facts
 FROM classes c
+LEFT JOIN children h ON h.child = c.oid
+LEFT JOIN policy_sets s ON s.polrelid = c.oid
 WHERE c.reachable AND c.relkind IN ('r', 'p', 'f')
 UNION ALL
 SELECT DISTINCT 'reader', f.name,
