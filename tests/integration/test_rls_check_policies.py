@@ -1,0 +1,385 @@
+"""The linter on policies of many forms, and on functions."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from clients._rls_check import check_rls
+from tests.rls_databases import Scratch, scratch_database
+from tests.rls_tables import (
+    CLEAN,
+    DEFINER,
+    GRANT,
+    INDEX,
+    MINE,
+    RLS,
+    SETTING,
+    TABLE,
+    USER,
+    check,
+    fresh_schema,
+    policy,
+    rules,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from utils._postgres_server import PostgresServer
+
+BARE = TABLE + INDEX + GRANT + RLS
+HELPER = (
+    "CREATE FUNCTION app.uid() RETURNS uuid LANGUAGE sql STABLE "
+    f"AS $$ SELECT NULLIF({SETTING}, '')::uuid $$;"
+)
+
+
+@pytest.fixture(scope="module")
+def scratch(own_postgres: PostgresServer) -> Iterator[Scratch]:
+    with scratch_database(own_postgres, "rls_check_policies") as database:
+        yield database
+
+
+@pytest.fixture(autouse=True)
+def _fresh_schema(scratch: Scratch) -> Iterator[None]:
+    """Each test begins with one empty schema that the application role may enter."""
+    with fresh_schema(scratch):
+        yield
+
+
+def mend(scratch: Scratch) -> list[str]:
+    """Run every mend, in order, and return what is still found."""
+    for finding in check(scratch):
+        scratch.run(finding.fix)
+    return [str(finding) for finding in check(scratch)]
+
+
+def shown_without_context(scratch: Scratch) -> int:
+    """Return the most rows that show where the setting was never set, or reads ''."""
+    with scratch.connect() as connection:
+        fresh = connection.execute("SELECT * FROM app.docs").fetchall()
+        connection.execute("SELECT set_config('app.current_user_id', '', false)")
+        used = connection.execute("SELECT * FROM app.docs").fetchall()
+    return max(len(fresh), len(used))
+
+
+def test_policies_split_by_command_are_clean(scratch: Scratch) -> None:
+    """One policy for each command says as much as one for all."""
+    scratch.run(
+        BARE + f"CREATE POLICY s ON app.docs FOR SELECT USING ({MINE});"
+        f"CREATE POLICY i ON app.docs FOR INSERT WITH CHECK ({MINE});"
+        f"CREATE POLICY u ON app.docs FOR UPDATE USING ({MINE}) WITH CHECK ({MINE});"
+        f"CREATE POLICY d ON app.docs FOR DELETE USING ({MINE})"
+    )
+
+    assert check(scratch) == []
+
+
+@pytest.mark.parametrize(
+    ("clauses", "kind"),
+    [
+        (f"FOR INSERT WITH CHECK (true); CREATE POLICY s ON app.docs USING ({MINE})", "WITH CHECK"),
+        (f"USING ({MINE}) WITH CHECK (true)", "WITH CHECK"),
+        ("USING (true) WITH CHECK (true)", "USING and WITH CHECK"),
+    ],
+)
+def test_each_clause_is_judged(scratch: Scratch, clauses: str, kind: str) -> None:
+    """A lax WITH CHECK behind a strict USING is found, and both in one finding."""
+    scratch.run(f"{BARE} CREATE POLICY p ON app.docs {clauses}")
+    (finding,) = check(scratch)
+
+    assert finding.rule == "policy-always-true"
+    assert f"({kind})" in finding.why
+    assert mend(scratch) == []
+
+
+def test_policies_to_other_roles_do_not_count(scratch: Scratch) -> None:
+    """A lax policy for another role is not ours, and a good one for it does not serve us."""
+    scratch.make_role("other")
+    scratch.run(
+        CLEAN + "CREATE POLICY all_rows ON app.docs TO other USING (true);"
+        "CREATE TABLE app.notes (user_id uuid); CREATE INDEX ON app.notes (user_id);"
+        "ALTER TABLE app.notes ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;"
+        f"CREATE POLICY user_isolation ON app.notes TO other USING ({MINE});"
+        "GRANT SELECT ON app.notes TO crm_user"
+    )
+
+    assert rules(scratch) == [("no-policy", "app.notes")]
+    assert mend(scratch) == []
+
+
+def test_a_policy_to_a_group_counts_for_its_members(scratch: Scratch) -> None:
+    """A policy reaches this role through a role that it is a member of."""
+    scratch.make_role("staff")
+    scratch.run(
+        f"{BARE} GRANT staff TO crm_user; CREATE POLICY p ON app.docs TO staff USING ({MINE})"
+    )
+
+    assert check(scratch) == []
+
+
+def test_a_table_without_users_and_policies_is_revoked(scratch: Scratch) -> None:
+    """Where no column tells the user, the mend of a missing policy is to take the grant."""
+    scratch.run(
+        "CREATE TABLE app.odd (id int); GRANT SELECT (id) ON app.odd TO PUBLIC;"
+        "ALTER TABLE app.odd ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY"
+    )
+    (finding,) = check(scratch)
+
+    assert (finding.rule, finding.fix) == ("no-policy", "REVOKE ALL ON app.odd FROM PUBLIC;")
+    assert mend(scratch) == []
+
+
+def test_a_sound_restrictive_policy_makes_a_lax_one_harmless(scratch: Scratch) -> None:
+    """True for all, and restricted to the user, is the user's rows."""
+    scratch.run(
+        f"{BARE} CREATE POLICY all_rows ON app.docs USING (true);"
+        f"CREATE POLICY mine ON app.docs AS RESTRICTIVE USING ({MINE})"
+    )
+
+    assert check(scratch) == []
+
+
+@pytest.mark.parametrize(
+    "restrictive",
+    [f"FOR SELECT USING ({MINE})", "USING (body IS NOT NULL)", f"USING ({MINE}) WITH CHECK (true)"],
+)
+def test_an_unsound_restrictive_policy_is_no_excuse(scratch: Scratch, restrictive: str) -> None:
+    """One that leaves out a command, or asks nothing about the user, restrains nothing."""
+    scratch.run(
+        f"{BARE} CREATE POLICY all_rows ON app.docs USING (true);"
+        f"CREATE POLICY lax ON app.docs AS RESTRICTIVE {restrictive}"
+    )
+
+    assert rules(scratch) == [("policy-always-true", "policy all_rows on app.docs")]
+
+
+def test_restrictive_policies_alone_show_nothing(scratch: Scratch) -> None:
+    """They take away from what permissive ones give, and here none gives."""
+    scratch.run(f"{BARE} CREATE POLICY mine ON app.docs AS RESTRICTIVE USING ({MINE})")
+
+    assert rules(scratch) == [("no-policy", "app.docs")]
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        f"{SETTING} = '' OR {MINE}",
+        f"'' = {SETTING} OR {MINE}",
+        f"{MINE} OR (SELECT {SETTING}) IS NULL",
+        f"COALESCE({SETTING}, '') = '' OR {MINE}",
+        f"NULLIF({SETTING}, '') IS NULL OR body IS NULL OR {MINE}",
+        f"{MINE} OR (({SETTING} IS NULL) AND ({SETTING} IS NULL))",
+        f"COALESCE({MINE}, true)",
+        f"user_id = COALESCE({USER}, user_id)",
+        f"({MINE}) IS NOT FALSE",
+        f"CASE WHEN (SELECT {SETTING}) IS NULL THEN true ELSE {MINE} END",
+    ],
+)
+def test_every_way_to_open_without_context_is_found(scratch: Scratch, expression: str) -> None:
+    """Whatever the wording, rows that show when no user is set are found, and hidden again."""
+    scratch.run(policy(expression) + "INSERT INTO app.docs VALUES (gen_random_uuid(), 'x')")
+    assert shown_without_context(scratch) == 1
+    assert [finding.rule for finding in check(scratch)] == ["policy-open-without-context"]
+    assert mend(scratch) == []
+    assert shown_without_context(scratch) == 0
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        f"{MINE} OR body = 'public'",
+        f"{MINE} AND (SELECT {SETTING}) IS NOT NULL",
+        f"user_id = (SELECT NULLIF({SETTING}, '')::uuid) AND body <> ''",
+        f"{USER} = user_id",
+        f"user_id = ANY (ARRAY(SELECT NULLIF({SETTING}, '')::uuid))",
+        "user_id = (SELECT CAST(NULLIF(current_setting('APP.Current_User_Id', true), '') AS uuid))",
+        f"body IN (SELECT d.body FROM app.docs d WHERE d.user_id = {USER})",
+        "false",
+    ],
+)
+def test_sound_policies_of_other_forms_are_clean(scratch: Scratch, expression: str) -> None:
+    """Conditions beside the user's, either side, and arrays are no faults."""
+    scratch.run(policy(expression))
+
+    assert check(scratch) == []
+
+
+@pytest.mark.parametrize("expression", ["1 = 1", "body = 'a' OR true", "user_id = user_id"])
+def test_true_in_disguise_is_true(scratch: Scratch, expression: str) -> None:
+    """Constants and a column that equals itself let every row pass."""
+    scratch.run(policy(expression))
+
+    assert rules(scratch) == [("policy-always-true", "policy mine on app.docs")]
+    assert mend(scratch) == []
+
+
+@pytest.mark.parametrize(
+    "expression", ["body = current_user", f"(SELECT {SETTING}) <> ''", "body IS NOT NULL"]
+)
+def test_policies_that_do_not_compare_the_row_with_the_setting(
+    scratch: Scratch, expression: str
+) -> None:
+    """Roles, other columns, or asking only whether anybody is there, tell no user's rows apart."""
+    scratch.run(policy(expression))
+
+    assert rules(scratch) == [("policy-ignores-setting", "policy mine on app.docs")]
+    assert mend(scratch) == []
+
+
+def test_leaning_on_another_tables_rls_is_sound(scratch: Scratch) -> None:
+    """A policy that asks a protected table sees only what that table's policies show."""
+    scratch.run(
+        CLEAN + "CREATE TABLE app.lines (doc text); GRANT SELECT ON app.lines TO crm_user;"
+        "ALTER TABLE app.lines ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;"
+        "CREATE POLICY p ON app.lines USING (doc IN (SELECT body FROM app.docs))"
+    )
+
+    assert check(scratch) == []
+
+
+def test_two_faults_in_one_policy_are_mended_by_either(scratch: Scratch) -> None:
+    """Each mend takes away both, so that running them one after the other undoes nothing."""
+    scratch.run(policy(f"body IS NOT NULL AND user_id = {SETTING}::uuid"))
+    first, second = check(scratch)
+
+    assert (first.rule, second.rule) == ("cast-without-nullif", "evaluated-per-row")
+    assert first.fix == second.fix
+    assert "body IS NOT NULL" in first.fix
+    assert mend(scratch) == []
+
+
+def test_a_helper_function_in_a_sub_select_is_clean(scratch: Scratch) -> None:
+    """A function whose source reads the setting, or calls one that does, serves as well."""
+    scratch.run(
+        HELPER + "CREATE FUNCTION app.me() RETURNS uuid LANGUAGE plpgsql STABLE "
+        "AS 'BEGIN RETURN app.uid(); END';"
+        "CREATE FUNCTION app.atomic() RETURNS uuid STABLE RETURN app.me();"
+        + policy("user_id = (SELECT app.uid())")
+        + "CREATE POLICY b ON app.docs USING (user_id = (SELECT app.me()));"
+        "CREATE POLICY c ON app.docs USING (user_id = (SELECT app.atomic()))"
+    )
+
+    assert check(scratch) == []
+
+
+def test_a_helper_function_without_a_sub_select_runs_per_row(scratch: Scratch) -> None:
+    """The mend puts the sub-select round the call and leaves the rest."""
+    scratch.run(HELPER + policy("user_id = app.uid()"))
+    (finding,) = check(scratch)
+
+    assert finding.rule == "evaluated-per-row"
+    assert "(SELECT app.uid())" in finding.fix
+    assert mend(scratch) == []
+
+
+def test_a_helper_function_that_casts_without_nullif_is_mended_itself(scratch: Scratch) -> None:
+    """The fault lies in the function's source, and so does the mend."""
+    scratch.run(
+        HELPER.replace(f"NULLIF({SETTING}, '')", SETTING) + policy("user_id = (SELECT app.uid())")
+    )
+    (finding,) = check(scratch)
+
+    assert (finding.rule, finding.object) == ("cast-without-nullif", "function app.uid()")
+    assert mend(scratch) == []
+
+
+def test_a_helper_function_that_ignores_the_setting_is_seen_through(scratch: Scratch) -> None:
+    """A function that reads another setting is no better than reading it in the policy."""
+    helper = HELPER.replace("current_user_id", "user_id")
+    scratch.run(helper + policy("user_id = (SELECT app.uid())"))
+
+    assert rules(scratch) == [("policy-ignores-setting", "policy mine on app.docs")]
+    assert mend(scratch) == []
+
+
+@pytest.mark.parametrize(
+    "cast", [f"user_id::text = (SELECT {SETTING})", "user_id::text = (SELECT app.uid()::text)"]
+)
+def test_a_cast_of_the_column_makes_its_index_useless(scratch: Scratch, cast: str) -> None:
+    """The mend casts the setting instead of the column."""
+    scratch.run(HELPER + policy(cast))
+
+    assert rules(scratch) == [("policy-column-without-index", "policy mine on app.docs")]
+    assert mend(scratch) == []
+
+
+def test_a_varchar_column_keeps_its_index(scratch: Scratch) -> None:
+    """PostgreSQL prints a cast of varchar to text, which is none: nothing to find."""
+    scratch.run(
+        BARE.replace("user_id uuid", "user_id varchar(40)")
+        + f"CREATE POLICY p ON app.docs USING (user_id = (SELECT {SETTING}))"
+    )
+
+    assert check(scratch) == []
+
+
+@pytest.mark.parametrize(
+    "index",
+    ["(body, user_id)", "(user_id) WHERE body IS NOT NULL", "USING brin (user_id)"],
+)
+def test_an_index_that_cannot_serve_does_not_count(scratch: Scratch, index: str) -> None:
+    """The column must lead a whole index that finds equal values."""
+    scratch.run(CLEAN.replace(INDEX, f"CREATE INDEX ON app.docs {index};"))
+
+    assert rules(scratch) == [("policy-column-without-index", "app.docs")]
+
+
+def test_the_settings_name_is_the_callers(scratch: Scratch) -> None:
+    """Policies on another setting are right when that is the one asked for."""
+    scratch.run(policy("user_id = (SELECT NULLIF(current_setting('my.tenant', true), '')::uuid)"))
+    with scratch.connect() as connection:
+        assert check_rls(connection, "my.tenant") == []
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "LANGUAGE plpgsql SECURITY DEFINER AS $$ BEGIN EXECUTE 'SELECT 1'; RETURN 1; END $$",
+        "LANGUAGE sql SECURITY DEFINER AS 'SELECT app.hidden()'",
+        "LANGUAGE sql SECURITY DEFINER BEGIN ATOMIC SELECT count(*)::int FROM app.docs; END",
+        "LANGUAGE sql SECURITY DEFINER AS 'SELECT count(*)::int FROM app.seen'",
+    ],
+    ids=["dynamic SQL", "through another function", "SQL body", "through a view"],
+)
+def test_definer_functions_that_may_read_protected_rows(scratch: Scratch, body: str) -> None:
+    """What may reach a protected table is found, by whatever way."""
+    scratch.run(
+        CLEAN + "CREATE VIEW app.seen AS SELECT * FROM app.docs;"
+        "CREATE FUNCTION app.hidden() RETURNS int LANGUAGE sql "
+        "AS 'SELECT count(*)::int FROM app.docs';"
+        f"CREATE FUNCTION app.leak() RETURNS int {body}"
+    )
+
+    assert rules(scratch) == [("security-definer", "function app.leak()")]
+    assert mend(scratch) == []
+
+
+def test_definer_functions_of_bound_owners_are_harmless(scratch: Scratch) -> None:
+    """RLS binds an owner of neither tables nor attributes; without FORCE a table's owner not."""
+    scratch.make_role("bound")
+    scratch.run(
+        CLEAN + DEFINER + "ALTER FUNCTION app.leak() OWNER TO bound;"
+        "GRANT USAGE ON SCHEMA app TO bound; GRANT SELECT ON app.docs TO bound"
+    )
+
+    assert check(scratch) == []
+    scratch.run(
+        "ALTER TABLE app.docs OWNER TO bound; ALTER TABLE app.docs NO FORCE ROW LEVEL SECURITY"
+    )
+    assert rules(scratch) == [
+        ("rls-not-forced", "app.docs"),
+        ("security-definer", "function app.leak()"),
+    ]
+
+
+def test_it_takes_one_statement_and_leaves_the_session_as_it_was(scratch: Scratch) -> None:
+    """One query is sent, none is prepared, and rows keep the caller's shape."""
+    scratch.run(CLEAN)
+    with scratch.connect() as connection:
+        for _ in range(8):
+            check_rls(connection)
+
+        assert connection.execute("SELECT count(*) FROM pg_prepared_statements").fetchone() == (0,)

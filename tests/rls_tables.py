@@ -1,0 +1,53 @@
+"""One table in order, in pieces, for tests of the linter to break; and how to ask the linter."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from clients._rls_check import Finding, check_rls
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.rls_databases import Scratch
+
+SETTING = "current_setting('app.current_user_id', true)"
+USER = f"(SELECT NULLIF({SETTING}, '')::uuid)"
+MINE = f"user_id = {USER}"
+TABLE = "CREATE TABLE app.docs (user_id uuid NOT NULL, body text);"
+INDEX = "CREATE INDEX ON app.docs (user_id);"
+GRANT = "GRANT SELECT, INSERT, UPDATE, DELETE ON app.docs TO crm_user;"
+RLS = "ALTER TABLE app.docs ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;"
+POLICY = f"CREATE POLICY mine ON app.docs USING ({MINE}) WITH CHECK ({MINE});"
+CLEAN = TABLE + INDEX + GRANT + RLS + POLICY
+# A function that reads the table with its owner's rights; PUBLIC may run it from the start.
+DEFINER = (
+    "CREATE FUNCTION app.leak() RETURNS SETOF app.docs LANGUAGE sql SECURITY DEFINER "
+    "AS 'SELECT * FROM app.docs';"
+)
+
+
+def policy(expression: str) -> str:
+    """A table that is right but for this expression in its one policy."""
+    return TABLE + INDEX + GRANT + RLS + f"CREATE POLICY mine ON app.docs USING ({expression});"
+
+
+def check(scratch: Scratch) -> list[Finding]:
+    with scratch.connect() as connection:
+        return check_rls(connection)
+
+
+def rules(scratch: Scratch) -> list[tuple[str, str]]:
+    return [(finding.rule, finding.object) for finding in check(scratch)]
+
+
+@contextmanager
+def fresh_schema(scratch: Scratch) -> Iterator[None]:
+    """Make the schema ``app``, which the application role may enter, for one test."""
+    scratch.run("CREATE SCHEMA app; GRANT USAGE ON SCHEMA app TO crm_user")
+    try:
+        yield
+    finally:
+        scratch.run('DROP SCHEMA app CASCADE; DROP SCHEMA IF EXISTS "Od\'d" CASCADE')
+        scratch.drop_roles()
