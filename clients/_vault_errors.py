@@ -24,6 +24,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Literal
 
 import requests.exceptions
+import urllib3.exceptions
 
 from clients._redact import redact
 from clients.errors import (
@@ -137,13 +138,13 @@ def error_from_exception(
     root = redact(chain[-1], *secrets)[:_LONGEST_WORDS]
     # A connection that ends during the TLS handshake is an outage and no bad certificate.
     cut = any(isinstance(one, ssl.SSLEOFError | ssl.SSLZeroReturnError) for one in chain)
-    if isinstance(error, requests.exceptions.SSLError) and not cut:
+    if isinstance(error, _TLS_ERRORS) and not cut:
         return VaultConfigurationError(
             f"{operation}: TLS failed: {root}; check VAULT_CACERT, VAULT_CLIENT_CERT, "
             "VAULT_CLIENT_KEY and the scheme of VAULT_ADDR",
             reason="tls",
         )
-    if isinstance(error, requests.exceptions.Timeout):
+    if isinstance(error, _TIMEOUTS):
         return VaultConnectionError(
             f"{operation}: no answer within {timeout:g} s; see whether Vault is overloaded, or "
             "raise timeout",
@@ -166,12 +167,20 @@ def error_from_exception(
     return VaultError(f"{operation}: {type(error).__name__}", reason="unexpected")
 
 
+# An answer's body is read from urllib3 itself, under requests.
+_TLS_ERRORS = (requests.exceptions.SSLError, urllib3.exceptions.SSLError)
+_TIMEOUTS = (requests.exceptions.Timeout, urllib3.exceptions.TimeoutError, TimeoutError)
 _CONNECTION_ERRORS = (
+    urllib3.exceptions.ProtocolError,
     requests.exceptions.ConnectionError,
     requests.exceptions.ChunkedEncodingError,
     ConnectionError,
 )
-_BODY_ERRORS = (requests.exceptions.ContentDecodingError, requests.exceptions.InvalidJSONError)
+_BODY_ERRORS = (
+    requests.exceptions.ContentDecodingError,
+    requests.exceptions.InvalidJSONError,
+    urllib3.exceptions.DecodeError,
+)
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
@@ -214,7 +223,8 @@ def _refused(operation: Operation, answer: Answer, said: str) -> VaultAuthentica
             status=answer.status,
         )
     bare = [one.strip() for one in answer.errors]
-    if bare == ["permission denied"] or any("invalid token" in one for one in bare):
+    unauthorized = answer.status == HTTPStatus.UNAUTHORIZED
+    if unauthorized or bare == ["permission denied"] or "invalid token" in answer.words:
         return VaultAuthenticationError(
             f"{operation}: the token is invalid, expired or revoked ({said}); get a new one",
             reason="token_invalid",

@@ -29,7 +29,6 @@ class SecretPath:
         return f"{self.path or '/'!r} in mount {self.mount!r}"
 
 
-@lru_cache(maxsize=_KNOWN_PATHS)
 def secret_path(mount: str, path: str) -> SecretPath:
     """Return where the secret *path* lies.
 
@@ -40,10 +39,9 @@ def secret_path(mount: str, path: str) -> SecretPath:
     Raises:
         VaultConfigurationError: *path* is no path; nothing has been sent.
     """
-    return SecretPath(mount, _inside(mount, path, "data"))
+    return _secret_path(mount, _text(path, "secret path"))
 
 
-@lru_cache(maxsize=_KNOWN_PATHS)
 def folder_path(mount: str, path: str) -> SecretPath:
     """Return where the folder *path* lies; ``"/"`` is the root of the mount.
 
@@ -77,6 +75,11 @@ def check_mount_point(mount: str) -> str:
     return _checked(mount, "mount point")
 
 
+@lru_cache(maxsize=_KNOWN_PATHS)
+def _secret_path(mount: str, path: str) -> SecretPath:
+    return SecretPath(mount, _inside(mount, path, "data"))
+
+
 def _inside(mount: str, path: str, *kinds: str) -> str:
     inside = _checked(path, "secret path")
     for kind in kinds:
@@ -84,14 +87,19 @@ def _inside(mount: str, path: str, *kinds: str) -> str:
     return inside
 
 
-def _checked(path: str, what: str) -> str:
+def _text(path: object, what: str) -> str:
+    if isinstance(path, str):
+        return path
+    raise VaultConfigurationError(
+        f"the {what} is a {type(path).__name__}: it must be text such as 'crm/database'",
+        reason="path",
+    )
+
+
+def _checked(path: object, what: str) -> str:
     # A dot segment is collapsed on the way to the server: "../../sys/mounts" would leave the
     # mount and read the server's own settings.
-    if not isinstance(path, str):
-        raise VaultConfigurationError(
-            f"the {what} is a {type(path).__name__}: it must be text such as 'crm/database'",
-            reason="path",
-        )
+    path = _text(path, what)
     bare = path.strip("/")
     segments = bare.split("/")
     if not bare or not bare.strip():

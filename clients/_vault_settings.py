@@ -184,7 +184,7 @@ def _address(addr: object) -> str:
         problem = "has no host"
     elif parts.query or parts.fragment:
         problem = "has a query or fragment"
-    elif f"{parts.path}/".endswith("/v1/") and parts.path.strip("/"):
+    elif parts.path.rstrip("/").endswith("/v1"):
         problem = "ends in /v1, which the client adds itself"
     else:
         return addr.rstrip("/")

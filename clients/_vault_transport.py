@@ -11,7 +11,9 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 from urllib.parse import urljoin, urlsplit
 
+import hvac.exceptions
 import requests
+import urllib3.exceptions
 from hvac.adapters import Adapter
 from requests.adapters import HTTPAdapter
 
@@ -40,6 +42,13 @@ _POOL_SIZE = 64
 _CHUNK = 65536
 #: Vault refuses requests over 32 MiB by default, so no honest secret is larger.
 _LARGEST_BODY = 32 * 1024 * 1024
+
+_DRIVER_ERRORS = (
+    requests.exceptions.RequestException,
+    urllib3.exceptions.HTTPError,
+    OSError,
+    ValueError,
+)
 
 _T = TypeVar("_T")
 
@@ -96,6 +105,10 @@ class VaultTransport:
             except VaultError as error:
                 # hvac's own frames go: a login's hold the secret id as a local variable.
                 raise error.with_traceback(None)  # noqa: B904 - the same error, not another one
+            except hvac.exceptions.VaultError as error:
+                raise error_from_exception(
+                    operation, error, timeout=deadline.timeout, secrets=self.options.secrets()
+                ) from None  # it has hvac's frames too
 
         return retry(
             attempt,
@@ -152,6 +165,7 @@ class VaultAdapter(_AdapterOfBodies):
             VaultError: No success, or no JSON object in it.
         """
         del headers, raise_exception
+        kwargs.pop("wrap_ttl", None)  # hvac passes it on everywhere, for an option we do not use
         if method.lower() == "list":
             # Proxies know GET; both servers take it for LIST with this parameter.
             method, kwargs["params"] = "get", {"list": "true"}
@@ -170,9 +184,7 @@ class VaultAdapter(_AdapterOfBodies):
             raise error from _scrubbed(reply, self._secrets())
         return self._body(reply)
 
-    def _send(
-        self, method: str, url: str, kwargs: dict[str, Any]
-    ) -> requests.Response | requests.exceptions.RequestException | OSError | ValueError:
+    def _send(self, method: str, url: str, kwargs: dict[str, Any]) -> requests.Response | Exception:
         # Returns a failure instead of raising it: this frame and those below hold the token in
         # local variables, which error reporters collect from a traceback.
         left = self._deadline.remaining()
@@ -196,17 +208,26 @@ class VaultAdapter(_AdapterOfBodies):
                 **kwargs,
             ) as reply:
                 return self._with_content(reply)
-        except (requests.exceptions.RequestException, OSError, ValueError) as error:
+        except _DRIVER_ERRORS as error:
             return error
 
     def _with_content(
         self, reply: requests.Response
     ) -> requests.Response | requests.exceptions.RequestException:
+        # The library's own time-out is one for each wait: byte by byte, a server could hold us
+        # for hours.
         content = bytearray()
-        for chunk in reply.iter_content(_CHUNK):
-            content += chunk
-            if not self._deadline.remaining():
+        while True:
+            left = self._deadline.remaining()
+            if not left:
                 return requests.exceptions.Timeout("the deadline passed inside the answer")
+            sock = getattr(reply.raw.connection, "sock", None)
+            if sock is not None:
+                sock.settimeout(left)
+            chunk = reply.raw.read1(_CHUNK, decode_content=True)
+            if not chunk:
+                break
+            content += chunk
             if len(content) > _LARGEST_BODY:
                 return requests.exceptions.ContentDecodingError("the answer is too large")
         reply._content = bytes(content)  # noqa: SLF001 - what reading .content would set

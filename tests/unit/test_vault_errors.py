@@ -1,0 +1,173 @@
+"""The one mapping from answers and driver exceptions to our errors."""
+
+from __future__ import annotations
+
+import inspect
+import pickle
+import ssl
+from typing import Any
+
+import hvac.exceptions
+import pytest
+import requests.exceptions
+import urllib3.exceptions
+
+from clients._vault_errors import Answer, Operation, error_from_answer, error_from_exception
+from clients._vault_paths import secret_path
+from clients._vault_retry import RETRIED_REASONS
+from clients.errors import (
+    VaultAuthenticationError,
+    VaultConfigurationError,
+    VaultConnectionError,
+    VaultError,
+    VaultSecretNotFoundError,
+)
+
+_READ = Operation(
+    kind="read", text="read the secret 'a'", addr="http://v", path=secret_path("secret", "a")
+)
+_LOGIN = Operation(kind="login", text="log in", addr="http://v")
+
+
+def _classes(*modules: Any) -> list[type[Exception]]:
+    return [
+        value
+        for module in modules
+        for value in vars(module).values()
+        if inspect.isclass(value)
+        and issubclass(value, Exception)
+        and not issubclass(value, Warning)
+        and value.__module__ == module.__name__
+    ]
+
+
+def _made(kind: type[Exception]) -> Exception:
+    try:
+        return kind("SENTINEL text")
+    except TypeError:  # it wants a document and a position, as a JSON error does
+        return kind("SENTINEL text", "document", 0)
+
+
+@pytest.mark.parametrize("kind", _classes(hvac.exceptions, requests.exceptions))
+def test_every_exception_of_the_drivers_is_mapped(kind: type[Exception]) -> None:
+    """A new class in either library becomes a VaultError too, and shows no secret."""
+    error = error_from_exception(_READ, _made(kind), timeout=1.0, secrets=("SENTINEL",))
+
+    assert isinstance(error, VaultError)
+    assert error.reason
+    assert "SENTINEL" not in str(error)
+    assert str(error).startswith("cannot read the secret 'a' at http://v: ")
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (requests.exceptions.ConnectionError("refused"), "unreachable"),
+        (requests.exceptions.ProxyError("x"), "unreachable"),
+        (requests.exceptions.ChunkedEncodingError("x"), "unreachable"),
+        (requests.exceptions.ConnectTimeout("x"), "timeout"),
+        (requests.exceptions.ReadTimeout("x"), "timeout"),
+        (requests.exceptions.SSLError("x"), "tls"),
+        (requests.exceptions.SSLError(ssl.SSLEOFError("cut")), "unreachable"),
+        (requests.exceptions.InvalidHeader("x"), "setting"),
+        (requests.exceptions.InvalidSchema("x"), "setting"),
+        (OSError("no such file"), "setting"),
+        (UnicodeEncodeError("latin-1", "x", 0, 1, "x"), "setting"),
+        (requests.exceptions.ContentDecodingError("x"), "not_vault"),
+        (hvac.exceptions.ParamValidationError("x"), "unexpected"),
+    ],
+)
+def test_each_failure_of_the_transport_has_its_reason(error: Exception, reason: str) -> None:
+    """What may pass by itself is told from what needs a person."""
+    found = error_from_exception(_READ, error, timeout=1.0)
+
+    assert found.reason == reason
+    assert isinstance(found, VaultConfigurationError) == (reason in {"tls", "setting"})
+
+
+def test_the_message_has_the_first_cause_and_not_the_wrapping() -> None:
+    """What the operating system said is what helps."""
+    inner = ConnectionRefusedError(111, "Connection refused")
+    wrapped = urllib3.exceptions.ProtocolError("Connection aborted.", inner)
+    error = error_from_exception(_READ, requests.exceptions.ConnectionError(wrapped), timeout=1.0)
+
+    assert "unreachable: [Errno 111] Connection refused; see" in str(error)
+
+
+_CASES = [
+    (_LOGIN, 400, ["invalid role or secret ID"], VaultAuthenticationError, "login_refused"),
+    (_LOGIN, 403, ["permission denied"], VaultAuthenticationError, "login_refused"),
+    (_LOGIN, 401, [], VaultAuthenticationError, "login_refused"),
+    (_LOGIN, 404, ["namespace not found"], VaultSecretNotFoundError, "namespace"),
+    (_LOGIN, 500, ["internal error"], VaultConnectionError, "server_error"),
+    (_READ, 400, ["bad"], VaultError, "invalid_request"),
+    (_READ, 401, [], VaultAuthenticationError, "token_invalid"),
+    (_READ, 403, ["permission denied"], VaultAuthenticationError, "token_invalid"),
+    (_READ, 403, ["2 errors: invalid token"], VaultAuthenticationError, "token_invalid"),
+    (
+        _READ,
+        403,
+        ["1 error occurred:\n\t* permission denied\n\n"],
+        VaultAuthenticationError,
+        "permission_denied",
+    ),
+    (_READ, 404, [], VaultSecretNotFoundError, "missing"),
+    (_READ, 404, ['no handler for route "x"'], VaultSecretNotFoundError, "mount"),
+    (_READ, 405, ["unsupported operation"], VaultError, "invalid_request"),
+    (_READ, 412, [], VaultConnectionError, "standby_behind"),
+    (_READ, 429, ["quota"], VaultConnectionError, "rate_limited"),
+    (_READ, 472, [], VaultError, "invalid_request"),
+    (_READ, 501, [], VaultConnectionError, "uninitialised"),
+    (_READ, 500, ["x"], VaultConnectionError, "server_error"),
+    (_READ, 502, [], VaultConnectionError, "server_error"),
+    (_READ, 503, ["Vault is sealed"], VaultConnectionError, "sealed"),
+    (_READ, 503, [], VaultConnectionError, "server_error"),
+    (_READ, 504, [], VaultConnectionError, "server_error"),
+    (_READ, 304, [], VaultConnectionError, "not_vault"),
+]
+
+
+@pytest.mark.parametrize(("operation", "status", "errors", "kind", "reason"), _CASES)
+def test_each_status_has_its_error(
+    operation: Operation, status: int, errors: list[str], kind: type[VaultError], reason: str
+) -> None:
+    """The class says what a caller can do, the reason says why, the status is kept."""
+    error = error_from_answer(operation, Answer(status=status, errors=tuple(errors)))
+
+    assert (type(error), error.reason, error.status) == (kind, reason, status)
+    assert str(status) in str(error) or isinstance(error, VaultSecretNotFoundError)
+    again = pickle.loads(pickle.dumps(error))  # noqa: S301 - made a line above
+    assert (str(again), vars(again)) == (str(error), vars(error))
+
+
+@pytest.mark.parametrize("status", [*range(300, 310), *range(400, 600)])
+def test_no_status_is_left_out(status: int) -> None:
+    """Whatever a server or proxy answers, it is a VaultError with a reason."""
+    for operation in (_READ, _LOGIN):
+        error = error_from_answer(operation, Answer(status=status))
+        retried = error.reason in RETRIED_REASONS
+
+        assert error.reason
+        assert retried == (status in {412, 429} or (status >= 500 and status != 501))
+
+
+def test_long_words_of_the_server_are_cut_and_put_on_one_line() -> None:
+    """A page of text does not flood the log."""
+    error = error_from_answer(_READ, Answer(status=500, errors=("x\n\ty " * 500,)))
+
+    assert len(str(error)) < 500
+    assert "\n" not in str(error)
+
+
+@pytest.mark.parametrize("path", ["secret/crm/db", "data/crm/db", "metadata/crm/db"])
+@pytest.mark.parametrize("status", [403, 404])
+def test_a_path_that_names_the_mount_twice_gets_a_hint(path: str, status: int) -> None:
+    """The commonest mistake is named together with the path that was meant."""
+    operation = Operation(
+        kind="read", text="read", addr="http://v", path=secret_path("secret", path)
+    )
+    answer = Answer(status=status, errors=("1 error occurred: * permission denied",))
+    if status == 404:
+        answer = Answer(status=status)
+
+    assert "did you mean 'crm/db'?" in str(error_from_answer(operation, answer))

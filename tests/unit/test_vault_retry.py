@@ -1,0 +1,106 @@
+"""One deadline, and the tries that fit into it."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from clients._vault_retry import RETRIED_REASONS, Deadline, _pause, retry
+from clients.errors import VaultAuthenticationError, VaultConnectionError, VaultError
+
+
+class _Attempts:
+    def __init__(self, *failures: VaultError) -> None:
+        self.failures = list(failures)
+        self.count = 0
+
+    def __call__(self) -> str:
+        self.count += 1
+        if self.failures:
+            raise self.failures.pop(0)
+        return "done"
+
+
+def _failure(reason: str = "unreachable", retry_after: float | None = None) -> VaultError:
+    return VaultConnectionError("cut", reason=reason, retry_after=retry_after)
+
+
+@pytest.mark.parametrize("reason", sorted(RETRIED_REASONS))
+def test_what_may_pass_is_tried_again(reason: str) -> None:
+    """Two failures and a success are a success."""
+    attempts = _Attempts(_failure(reason), _failure(reason))
+
+    assert retry(attempts, deadline=Deadline(10), retries=3) == "done"
+    assert attempts.count == 3
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        _failure("sealed"),
+        _failure("uninitialised"),
+        _failure("not_vault"),
+        VaultAuthenticationError("no", reason="permission_denied"),
+        VaultError("no", reason="invalid_request"),
+    ],
+)
+def test_what_needs_a_person_is_not_tried_again(failure: VaultError) -> None:
+    """The caller knows at once."""
+    attempts = _Attempts(failure)
+    with pytest.raises(VaultError) as caught:
+        retry(attempts, deadline=Deadline(10), retries=3)
+
+    assert caught.value is failure
+    assert attempts.count == 1
+
+
+@pytest.mark.parametrize("retries", [0, 1, 2])
+def test_at_most_that_many_further_tries_are_made(retries: int) -> None:
+    """The number counts further tries, and the message tells how many there were."""
+    attempts = _Attempts(*[_failure() for _ in range(9)])
+    with pytest.raises(VaultConnectionError) as caught:
+        retry(attempts, deadline=Deadline(10), retries=retries)
+
+    assert attempts.count == retries + 1
+    assert ("(after" in str(caught.value)) == (retries > 0)
+
+
+def test_the_wish_of_the_server_is_honoured() -> None:
+    """Retry-After is waited for where the deadline has room for it."""
+    attempts = _Attempts(_failure("rate_limited", retry_after=0.6))
+    began = time.monotonic()
+    retry(attempts, deadline=Deadline(10), retries=1)
+
+    assert time.monotonic() - began >= 0.6
+
+
+def test_no_pause_begins_that_would_pass_the_deadline() -> None:
+    """A Retry-After of an hour fails at once instead of sleeping until the deadline."""
+    attempts = _Attempts(_failure("rate_limited", retry_after=3600), _failure())
+    began = time.monotonic()
+    with pytest.raises(VaultConnectionError):
+        retry(attempts, deadline=Deadline(5), retries=3)
+
+    assert attempts.count == 1
+    assert time.monotonic() - began < 2
+
+
+def test_pauses_grow_and_are_jittered_and_bounded() -> None:
+    """Clients that failed together do not come back together."""
+    for number in range(12):
+        longest = min(2.0, 0.1 * 2**number)
+        pauses = [_pause(number, None) for _ in range(50)]
+
+        assert all(longest / 2 <= pause <= longest for pause in pauses)
+        assert len(set(pauses)) > 10
+
+
+def test_a_part_of_a_deadline_is_never_later_than_the_whole() -> None:
+    """A step inside a call cannot outlast the call."""
+    whole = Deadline(0.05)
+
+    assert whole.sooner(9.0).remaining() <= 0.05
+    assert Deadline(9.0).sooner(0.05).remaining() <= 0.05
+    time.sleep(0.06)
+    assert whole.remaining() == 0.0

@@ -1,0 +1,188 @@
+"""What a VaultClient is told, before anything is sent."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from clients._vault_settings import Masked, VaultOptions, resolve_options
+from clients.errors import ConfigurationError, VaultConfigurationError, VaultError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_ENV = {"VAULT_ADDR": "https://vault.test:8200", "VAULT_TOKEN": "hvs.ambient"}
+_ROLE = {"VAULT_ROLE_ID": "role", "VAULT_SECRET_ID": "secret-id"}
+
+
+def _resolve(environ: dict[str, str] | None = None, **arguments: Any) -> VaultOptions:
+    for name in ("token", "role_id", "secret_id"):
+        given = arguments.get(name)
+        arguments[name] = None if given is None else Masked(given)
+    defaults: dict[str, Any] = {
+        "addr": None,
+        "auth_method": None,
+        "namespace": None,
+        "mount_point": "secret",
+        "timeout": 10.0,
+        "retries": 3,
+        "cache_ttl": 300.0,
+        "environ": _ENV if environ is None else environ,
+    }
+    return resolve_options(**(defaults | arguments))
+
+
+def test_every_missing_name_stands_in_one_error() -> None:
+    """Nobody has to run the program twice to learn of the second missing variable."""
+    with pytest.raises(VaultError, match=r"^VAULT_ADDR not set; VAULT_TOKEN not set: ") as caught:
+        _resolve({})
+    assert isinstance(caught.value, ConfigurationError)
+    with pytest.raises(
+        VaultError, match=r"VAULT_ADDR not set; VAULT_ROLE_ID .*VAULT_SECRET_ID not"
+    ):
+        _resolve({"VAULT_TOKEN": "t"}, auth_method="approle")
+    with pytest.raises(VaultError, match=r"^VAULT_TOKEN not set"):
+        _resolve({"VAULT_ADDR": "http://h", "VAULT_TOKEN": "  "})
+
+
+def test_arguments_stand_over_the_environment() -> None:
+    """What the caller spells out wins."""
+    options = _resolve(addr="http://other:1/", token="mine", namespace="team-a/")
+
+    assert (options.addr, options.namespace) == ("http://other:1", "team-a")
+    assert options.token is not None
+    assert options.token.reveal() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("environ", "arguments", "method"),
+    [
+        (_ENV, {}, "token"),
+        (_ENV | _ROLE, {}, "token"),
+        (_ENV | _ROLE, {"auth_method": "approle"}, "approle"),
+        ({"VAULT_ADDR": "http://h"} | _ROLE, {}, "approle"),
+        (_ENV, {"role_id": "r", "secret_id": "s"}, "approle"),
+        ({"VAULT_ADDR": "http://h"} | _ROLE, {"token": "t"}, "token"),
+    ],
+)
+def test_the_method_follows_from_the_credentials(
+    environ: dict[str, str], arguments: dict[str, str], method: str
+) -> None:
+    """AppRole is chosen when a role id is there and no token; arguments are looked at first."""
+    options = _resolve(environ, **arguments)
+
+    assert options.auth_method == method
+    assert (options.token is None) == (method == "approle")
+
+
+def test_a_token_is_stripped() -> None:
+    """The newline that `$(cat file)` or an editor leaves is no part of a token."""
+    token = _resolve(_ENV, token=" hvs.x\n").token
+
+    assert token is not None
+    assert token.reveal() == "hvs.x"
+
+
+@pytest.mark.parametrize("token", ["hvs.SEN\nTINEL", "hvs.SEN TINEL", "hvs.SENTINÉL", "SEN\x00T"])
+def test_an_unfit_token_is_refused_without_being_shown(token: str) -> None:
+    """The HTTP library would print such a token in its error."""
+    with pytest.raises(VaultConfigurationError, match="VAULT_TOKEN has a blank") as caught:
+        _resolve(token=token)
+
+    assert "SEN" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("addr", "problem"),
+    [
+        ("vault.test:8200", "no http"),
+        ("ftp://vault.test", "no http"),
+        ("http://", "no host"),
+        ("http://user:pa/ss@vault.test", "no URL|user name"),
+        ("http://user:pass@vault.test", "user name"),
+        ("http://vault.test:port", "no URL"),
+        ("http://vault.test:99999", "no URL"),
+        ("http://vault.test/v1", "ends in /v1"),
+        ("http://vault.test/v1/", "ends in /v1"),
+        ("http://vault.test?x=1", "query"),
+        ("http://va ult.test", "no URL"),
+        ("http://[::1", "no URL"),
+    ],
+)
+def test_a_bad_address_is_refused_without_its_password(addr: str, problem: str) -> None:
+    """Each malformed address has its own message, and none repeats a password."""
+    with pytest.raises(VaultConfigurationError, match=problem) as caught:
+        _resolve(addr=addr)
+
+    assert "pass@" not in str(caught.value)
+    assert "pa/ss" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"timeout": 0},
+        {"timeout": -1.0},
+        {"timeout": True},
+        {"timeout": float("nan")},
+        {"timeout": float("inf")},
+        {"timeout": "10"},
+        {"retries": -1},
+        {"retries": 1.5},
+        {"retries": True},
+        {"cache_ttl": -1},
+        {"cache_ttl": None},
+        {"cache_ttl": float("nan")},
+        {"auth_method": "ldap"},
+        {"namespace": "a b"},
+        {"mount_point": "a/../b"},
+        {"mount_point": ""},
+    ],
+)
+def test_an_unfit_setting_is_named(arguments: dict[str, Any]) -> None:
+    """A wrong number or word is refused before anything is sent."""
+    (name,) = arguments
+    with pytest.raises(VaultConfigurationError, match=f"(?i){name.replace('_', '[_ ]')}"):
+        _resolve(**arguments)
+
+
+def test_tls_settings_come_from_the_environment(tmp_path: Path) -> None:
+    """CA, client certificate and skip-verify are read at construction."""
+    pem = tmp_path / "x.pem"
+    pem.touch()
+    env = _ENV | {"VAULT_CACERT": str(pem), "VAULT_CLIENT_CERT": str(pem)}
+
+    assert _resolve(env).verify == str(pem)
+    assert _resolve(env).cert == str(pem)
+    assert _resolve(env | {"VAULT_CLIENT_KEY": str(pem)}).cert == (str(pem), str(pem))
+    assert _resolve(_ENV | {"VAULT_SKIP_VERIFY": "true"}).verify is False
+    assert _resolve().verify is True
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        {"VAULT_CACERT": "/does/not/exist"},
+        {"VAULT_CLIENT_CERT": "/does/not/exist"},
+        {"VAULT_CLIENT_KEY": __file__},
+        {"VAULT_SKIP_VERIFY": "perhaps"},
+    ],
+)
+def test_an_unusable_tls_setting_is_named(extra: dict[str, str]) -> None:
+    """A missing file is the Vault client's error at construction, not an OSError at first use."""
+    (name,) = extra
+    with pytest.raises(VaultConfigurationError, match=name.split("_CLIENT")[0]):
+        _resolve(_ENV | extra)
+
+
+def test_a_masked_value_does_not_show() -> None:
+    """Neither a repr, nor a pickle, nor a copy gives a secret away."""
+    options = _resolve(token="hvs.SENTINEL")
+
+    assert "SENTINEL" not in repr(options)
+    for leak in (pickle.dumps, copy.deepcopy):
+        with pytest.raises(TypeError, match="secret"):
+            leak(options)

