@@ -43,7 +43,7 @@ up: $(VENV)/installed-local ## Start the development stack and leave it running
 down: $(VENV)/installed-local ## Stop the development stack
 	@$(STACK_TOOL) down
 
-env: $(VENV)/installed-local ## Print the running stack's exports, for: eval "$$(make -s env)"
+env: $(VENV)/installed-local ## Print the exports of the running stack, for the shell to eval
 	@$(STACK_TOOL) env
 
 clean: ## Remove the virtual environment and all caches

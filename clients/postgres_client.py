@@ -17,7 +17,9 @@ from clients._postgres_flight import FlightError
 from clients._postgres_pool import Pool
 from clients._postgres_query import OneFlight
 from clients._postgres_settings import PostgresSettings, UrlSource, check_integer
+from clients._postgres_sql import RESET_STATEMENTS
 from clients._postgres_statements import refuse_unsuitable
+from clients._rls_check import Finding, check_rls
 from clients._rls_role import find_bypass
 from clients.errors import NoRowsError, PostgresError, RlsContextError
 from utils.user_context import get_current_user_id, parse_user_id
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
     from clients._postgres_handle import GuardedConnection, GuardedCursor
     from clients._postgres_settings import OnRlsBypass
 
-__all__ = ["PostgresClient", "PostgresError"]
+__all__ = ["Finding", "PostgresClient", "PostgresError"]
 
 logger = logging.getLogger("clients.postgres")
 
@@ -99,6 +101,11 @@ class PostgresClient(Lifecycle):
             f"<PostgresClient {self._connector.target.description}, "
             f"{stats['in_use']} of {stats['max_size']} connections in use>"
         )
+
+    @property
+    def server(self) -> str:
+        """Host, port, database and user, without the password."""
+        return self._connector.target.description
 
     # -- probe: everything that can be wrong comes out here, in the caller's thread --
 
@@ -371,6 +378,28 @@ class PostgresClient(Lifecycle):
         finally:
             self._pool.give_back(session)
         return f"{number // 10000}.{number % 10000}"
+
+    def check_rls(self) -> list[Finding]:
+        """Look for tables that row-level security does not protect, as this role sees them.
+
+        Returns:
+            What was found, each with the SQL that mends it; ``[]`` when all is well.
+
+        Raises:
+            PostgresError: The catalogue could not be read.
+        """
+        session = self._pool.checkout()
+        try:
+            # A function that the last borrower called may have left a role or settings behind.
+            session.message(b"; ".join(RESET_STATEMENTS))
+            return check_rls(session.conn)
+        except FlightError as failure:
+            error = failure.error
+            raise statement_error(error, "check_rls()", self._connector.target) from error
+        except psycopg.Error as error:
+            raise statement_error(error, "check_rls()", self._connector.target) from error
+        finally:
+            self._pool.give_back(session)
 
     def stats(self) -> dict[str, int]:
         """Return the pool's numbers: connections by state, and counts since construction."""

@@ -97,6 +97,11 @@ class ValkeyClient(KeyOperations, Lifecycle):
         return f"<ValkeyClient for {self._target.where}>"
 
     @property
+    def server(self) -> str:
+        """Where the server is, without the password."""
+        return self._target.where
+
+    @property
     def key_prefix(self) -> str:
         """What stands before every key."""
         return self._commands.prefix

@@ -1,0 +1,166 @@
+"""``python -m clients check`` and ``python -m clients rls``."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import hvac
+import pytest
+
+from clients.__main__ import main
+from clients.vault_client import VaultClient
+from utils._server_process import free_port
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from utils._postgres_server import PostgresServer
+    from utils.local_stack import StackEndpoints
+
+
+@pytest.fixture
+def other_database(stack: StackEndpoints) -> Iterator[dict[str, str]]:
+    """Secrets that a test can change, and an environment that leads to them."""
+    kv = hvac.Client(url=stack.vault_addr, token=stack.vault_root_token).secrets.kv.v2
+    yield stack.environment()
+    kv.create_or_update_secret(
+        path="crm/database", secret={"url": stack.database_url, "admin_url": stack.admin_url}
+    )
+
+
+def _store_database(stack: StackEndpoints, url: str) -> None:
+    kv = hvac.Client(url=stack.vault_addr, token=stack.vault_root_token).secrets.kv.v2
+    kv.create_or_update_secret(path="crm/database", secret={"url": url})
+
+
+def test_check_ends_with_a_table_and_the_good_news(
+    stack: StackEndpoints, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All healthy: exit code 0, a row for each service, and the last line says so."""
+    code = main(["check"], stack.environment())
+    lines = capsys.readouterr().out.splitlines()
+
+    assert code == 0
+    assert lines[0].split() == [
+        "SERVICE",
+        "STATUS",
+        "REACHABLE",
+        "LOGIN",
+        "VERSION",
+        "LATENCY",
+        "RLS",
+    ]
+    assert [line.split()[:4] for line in lines[1:4]] == [
+        [service, "healthy", "yes", "yes"] for service in ("vault", "postgres", "valkey")
+    ]
+    assert "enforced" in lines[2]
+    assert lines[-1] == "All infrastructure clients healthy!"
+
+
+def test_check_speaks_json(stack: StackEndpoints, capsys: pytest.CaptureFixture[str]) -> None:
+    """The same as JSON, with versions and latencies."""
+    code = main(["check", "--json"], stack.environment())
+    report = json.loads(capsys.readouterr().out)
+
+    assert code == 0
+    assert report["healthy"] is True
+    assert [one["service"] for one in report["services"]] == ["vault", "postgres", "valkey"]
+    assert all(one["latency"] > 0 and one["version"] for one in report["services"])
+
+
+def test_check_without_vault_says_what_is_wrong(capsys: pytest.CaptureFixture[str]) -> None:
+    """No Vault: exit code 1, the reason, and the others marked as not tried."""
+    code = main(["check"], {"VAULT_ADDR": f"http://127.0.0.1:{free_port()}", "VAULT_TOKEN": "x"})
+    out = capsys.readouterr().out
+
+    assert code == 1
+    assert "not tried: its URL is in Vault" in out
+    assert out.splitlines()[-1] == "Not healthy: see above."
+
+
+def test_check_without_settings_names_them_all(capsys: pytest.CaptureFixture[str]) -> None:
+    """An empty environment: exit code 1, and every missing variable."""
+    code = main(["check", "--json"], {})
+    vault = json.loads(capsys.readouterr().out)["services"][0]
+
+    assert code == 1
+    assert "VAULT_ADDR" in vault["detail"]
+    assert "VAULT_TOKEN" in vault["detail"]
+
+
+def test_check_tells_a_refused_login_from_an_unreachable_server(
+    stack: StackEndpoints, other_database: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A wrong password: reachable, not authenticated; and no password in the output."""
+    _store_database(stack, stack.database_url.replace("crm_user:", "crm_user:wrong"))
+
+    code = main(["check", "--json"], other_database)
+    out = capsys.readouterr().out
+    postgres, valkey = json.loads(out)["services"][1:]
+
+    assert code == 1
+    assert (postgres["reachable"], postgres["authenticated"]) == (True, False)
+    assert valkey["healthy"] is True
+    assert stack.database_url.split("@")[0].rsplit(":", 1)[1] not in out
+
+
+def test_check_refuses_a_role_that_bypasses_row_level_security(
+    stack: StackEndpoints, other_database: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The application's URL with the administrator's role: the verdict is: bypassed."""
+    _store_database(stack, stack.admin_url)
+
+    code = main(["check", "--json"], other_database)
+    postgres = json.loads(capsys.readouterr().out)["services"][1]
+
+    assert code == 1
+    assert (
+        postgres["reachable"],
+        postgres["authenticated"],
+        postgres["rls"],
+    ) == (True, True, "bypassed")
+
+
+def test_rls_has_no_findings_on_the_projects_own_schema(
+    stack: StackEndpoints, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The shipped SQL is clean: exit code 0."""
+    code = main(["rls"], stack.environment())
+
+    assert (code, capsys.readouterr().out) == (0, "Row-level security: no findings.\n")
+
+
+def test_rls_reports_an_open_table_with_the_mend(
+    stack: StackEndpoints,
+    other_database: dict[str, str],
+    own_postgres: PostgresServer,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A table without protection: exit code 1, and the SQL that mends it, also as JSON."""
+    import psycopg  # noqa: PLC0415 - only this test makes a table
+
+    with psycopg.connect(own_postgres.url(), autocommit=True) as conn:
+        conn.execute("CREATE TABLE open_notes (user_id uuid)")
+        conn.execute("GRANT SELECT ON open_notes TO crm_user")
+        try:
+            _store_database(stack, own_postgres.url("crm_user", "secret"))
+            with VaultClient(environ=other_database) as vault:
+                vault.get_database_url(use_cache=False)
+
+            code = main(["rls", "--json"], other_database)
+            findings = json.loads(capsys.readouterr().out)
+
+            assert code == 1
+            assert "open_notes" in findings[0]["object"]
+            assert "ENABLE ROW LEVEL SECURITY" in findings[0]["fix"]
+        finally:
+            conn.execute("DROP TABLE open_notes")
+
+
+def test_rls_without_vault_ends_with_2(capsys: pytest.CaptureFixture[str]) -> None:
+    """It could not look: exit code 2, the reason on standard error."""
+    code = main(["rls"], {})
+
+    assert code == 2
+    assert "VAULT_ADDR not set" in capsys.readouterr().err

@@ -1,0 +1,179 @@
+"""``build_clients()``: all three clients, or none and the reason."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+import hvac
+import pytest
+
+from clients import (
+    ClientError,
+    Clients,
+    PostgresConnectionError,
+    ValkeyConnectionError,
+    VaultClient,
+    VaultConfigurationError,
+    VaultConnectionError,
+    VaultSecretNotFoundError,
+    build_clients,
+)
+from utils._server_process import free_port
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from utils.local_stack import StackEndpoints
+
+_DEAD_POSTGRES = "postgresql://u:hunter2@127.0.0.1:1/x"
+_DEAD_VALKEY = "redis://:hunter2@127.0.0.1:1/0"
+
+
+@pytest.fixture
+def environ(stack: StackEndpoints) -> dict[str, str]:
+    return stack.environment()
+
+
+@pytest.fixture
+def spoiled(stack: StackEndpoints) -> Iterator[dict[str, str]]:
+    """Lets a test spoil the secrets that clients are built from, and puts them back."""
+    kv = hvac.Client(url=stack.vault_addr, token=stack.vault_root_token).secrets.kv.v2
+    yield {}
+    kv.create_or_update_secret(
+        path="crm/database", secret={"url": stack.database_url, "admin_url": stack.admin_url}
+    )
+    kv.create_or_update_secret(path="crm/valkey", secret={"url": stack.valkey_url})
+
+
+def test_the_three_clients_work_together(environ: dict[str, str]) -> None:
+    """One call gives three working clients."""
+    user = uuid4()
+
+    with build_clients(environ=environ, key_prefix=f"{user}:") as clients:
+        assert clients.health_check().healthy
+        clients.postgres.execute(
+            "INSERT INTO contacts (user_id, name) VALUES (%s, 'Ada')", (user,), user_id=user
+        )
+        rows = clients.postgres.execute("SELECT name FROM contacts", user_id=user)
+        assert rows == [{"name": "Ada"}]
+        assert clients.valkey.incr("visits") == 1
+        clients.valkey.delete("visits")
+
+
+def test_without_settings_the_error_names_all_that_are_missing() -> None:
+    """An empty environment is told in one error."""
+    with pytest.raises(
+        VaultConfigurationError, match=r"^vault: VAULT_ADDR not set.*VAULT_TOKEN not set"
+    ):
+        build_clients(environ={})
+
+
+def test_an_unreachable_vault_is_named(environ: dict[str, str]) -> None:
+    """The message says that it was Vault, and where."""
+    dead = f"http://127.0.0.1:{free_port()}"
+    with VaultClient(environ=environ) as vault:
+        assert vault.addr != dead
+
+    with pytest.raises(VaultConnectionError, match=f"^vault: .*{dead}"):
+        build_clients(environ=environ | {"VAULT_ADDR": dead})
+
+
+@pytest.mark.parametrize(
+    ("path", "secret", "error", "words"),
+    [
+        ("database", None, VaultSecretNotFoundError, "postgres: .*crm/database"),
+        ("database", {"url": _DEAD_POSTGRES}, PostgresConnectionError, "postgres: .*refused"),
+        ("valkey", None, VaultSecretNotFoundError, "valkey: .*crm/valkey"),
+        ("valkey", {"url": _DEAD_VALKEY}, ValkeyConnectionError, "valkey: .*refused"),
+        ("valkey", {"uri": _DEAD_VALKEY}, ClientError, "valkey: .*'url'"),
+    ],
+)
+def test_a_failure_names_the_service_and_leaves_nothing_open(
+    stack: StackEndpoints,
+    spoiled: dict[str, str],
+    path: str,
+    secret: dict[str, str] | None,
+    error: type[ClientError],
+    words: str,
+) -> None:
+    """All or nothing: what was opened is closed, and the message starts with the service."""
+    kv = hvac.Client(url=stack.vault_addr, token=stack.vault_root_token).secrets.kv.v2
+    if secret is None:
+        kv.delete_latest_version_of_secret(f"crm/{path}")
+    else:
+        kv.create_or_update_secret(path=f"crm/{path}", secret=secret)
+    threads = threading.active_count()
+
+    with pytest.raises(error, match=f"(?s)^{words}") as raised:
+        build_clients(environ=stack.environment())
+
+    assert "hunter2" not in str(raised.value)
+    assert threading.active_count() == threads
+
+
+def test_a_vault_client_that_was_handed_in_stays_open(environ: dict[str, str]) -> None:
+    """Whoever made a client closes it."""
+    with VaultClient(environ=environ) as vault:
+        build_clients(vault=vault).close()
+
+        assert vault.health_check() is True
+
+
+def test_close_closes_all_even_when_one_fails(environ: dict[str, str]) -> None:
+    """A failing close does not keep the others open, and comes out at the end."""
+    clients = build_clients(environ=environ)
+    broken = Clients(clients.vault, clients.postgres, _FailingClose())  # type: ignore[arg-type]  # a double that fails
+
+    with pytest.raises(RuntimeError, match="cannot close"):
+        broken.close()
+    clients.valkey.close()
+
+    with pytest.raises(ClientError, match="is closed"):
+        clients.postgres.health_check()
+    with pytest.raises(ClientError, match="is closed"):
+        clients.vault.health_check()
+
+
+def test_the_health_report_tells_of_each_service(environ: dict[str, str]) -> None:
+    """One dead service does not hide the others, and raises only when asked to."""
+    with build_clients(environ=environ) as clients:
+        clients.valkey.close()
+
+        report = clients.health_check()
+
+        assert (
+            report.vault.healthy,
+            report.postgres.healthy,
+            report.valkey.healthy,
+        ) == (True, True, False)
+        assert report.vault.latency > 0
+        assert not report.healthy
+        with pytest.raises(ClientError, match="is closed"):
+            clients.health_check(raise_on_failure=True)
+
+
+def test_nothing_secret_shows_in_the_repr(stack: StackEndpoints, environ: dict[str, str]) -> None:
+    """The repr of all clients holds no password and no token."""
+    with build_clients(environ=environ) as clients:
+        text = repr(clients)
+
+    for url in (stack.database_url, stack.admin_url, stack.valkey_url):
+        assert url.split("@")[0].rsplit(":", 1)[1] not in text
+    assert stack.vault_token not in text
+
+
+def test_a_silent_listener_does_not_hold_the_constructor(environ: dict[str, str]) -> None:
+    """A port that accepts and never answers ends in an error within the time-out."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}"
+
+        with pytest.raises(VaultConnectionError, match=r"127\.0\.0\.1"):
+            VaultClient(address, "a-token", timeout=0.5, retries=0)
+
+
+class _FailingClose:
+    def close(self) -> None:
+        raise RuntimeError("cannot close")

@@ -1,0 +1,143 @@
+"""The development stack: up, env, down, run, and what is left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from utils._postgres_server import PostgresServer
+from utils._server_process import StackError
+from utils._valkey_server import ValkeyServer
+
+ROOT = Path(__file__).parents[2]
+
+
+def _tool(
+    *words: str, cwd: Path, env: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "utils.local_stack", *words],
+        cwd=cwd,
+        env={"PATH": os.defpath, "PYTHONPATH": str(ROOT), "HOME": str(cwd), **(env or {})},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+
+
+def test_up_env_down(tmp_path: Path) -> None:
+    """A stack is left running, found again, not started twice, and stopped without a trace."""
+    assert "no stack is running" in _tool("env", cwd=tmp_path).stderr
+    try:
+        assert "running (embedded)" in _tool("up", cwd=tmp_path).stdout
+        exports = _tool("env", cwd=tmp_path).stdout
+        assert "already running" in _tool("up", cwd=tmp_path).stdout
+        assert exports == _tool("env", cwd=tmp_path).stdout
+        checked = subprocess.run(
+            ["bash", "-c", f'eval "{exports}"; exec {sys.executable} -m clients check'],
+            cwd=ROOT,
+            env={"PATH": os.defpath},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert "All infrastructure clients healthy!" in checked.stdout
+        assert (tmp_path / ".stack" / "state.json").stat().st_mode & 0o077 == 0
+    finally:
+        down = _tool("down", cwd=tmp_path)
+
+    assert down.stdout == "stopped\n"
+    assert list(tmp_path.iterdir()) == []
+    assert _tool("down", cwd=tmp_path).stdout == "not running\n"
+
+
+def test_run_gives_the_exports_and_the_exit_code(tmp_path: Path) -> None:
+    """``run`` starts servers, passes the command's exit code on, and hides ambient settings."""
+    script = (
+        "import os, sys; print(os.environ['VAULT_ADDR'], 'VAULT_NAMESPACE' in os.environ);"
+        "sys.exit(7)"
+    )
+
+    done = _tool(
+        "run", "--", sys.executable, "-c", script, cwd=tmp_path, env={"VAULT_NAMESPACE": "mine"}
+    )
+
+    assert done.returncode == 7
+    assert done.stdout.startswith("http://127.0.0.1:")
+    assert done.stdout.endswith("False\n")
+
+
+def test_an_external_stack_is_not_ours_to_start(tmp_path: Path) -> None:
+    """``up`` with STACK=external says so; a misspelt STACK is refused by name."""
+    assert "not ours to start" in _tool("up", cwd=tmp_path, env={"STACK": "external"}).stderr
+    assert "STACK is 'podman'" in _tool("up", cwd=tmp_path, env={"STACK": "podman"}).stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_servers_end_with_their_owner(tmp_path: Path, number: signal.Signals) -> None:
+    """An owner that is killed takes its servers and their folders with it."""
+    script = (
+        "from utils._valkey_server import ValkeyServer; import time;"
+        "s = ValkeyServer().start(); print(s.pid, s.folder, flush=True); time.sleep(60)"
+    )
+    owner = subprocess.Popen(
+        [sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    assert owner.stdout is not None
+    pid, folder = owner.stdout.readline().split()
+    assert Path(f"/proc/{pid}").exists() or sys.platform == "darwin"
+
+    owner.send_signal(number)
+    owner.wait(10)
+    owner.stdout.close()
+
+    deadline = time.monotonic() + 20
+    while Path(folder).exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not Path(folder).exists()
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(pid), 0)
+
+
+def test_a_server_that_cannot_start_shows_the_end_of_its_log() -> None:
+    """A bad directive: the error has the server's own words, and no folder is left."""
+    server = ValkeyServer(directives=("no-such-directive yes",))
+
+    with pytest.raises(StackError, match="no-such-directive"):
+        server.start()
+    assert not server.folder.exists()
+
+
+def test_postgres_runs_from_a_place_that_only_root_may_enter(tmp_path: Path) -> None:
+    """As root the server is another user's, from a copy; the original's permissions stay."""
+    site = Path(psycopg.__file__).parents[1]
+    modes = {path: path.stat().st_mode for path in (site, *site.parents)}
+
+    with PostgresServer() as server, psycopg.connect(server.url(dbname="postgres")) as conn:
+        row = conn.execute("SELECT current_setting('data_directory')").fetchone()
+        owner = Path(f"/proc/{server.pid}").stat().st_uid
+
+    assert row == (str(server.data),)
+    assert (owner == 0) is False
+    assert modes == {path: path.stat().st_mode for path in modes}
+
+
+def test_a_restart_keeps_port_and_data() -> None:
+    """A restarted server is the same one."""
+    with PostgresServer() as server:
+        url = server.url(dbname="postgres")
+        with psycopg.connect(url, autocommit=True) as conn:
+            conn.execute("CREATE TABLE kept (n int)")
+
+        server.restart()
+
+        with psycopg.connect(url) as conn:
+            assert conn.execute("SELECT * FROM kept").fetchall() == []

@@ -1,0 +1,62 @@
+"""The README cannot rot: its Python runs, and every public name and variable stands in it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+import clients
+from utils.settings import StackSettings, VaultSettings
+
+if TYPE_CHECKING:
+    from utils.local_stack import StackEndpoints
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+PYTHON = re.findall(r"^```python\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+SHELL = re.findall(r"^```sh\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+
+
+@pytest.mark.parametrize("block", PYTHON, ids=[f"block {n}" for n in range(1, len(PYTHON) + 1)])
+def test_every_python_block_runs(
+    block: str, stack: StackEndpoints, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a reader copies works on a running stack."""
+    for name, value in stack.environment().items():
+        monkeypatch.setenv(name, value)
+
+    exec(compile(block, "README.md", "exec"), {"__name__": "readme"})  # noqa: S102 - our own README
+
+
+def test_every_make_target_in_it_exists() -> None:
+    """Each ``make`` command that the README shows is a target."""
+    targets = set(re.findall(r"^([a-z-]+):.*##", (ROOT / "Makefile").read_text(), re.MULTILINE))
+
+    used = set(re.findall(r"\bmake (?:-s )?([a-z-]+)", "\n".join(SHELL) + README))
+
+    assert used - targets == set()
+
+
+@pytest.mark.parametrize("name", clients.__all__)
+def test_every_public_name_stands_in_it(name: str) -> None:
+    """A name that users import is mentioned."""
+    short = re.sub(r"^(Vault|Postgres|Valkey)(?=ConfigurationError)", "", name)
+
+    assert re.search(rf"\b{short}\b", README)
+
+
+@pytest.mark.parametrize("name", [f"VAULT_{f.name.upper()}" for f in fields(VaultSettings)])
+def test_every_variable_stands_in_it(name: str) -> None:
+    """A variable that is read is in the table."""
+    assert f"`{name}`" in README
+
+
+def test_every_stack_variable_stands_in_it() -> None:
+    """Likewise for the development stack's."""
+    names = {"STACK"} | {f"SDK_{f.name.upper()}" for f in fields(StackSettings) if f.name != "kind"}
+
+    assert [name for name in sorted(names) if f"`{name}`" not in README] == []

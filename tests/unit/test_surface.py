@@ -1,0 +1,125 @@
+"""What the packages offer, and what importing them costs."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import clients
+import utils
+
+ROOT = Path(__file__).parents[2]
+# The adapter is left out: importing it is what needs the extra.
+MODULES = sorted(
+    f"{package.__name__}.{module.name}"
+    for package in (clients, utils)
+    for module in pkgutil.iter_modules(package.__path__)
+    if module.name not in {"__main__", "dagster_adapter", "_process_guard"}
+)
+
+
+def test_the_package_exports_what_it_imports() -> None:
+    """``__all__`` of clients is exactly what its ``__init__`` makes available."""
+    offered = {
+        name
+        for name, value in vars(clients).items()
+        if not name.startswith("_") and not isinstance(value, ModuleType) and name != "annotations"
+    }
+
+    assert sorted(offered) == clients.__all__
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_every_module_says_what_it_exports(name: str) -> None:
+    """Each module has an ``__all__``, and it names what is there; ruff keeps it sorted."""
+    module = importlib.import_module(name)
+
+    exported = list(module.__all__)
+
+    assert [one for one in exported if not hasattr(module, one)] == []
+
+
+def test_importing_reads_no_environment_and_imports_no_dagster() -> None:
+    """Importing every module opens no socket, reads no VAULT_ variable, and leaves Dagster out."""
+    script = f"""
+import importlib, os, socket, sys
+class Watched(dict):
+    def get(self, name, default=None):
+        assert not str(name).startswith(("VAULT_ADDR", "VAULT_TOKEN", "STACK", "SDK_")), name
+        return super().get(name, default)
+import hvac, requests, redis, psycopg  # what the drivers do at import is theirs
+def refuse(*args, **kwargs):
+    raise AssertionError("a socket was opened")
+socket.socket.connect = refuse
+os.environ = Watched(os.environ)
+for name in {MODULES!r}:
+    importlib.import_module(name)
+assert "dagster" not in sys.modules
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    "first", ["utils.user_context", "utils.settings", "clients.errors", "clients.valkey_client"]
+)
+def test_any_module_can_be_imported_first(first: str) -> None:
+    """No order of imports ends in a circle."""
+    done = subprocess.run(
+        [sys.executable, "-c", f"import {first}, clients"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_top_level_is_the_one_that_was_agreed() -> None:
+    """Nothing stands at the top beyond the agreed files and folders."""
+    listed = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.split()
+
+    top = {name.split("/")[0] for name in listed if not name.startswith(".")}
+
+    allowed = {"pyproject.toml", "README.md", "Makefile", "docker-compose.yml", "clients", "utils"}
+    allowed |= {"tests", "sql", "LICENSE", "CHANGELOG.md", "CONTRIBUTING.md"}
+    assert top <= allowed
+
+
+def test_no_module_is_longer_than_400_lines() -> None:
+    """A module that grows past 400 lines is two modules."""
+    paths = [
+        path for folder in ("clients", "utils", "tests") for path in ROOT.glob(f"{folder}/**/*.py")
+    ]
+
+    long = {str(path.relative_to(ROOT)): n for path in paths if (n := _lines(path)) > 400}
+
+    assert long == {}
+
+
+def test_only_settings_reads_the_environment() -> None:
+    """No module but utils/settings.py touches os.environ."""
+    readers = [
+        path.relative_to(ROOT).as_posix()
+        for folder in ("clients", "utils")
+        for path in ROOT.glob(f"{folder}/**/*.py")
+        if "environ[" in (text := path.read_text()) or "os.environ" in text or "getenv" in text
+    ]
+
+    assert readers == ["utils/settings.py"]
+
+
+def _lines(path: Path) -> int:
+    return len(path.read_text().splitlines())
