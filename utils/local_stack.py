@@ -20,6 +20,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Self
 
+from clients.errors import ConfigurationError
 from utils import _stack_keeper
 from utils._docker_stack import DockerStack
 from utils._openbao_server import OpenBaoServer
@@ -117,8 +118,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         commands.add_parser(name, help=text)
     options = parser.parse_args(argv)
     try:
-        return _act(options.action, getattr(options, "command", []), StackSettings.from_env())
-    except StackError as error:
+        settings = StackSettings.from_env()
+        return _act(options.action, getattr(options, "command", []), settings)
+    except (StackError, ConfigurationError) as error:
         print(f"local stack: {error}", file=sys.stderr)
         return 1
 
@@ -146,7 +148,10 @@ def _run(command: list[str], settings: StackSettings) -> int:
         signal.signal(number, lambda number, _frame: sys.exit(128 + number))
     with open_stack(settings) as endpoints:
         exports = endpoints.environment() if endpoints else {}
-        return subprocess.run(words, env=child_environment(exports), check=False).returncode
+        try:
+            return subprocess.run(words, env=child_environment(exports), check=False).returncode
+        except OSError as error:
+            raise StackError(f"cannot run {words[0]!r}: {error.strerror}") from error
 
 
 if __name__ == "__main__":

@@ -75,6 +75,17 @@ def test_run_gives_the_exports_and_the_exit_code(tmp_path: Path) -> None:
     assert done.stdout.endswith("False\n")
 
 
+def test_a_command_that_is_not_there_is_named(tmp_path: Path) -> None:
+    """``run`` with a misspelt command, or none, says so without a traceback."""
+    done = _tool("run", "--", "no-such-command", cwd=tmp_path)
+    none = _tool("run", cwd=tmp_path)
+
+    assert "local stack: cannot run 'no-such-command': No such file" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert (done.returncode, none.returncode) == (1, 1)
+    assert "name the command to run" in none.stderr
+
+
 def test_an_external_stack_is_not_ours_to_start(tmp_path: Path) -> None:
     """``up`` with STACK=external says so; a misspelt STACK is refused by name."""
     assert "not ours to start" in _tool("up", cwd=tmp_path, env={"STACK": "external"}).stderr
