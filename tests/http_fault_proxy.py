@@ -40,7 +40,7 @@ class Fault:
     """
 
     status: int | None = None
-    body: bytes = b'{"errors":[]}'
+    body: bytes = field(default=b'{"errors":[]}', repr=False)
     headers: dict[str, str] = field(default_factory=lambda: {"Content-Type": "application/json"})
     reset: bool = False
     pause: float = 0.0
