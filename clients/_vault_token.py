@@ -160,6 +160,7 @@ class AppRoleTokens(TokenSource):
         #: The generation that a refusal brought and that has not worked yet; 0 for none.
         self._unproven = 0
         self._next_doubtful_login = float("-inf")
+        self._over = False
 
     def current(self, deadline: Deadline) -> Grant:
         """Return the token; log in, renew or replace it first where its age demands it.
@@ -222,7 +223,12 @@ class AppRoleTokens(TokenSource):
 
     def revoke(self) -> None:
         """Revoke the token; a failure is logged and no more, for the token dies by itself."""
+        self._over = True
+        # A login on its way in another thread brings a token that is to be revoked as well.
+        waited = self._lock.acquire(timeout=_REVOKE_TIMEOUT)
         grant, self._grant = self._grant, None
+        if waited:
+            self._lock.release()
         if grant is None:
             return
         try:
@@ -266,6 +272,8 @@ class AppRoleTokens(TokenSource):
 
     def _login(self, deadline: Deadline, *, retries: int | None = None) -> Grant:
         operation = self._operation("login", "log in by AppRole")
+        if self._over:
+            raise VaultError(f"{operation}: the client was closed meanwhile", reason="closed")
         asked_at = self._clock()
         token, ttl, renewable = self._ask_for_token(
             operation,

@@ -41,7 +41,9 @@ class Fault:
 
     status: int | None = None
     body: bytes = field(default=b'{"errors":[]}', repr=False)
-    headers: dict[str, str] = field(default_factory=lambda: {"Content-Type": "application/json"})
+    headers: dict[str, str] = field(
+        default_factory=lambda: {"Content-Type": "application/json"}, repr=False
+    )
     reset: bool = False
     pause: float = 0.0
     drip: float = 0.0

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from clients.errors import VaultAuthenticationError, VaultConnectionError
+from clients.errors import VaultAuthenticationError, VaultConnectionError, VaultError
 from clients.vault_client import VaultClient
 from tests.http_fault_proxy import Fault, HttpFaultProxy
 
@@ -201,6 +201,28 @@ def test_closing_survives_a_dead_server(
 
     assert vault_proxy.count("revoke-self") == 1
     assert len(vault_lab.tokens_of(role)) == 1
+
+
+def test_closing_in_the_midst_of_reads_leaves_no_token(
+    vault_lab: VaultLab, vault_proxy: HttpFaultProxy, role: Role
+) -> None:
+    """Reads of other threads end with a VaultError, and none of them logs in again."""
+    client = VaultClient(vault_proxy.url, cache_ttl=0, **role.arguments())
+
+    def read_on() -> str | None:
+        while True:
+            try:
+                client.get_secret("app/db")
+            except VaultError as error:
+                return error.reason
+
+    with ThreadPoolExecutor(8) as pool:
+        ends = [pool.submit(read_on) for _ in range(8)]
+        time.sleep(0.3)
+        client.close()
+        assert {end.result(20) for end in ends} <= {"closed", "token_invalid", "unreachable"}
+    assert vault_proxy.count("/login") == 1
+    assert vault_lab.tokens_of(role) == []
 
 
 def test_waiting_for_the_login_of_another_thread_has_an_end(
