@@ -33,7 +33,7 @@ class SealableOpenBao(OpenBaoServer):
         data = self.folder / "data"
         data.mkdir(exist_ok=True)
         config = {
-            "storage": {"raft": {"path": str(data), "node_id": "one"}},
+            "storage": {"raft": {"path": str(data), "node_id": "one", "performance_multiplier": 1}},
             "api_addr": self.url,
             "cluster_addr": f"http://127.0.0.1:{self._cluster_port}",
             "listener": {

@@ -38,6 +38,8 @@ def _shown(error: BaseException) -> str:
     one: BaseException | None = error
     while one is not None:
         texts += [str(one), repr(one), repr(vars(one)) if hasattr(one, "__dict__") else ""]
+        # What an error reporter finds that looks into the driver's own attributes.
+        texts.append(repr(vars(getattr(one, "request", None) or error)))
         one = one.__cause__ or one.__context__
     return "\n".join(texts)
 
