@@ -35,6 +35,8 @@ _USABLE_UNTIL = 0.95
 #: soon, and a path that stays denied costs no more than that.
 _DENIAL_PAUSE = 60.0
 _REVOKE_TIMEOUT = 2.0
+#: Seconds between two failed tries to refresh a token that still lives.
+_SHORTEST_REFRESH_PAUSE = 1.0
 
 _log = logging.getLogger(__name__)
 
@@ -267,8 +269,9 @@ class AppRoleTokens(TokenSource):
         except VaultError as error:
             # The token still lives; the next try comes soon, but not with every call.
             _log.warning("the token could not be renewed or replaced yet: %s", error)
-            pause = (grant.usable_until - self._clock()) / 4
-            return replace(grant, refresh_at=self._clock() + pause)
+            now = self._clock()
+            pause = max(_SHORTEST_REFRESH_PAUSE, (grant.usable_until - now) / 4)
+            return replace(grant, refresh_at=min(grant.usable_until, now + pause))
 
     def _login(self, deadline: Deadline, *, retries: int | None = None) -> Grant:
         operation = self._operation("login", "log in by AppRole")
