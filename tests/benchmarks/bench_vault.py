@@ -37,7 +37,7 @@ def _timed(client: VaultClient, path: str, *, use_cache: bool) -> float:
 
 
 def test_uncached_and_cached_reads(vault_lab: VaultLab, capsys: pytest.CaptureFixture[str]) -> None:
-    """The p95 of an uncached read is under 500 ms, the seed's figure."""
+    """The p95 of an uncached read is under 500 ms."""
     with VaultClient(vault_lab.url, vault_lab.token(), environ={}) as client:
         cold = [_timed(client, "app/db", use_cache=False) for _ in range(_READS)]
         warm = [_timed(client, "app/db", use_cache=True) for _ in range(_READS)]
