@@ -1,4 +1,4 @@
-"""The requests that a client makes, through hvac's API classes, which carry no types of use."""
+"""The requests that a client makes, as typed functions over hvac's untyped API classes."""
 
 from __future__ import annotations
 

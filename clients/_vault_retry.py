@@ -52,8 +52,8 @@ class Deadline:
 def retry(attempt: Callable[[], _T], *, deadline: Deadline, retries: int) -> _T:
     """Return what *attempt* returns, trying again after a failure that may pass by itself.
 
-    Pauses double from 0.1 to 2 seconds, with jitter; a longer Retry-After of the server is
-    honoured. A pause that would pass the deadline is not begun.
+    Pauses double from 0.1 to 2 seconds, with jitter; a Retry-After of the server is honoured
+    instead. A pause that would pass the deadline is not begun.
 
     Args:
         attempt: One try.
@@ -69,8 +69,9 @@ def retry(attempt: Callable[[], _T], *, deadline: Deadline, retries: int) -> _T:
         except VaultConnectionError as error:
             if error.reason not in RETRIED_REASONS:
                 raise
-            pause = _pause(number, error.retry_after)
-            if number == retries or pause >= deadline.remaining():
+            left = deadline.remaining()
+            pause = _pause(number, error.retry_after, left)
+            if number == retries or pause >= left:
                 _tell_tries(error, number + 1)
                 raise
             _log.debug("try %d failed (%s): next in %.2f s", number + 1, error.reason, pause)
@@ -78,11 +79,14 @@ def retry(attempt: Callable[[], _T], *, deadline: Deadline, retries: int) -> _T:
     raise AssertionError("unreachable: the last try returns or raises")  # pragma: no cover
 
 
-def _pause(number: int, retry_after: float | None) -> float:
-    longest = min(_LONGEST_PAUSE, _FIRST_PAUSE * float(2**number))
+def _pause(number: int, retry_after: float | None, left: float) -> float:
     # Jitter keeps a fleet of clients from knocking in step.
-    pause = longest * random.uniform(0.5, 1.0)  # noqa: S311 - no secret depends on it
-    return max(pause, retry_after or 0.0)
+    jitter = random.uniform(0.5, 1.0)  # noqa: S311 - no secret depends on it
+    if retry_after is None:
+        return jitter * min(_LONGEST_PAUSE, _FIRST_PAUSE * float(2**number))
+    # The server cuts the fraction of a second: its "0" may mean 0.9.
+    pause = retry_after + jitter
+    return pause if pause < left else retry_after
 
 
 def _tell_tries(error: VaultConnectionError, tries: int) -> None:

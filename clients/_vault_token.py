@@ -11,7 +11,6 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
-from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Literal
 
 from clients._vault_api import approle_login, lookup_self, renew_self, revoke_self
@@ -23,7 +22,7 @@ from clients.errors import VaultAuthenticationError, VaultConnectionError, Vault
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from clients._vault_transport import VaultTransport
+    from clients._vault_transport import Body, VaultAdapter, VaultTransport
 
 __all__ = ["AppRoleTokens", "Grant", "StaticToken", "TokenSource", "token_source"]
 
@@ -36,6 +35,8 @@ _USABLE_UNTIL = 0.95
 #: soon, and a path that stays denied costs no more than that.
 _DENIAL_PAUSE = 60.0
 _REVOKE_TIMEOUT = 2.0
+#: Seconds between two failed tries to refresh a token that still lives.
+_SHORTEST_REFRESH_PAUSE = 1.0
 
 _log = logging.getLogger(__name__)
 
@@ -118,15 +119,17 @@ class StaticToken(TokenSource):
             kind="token", text="verify the token", addr=self._transport.options.addr
         )
         try:
-            self._transport.call(
-                operation,
-                lookup_self,
-                deadline=deadline,
-                token=self._grant.token,
+            body = self._transport.call(
+                operation, lookup_self, deadline=deadline, token=self._grant.token
             )
         except VaultAuthenticationError as refusal:
             if refusal.reason != "permission_denied":
                 raise
+        else:
+            knows_us = isinstance(body.get("data"), dict)
+            del body  # it repeats the token
+            if not knows_us:
+                raise not_vault(operation, "HTTP 200 without a token's data")
 
     def revoke(self) -> None:
         """Do nothing: the token is the caller's."""
@@ -159,6 +162,7 @@ class AppRoleTokens(TokenSource):
         #: The generation that a refusal brought and that has not worked yet; 0 for none.
         self._unproven = 0
         self._next_doubtful_login = float("-inf")
+        self._over = False
 
     def current(self, deadline: Deadline) -> Grant:
         """Return the token; log in, renew or replace it first where its age demands it.
@@ -221,7 +225,12 @@ class AppRoleTokens(TokenSource):
 
     def revoke(self) -> None:
         """Revoke the token; a failure is logged and no more, for the token dies by itself."""
+        self._over = True
+        # A login on its way in another thread brings a token that is to be revoked as well.
+        waited = self._lock.acquire(timeout=_REVOKE_TIMEOUT)
         grant, self._grant = self._grant, None
+        if waited:
+            self._lock.release()
         if grant is None:
             return
         try:
@@ -260,20 +269,22 @@ class AppRoleTokens(TokenSource):
         except VaultError as error:
             # The token still lives; the next try comes soon, but not with every call.
             _log.warning("the token could not be renewed or replaced yet: %s", error)
-            pause = (grant.usable_until - self._clock()) / 4
-            return replace(grant, refresh_at=self._clock() + pause)
+            now = self._clock()
+            pause = max(_SHORTEST_REFRESH_PAUSE, (grant.usable_until - now) / 4)
+            return replace(grant, refresh_at=min(grant.usable_until, now + pause))
 
     def _login(self, deadline: Deadline, *, retries: int | None = None) -> Grant:
         operation = self._operation("login", "log in by AppRole")
+        if self._over:
+            raise VaultError(f"{operation}: the client was closed meanwhile", reason="closed")
         asked_at = self._clock()
-        body = self._transport.call(
+        token, ttl, renewable = self._ask_for_token(
             operation,
             lambda adapter: approle_login(adapter, self._role_id, self._secret_id),
             deadline=deadline,
             retries=retries,
         )
         self._generation += 1
-        token, ttl, renewable = _read_auth(operation, body)
         _log.debug("logged in by AppRole, login %d, for %g s", self._generation, ttl)
         return _grant(
             token, ttl, asked_at, full_ttl=ttl, renewable=renewable, generation=self._generation
@@ -282,14 +293,9 @@ class AppRoleTokens(TokenSource):
     def _renewed(self, grant: Grant, deadline: Deadline) -> Grant:
         operation = self._operation("token", "renew the token")
         asked_at = self._clock()
-        body = self._transport.call(
-            operation,
-            renew_self,
-            deadline=deadline,
-            token=grant.token,
-            retries=0,
+        token, ttl, renewable = self._ask_for_token(
+            operation, renew_self, deadline=deadline, token=grant.token, retries=0
         )
-        token, ttl, renewable = _read_auth(operation, body)
         # Near the end of its longest life a renewal gives less: after that, only a login helps.
         worth_it = renewable and ttl >= grant.full_ttl / 2
         return _grant(
@@ -300,6 +306,15 @@ class AppRoleTokens(TokenSource):
             renewable=worth_it,
             generation=grant.generation,
         )
+
+    def _ask_for_token(
+        self, operation: Operation, send: Callable[[VaultAdapter], Body], **options: Any
+    ) -> tuple[Masked, float, bool]:
+        # The answer is kept out of this frame: in an unexpected shape it is a secret all the same.
+        auth = _auth_in(self._transport.call(operation, send, **options))
+        if auth is None:
+            raise not_vault(operation, "HTTP 200 without a token")
+        return auth
 
     def _operation(self, kind: Literal["login", "token"], text: str) -> Operation:
         return Operation(kind=kind, text=text, addr=self._transport.options.addr)
@@ -315,13 +330,14 @@ def token_source(transport: VaultTransport) -> TokenSource:
     return AppRoleTokens(transport, options.role_id, options.secret_id)
 
 
-def _read_auth(operation: Operation, body: dict[str, Any]) -> tuple[Masked, float, bool]:
+def _auth_in(body: Body) -> tuple[Masked, float, bool] | None:
     auth = body.get("auth")
-    token = auth.get("client_token") if isinstance(auth, dict) else None
-    ttl = auth.get("lease_duration") if isinstance(auth, dict) else None
+    if not isinstance(auth, dict):
+        return None
+    token, ttl = auth.get("client_token"), auth.get("lease_duration")
     if not isinstance(token, str) or not token.isprintable() or not isinstance(ttl, int | float):
-        raise not_vault(operation, "HTTP 200 without a token", HTTPStatus.OK)
-    return Masked(token), float(ttl), bool(auth and auth.get("renewable"))
+        return None
+    return Masked(token), float(ttl), bool(auth.get("renewable"))
 
 
 def _grant(

@@ -67,6 +67,7 @@ class VaultTransport:
 
     def __init__(self, options: VaultOptions) -> None:
         self.options = options
+        self._closed = False
         self.session = requests.Session()
         # No proxy, CA bundle or .netrc of the environment may touch a request with a token.
         self.session.trust_env = False
@@ -100,6 +101,8 @@ class VaultTransport:
         """
 
         def attempt() -> _T:
+            if self._closed:
+                raise VaultError(f"{operation}: the client was closed meanwhile", reason="closed")
             try:
                 return send(VaultAdapter(self, operation, deadline, token))
             except VaultError as error:
@@ -117,7 +120,8 @@ class VaultTransport:
         )
 
     def close(self) -> None:
-        """Close all connections."""
+        """Close all connections; a call of another thread makes no new ones."""
+        self._closed = True
         self.session.close()
 
 

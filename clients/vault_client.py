@@ -10,7 +10,7 @@ from clients._lifecycle import Lifecycle
 from clients._vault_api import list_folder, lookup_self, read_secret
 from clients._vault_cache import CacheStats, SecretCache
 from clients._vault_errors import Operation, not_vault
-from clients._vault_fields import optional_text, port_text, required_text
+from clients._vault_fields import SecretFields
 from clients._vault_paths import SecretPath, folder_path, join_path, secret_path
 from clients._vault_retry import Deadline
 from clients._vault_session import VaultSession
@@ -24,6 +24,8 @@ from clients.errors import (
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from clients._vault_transport import Body
 
 __all__ = ["VaultClient", "VaultError"]
 
@@ -99,6 +101,8 @@ class VaultClient(Lifecycle):
         _clients.add(self)
 
     def __repr__(self) -> str:
+        if not hasattr(self, "_options"):  # a failing constructor, looked at by an error reporter
+            return "<VaultClient without settings>"
         state = "closed" if self._closed else f"auth_method={self._options.auth_method!r}"
         mount, namespace = self._options.mount_point, self._options.namespace
         inside = f", namespace={namespace!r}" if namespace else ""
@@ -142,7 +146,7 @@ class VaultClient(Lifecycle):
         Raises:
             VaultError: There is no such secret or field.
         """
-        return required_text(self.get_secret(path, use_cache=use_cache), "url", path)
+        return self._fields(path, use_cache=use_cache).text("url")
 
     def get_database_admin_url(
         self, *, path: str = "crm/database", use_cache: bool = True
@@ -152,7 +156,7 @@ class VaultClient(Lifecycle):
         Raises:
             VaultError: There is no such secret.
         """
-        return optional_text(self.get_secret(path, use_cache=use_cache), "admin_url", path)
+        return self._fields(path, use_cache=use_cache).optional_text("admin_url")
 
     def get_valkey_url(self, *, path: str = "crm/valkey", use_cache: bool = True) -> str:
         """Return the field ``url`` of the secret at *path*.
@@ -160,7 +164,7 @@ class VaultClient(Lifecycle):
         Raises:
             VaultError: There is no such secret or field.
         """
-        return required_text(self.get_secret(path, use_cache=use_cache), "url", path)
+        return self._fields(path, use_cache=use_cache).text("url")
 
     def get_email_credentials(
         self, *, path: str = "crm/email", use_cache: bool = True
@@ -170,8 +174,8 @@ class VaultClient(Lifecycle):
         Raises:
             VaultError: There is no such secret or field.
         """
-        secret = self.get_secret(path, use_cache=use_cache)
-        return {name: required_text(secret, name, path) for name in ("api_key", "from_address")}
+        fields = self._fields(path, use_cache=use_cache)
+        return {name: fields.text(name) for name in ("api_key", "from_address")}
 
     def get_database_credentials(
         self, path: str = "bike-data-flow/production/database", *, use_cache: bool = True
@@ -183,13 +187,13 @@ class VaultClient(Lifecycle):
         Raises:
             VaultError: There is no such secret or field.
         """
-        secret = self.get_secret(path, use_cache=use_cache)
+        fields = self._fields(path, use_cache=use_cache)
         return {
-            "username": required_text(secret, "username", path),
-            "password": required_text(secret, "password", path),
-            "host": required_text(secret, "host", path),
-            "port": port_text(secret, "port", path, default="5432"),
-            "database": required_text(secret, "database", path),
+            "username": fields.text("username"),
+            "password": fields.text("password"),
+            "host": fields.text("host"),
+            "port": fields.port("port", default="5432"),
+            "database": fields.text("database"),
         }
 
     def get_api_key(
@@ -205,7 +209,7 @@ class VaultClient(Lifecycle):
             VaultError: There is no such secret or field.
         """
         path = join_path(prefix, provider)
-        return required_text(self.get_secret(path, use_cache=use_cache), "api_key", path)
+        return self._fields(path, use_cache=use_cache).text("api_key")
 
     def list_secrets(self, path: str) -> list[str]:
         """Return the names in a folder; those of folders end in a slash.
@@ -300,6 +304,9 @@ class VaultClient(Lifecycle):
     def _deadline(self) -> Deadline:
         return Deadline(self._options.timeout)
 
+    def _fields(self, path: str, *, use_cache: bool) -> SecretFields:
+        return SecretFields(self.get_secret(path, use_cache=use_cache), path)
+
     def _read(self, place: SecretPath, version: int | None, deadline: Deadline) -> dict[str, Any]:
         try:
             return self._read_version(place, version, deadline)
@@ -328,16 +335,21 @@ class VaultClient(Lifecycle):
             path=place,
             version=version,
         )
-        body = self._session.ask(
-            operation, lambda adapter: read_secret(adapter, place, version), deadline
-        )
-        data = body.get("data")
-        secret = data.get("data") if isinstance(data, dict) else None
-        if not isinstance(secret, dict):
-            raise not_vault(
-                operation, "HTTP 200 without KV version 2 data; is the mount version 2?"
+        # The answer is kept out of this frame: in an unexpected shape it is a secret all the same.
+        secret = _secret_in(
+            self._session.ask(
+                operation, lambda adapter: read_secret(adapter, place, version), deadline
             )
+        )
+        if secret is None:
+            raise not_vault(operation, "HTTP 200 without KV v2 data; is the mount version 2?")
         return secret
+
+
+def _secret_in(body: Body) -> dict[str, Any] | None:
+    data = body.get("data")
+    secret = data.get("data") if isinstance(data, dict) else None
+    return secret if isinstance(secret, dict) else None
 
 
 def _checked_version(version: object) -> int | None:

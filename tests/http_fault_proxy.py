@@ -40,8 +40,10 @@ class Fault:
     """
 
     status: int | None = None
-    body: bytes = b'{"errors":[]}'
-    headers: dict[str, str] = field(default_factory=lambda: {"Content-Type": "application/json"})
+    body: bytes = field(default=b'{"errors":[]}', repr=False)
+    headers: dict[str, str] = field(
+        default_factory=lambda: {"Content-Type": "application/json"}, repr=False
+    )
     reset: bool = False
     pause: float = 0.0
     drip: float = 0.0

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import ssl
+import time
 from typing import TYPE_CHECKING, Any
 from urllib.error import URLError
 from urllib.request import urlopen
 
 import hvac
 
-from utils._openbao_server import OpenBaoServer
-from utils._server_process import package_folder
+from utils._openbao_server import OpenBaoServer, vault_answers
+from utils._server_process import StackError, free_port, package_folder
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,18 +21,28 @@ __all__ = ["SealableOpenBao", "TlsOpenBao"]
 
 
 class SealableOpenBao(OpenBaoServer):
-    """A server with file storage: uninitialised at first, sealed after each start."""
+    """A server with storage on disk: uninitialised at first, sealed after each start."""
 
     def __init__(self) -> None:
         super().__init__()
         self._unseal_key = ""
+        self._cluster_port = free_port()
 
     def command(self) -> list[str]:
         """Write the configuration, and return the command that reads it."""
+        data = self.folder / "data"
+        data.mkdir(exist_ok=True)
         config = {
-            "storage": {"file": {"path": str(self.folder / "data")}},
-            "listener": {"tcp": {"address": f"127.0.0.1:{self.port}", "tls_disable": True}},
-            "disable_mlock": True,
+            "storage": {"raft": {"path": str(data), "node_id": "one", "performance_multiplier": 1}},
+            "api_addr": self.url,
+            "cluster_addr": f"http://127.0.0.1:{self._cluster_port}",
+            "listener": {
+                "tcp": {
+                    "address": f"127.0.0.1:{self.port}",
+                    "cluster_address": f"127.0.0.1:{self._cluster_port}",
+                    "tls_disable": True,
+                }
+            },
         }
         path = self.folder / "bao.json"
         path.write_text(json.dumps(config))
@@ -53,8 +64,13 @@ class SealableOpenBao(OpenBaoServer):
         self._unseal_key, self.root_token = result["keys"][0], result["root_token"]
 
     def unseal(self) -> None:
-        """Unseal it."""
+        """Unseal it, and wait until it is the active node."""
         self._admin().sys.submit_unseal_key(self._unseal_key)
+        deadline = time.monotonic() + 30
+        while not vault_answers(self.url):
+            if time.monotonic() > deadline:
+                raise StackError(f"the server on port {self.port} did not become active")
+            time.sleep(0.05)
 
     def seal(self) -> None:
         """Seal it."""

@@ -92,7 +92,7 @@ def test_a_real_quota_is_waited_out(vault_lab: VaultLab) -> None:
             began = time.monotonic()
             for _ in range(5):
                 assert client.get_secret("app/db")
-            assert time.monotonic() - began > 0.9
+            assert time.monotonic() - began > 0.9  # two reads a second let five through in two
             with VaultClient(vault_lab.url, token, retries=0, cache_ttl=0, environ={}) as hasty:
                 error = _first_failure(lambda: hasty.get_secret("app/db"))
         finally:
@@ -131,7 +131,7 @@ def test_a_wish_beyond_the_deadline_fails_at_once(
     [
         Fault(pause=30),
         Fault(200, body=b"{" + b" " * 400, drip=0.05),
-        Fault(200, body=b"{ ", drip=30),
+        Fault(200, body=b"{ ", drip=30, pause=0.9),
         Fault(503, pause=0.4),
     ],
     ids=["never answers", "answers byte by byte", "stops in the middle", "fails slowly for ever"],
@@ -149,7 +149,7 @@ def test_the_timeout_bounds_the_whole_call(
             client.get_secret("app/db")
         took = time.monotonic() - began
 
-    assert 0.3 < took < 1.9
+    assert 0.3 < took < 1.6
 
 
 def test_a_server_that_never_answers_fails_construction_in_time(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from clients.errors import VaultAuthenticationError, VaultConnectionError
+from clients.errors import VaultAuthenticationError, VaultConnectionError, VaultError
 from clients.vault_client import VaultClient
 from tests.http_fault_proxy import Fault, HttpFaultProxy
 
@@ -175,6 +175,7 @@ def test_an_idle_client_logs_in_again_after_its_token_died(
 
     assert vault_proxy.count("/login") == 2
     assert vault_proxy.count("/data/") == 1
+    assert vault_proxy.count("renew-self") == 0
 
 
 def test_a_failed_renewal_does_not_fail_the_read(
@@ -201,6 +202,27 @@ def test_closing_survives_a_dead_server(
 
     assert vault_proxy.count("revoke-self") == 1
     assert len(vault_lab.tokens_of(role)) == 1
+
+
+def test_closing_in_the_midst_of_reads_leaves_no_token(
+    vault_lab: VaultLab, vault_proxy: HttpFaultProxy, role: Role
+) -> None:
+    """A read that learns of the revocation while close() is at work does not log in again."""
+    client = VaultClient(vault_proxy.url, cache_ttl=0, **role.arguments())
+    refused = Fault(403, b'{"errors":["permission denied"]}', pause=0.3)
+    vault_proxy.plan(refused, path="/data/")
+    vault_proxy.plan(Fault(pause=0.6), path="revoke-self")
+    with ThreadPoolExecutor(1) as pool:
+        read = pool.submit(client.get_secret, "app/db")
+        while not vault_proxy.count("/data/"):
+            time.sleep(0.005)
+        client.close()
+        error = read.exception(20)
+
+    assert isinstance(error, VaultError)
+    assert error.reason == "closed"
+    assert vault_proxy.count("/login") == 1
+    assert vault_lab.tokens_of(role) == []
 
 
 def test_waiting_for_the_login_of_another_thread_has_an_end(

@@ -49,6 +49,14 @@ def test_an_empty_secret_is_an_empty_dict(vault: VaultClient, vault_lab: VaultLa
     assert vault.get_secret("reads/empty") == {}
 
 
+def test_a_large_secret_is_read_whole(vault: VaultClient, vault_lab: VaultLab) -> None:
+    """An answer that comes in many pieces is put together again."""
+    large = {"text": "x\u00fc" * 150_000}
+    vault_lab.write("reads/large", large)
+
+    assert vault.get_secret("reads/large") == large
+
+
 def test_strange_characters_in_a_path_are_no_syntax(
     vault: VaultClient, vault_lab: VaultLab
 ) -> None:

@@ -90,10 +90,16 @@ def test_pauses_grow_and_are_jittered_and_bounded() -> None:
     """Clients that failed together do not come back together."""
     for number in range(12):
         longest = min(2.0, 0.1 * 2**number)
-        pauses = [_pause(number, None) for _ in range(50)]
+        pauses = [_pause(number, None, 9.0) for _ in range(50)]
 
         assert all(longest / 2 <= pause <= longest for pause in pauses)
         assert len(set(pauses)) > 10
+
+
+def test_the_wish_of_the_server_is_taken_for_rounded_down() -> None:
+    """A Retry-After of 0 may mean nine tenths of a second, but the deadline stays the limit."""
+    assert all(1.5 <= _pause(0, 1.0, 9.0) <= 2.0 for _ in range(50))
+    assert _pause(0, 1.0, 1.2) == 1.0
 
 
 def test_a_part_of_a_deadline_is_never_later_than_the_whole() -> None:
