@@ -222,14 +222,16 @@ class Clause:
                 if self._reads_row(node.nodes, inside=inside):
                     return True
                 continue
-            following = nodes[index + 1] if index + 1 < len(nodes) else None
-            dotted = isinstance(following, Token) and following.text == "."
-            if dotted and node.name == self.scope.table:
-                return True
+            words = [n.name if isinstance(n, Token) else "(" for n in nodes[index : index + 4]]
+            if words[0] == self.scope.table and words[1:2] == ["."] and words[3:] != ["("]:
+                # Not a schema of the same name: that stands before a function or a table.
+                if words[2] == "*" or words[2] in self.scope.columns:
+                    return True
+                continue
             previous = nodes[index - 1] if index else None
             named = isinstance(previous, Token) and previous.text in (".", "::")
-            called = isinstance(following, Group)
-            if not (inside or dotted or named or called) and node.name in self.scope.columns:
+            other = inside or named or words[1:2] in (["."], ["("])
+            if not other and words[0] in self.scope.columns:
                 return True
         return False
 
