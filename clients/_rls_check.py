@@ -23,7 +23,8 @@ A user's table is one with a column ``user_id``, or with one that another table'
 with the setting. What this role cannot reach, system schemas and extensions are left out.
 
 It reads definitions and not their meaning, so it has limits: it does not see through a helper
-function beyond whether it mentions the setting, nor into dynamic SQL.
+function beyond whether it mentions the setting, nor into dynamic SQL. Of a function it looks for
+names in the source. Expressions in a mend are printed for this role's ``search_path``.
 """
 
 from __future__ import annotations

@@ -80,10 +80,11 @@ WITH RECURSIVE spaces AS MATERIALIZED (
                       WHERE d.classid = 'pg_catalog.pg_proc'::regclass
                         AND d.objid = p.oid AND d.deptype = 'e')
 ), readers AS (
-    SELECT oid, proname FROM functions WHERE strpos(source, lower($1::text)) > 0
+    SELECT oid, proname FROM functions WHERE strpos(source, lower(quote_literal($1::text))) > 0
     UNION
     SELECT f.oid, f.proname
-    FROM readers r JOIN functions f ON strpos(f.source, lower(r.proname) || '(') > 0
+    FROM readers r JOIN functions f ON strpos(f.source, lower(r.proname)) > 0
+         AND (r.proname !~ '^\w+$' OR f.source ~ ('\m' || lower(r.proname) || '\s*\('))
 ), touching AS (
     SELECT f.oid, f.proname
     FROM functions f
@@ -94,7 +95,8 @@ WITH RECURSIVE spaces AS MATERIALIZED (
                     AND (c.relname !~ '^\w+$' OR f.source ~ ('\m' || lower(c.relname) || '\M')))
     UNION
     SELECT f.oid, f.proname
-    FROM touching t JOIN functions f ON strpos(f.source, lower(t.proname) || '(') > 0
+    FROM touching t JOIN functions f ON strpos(f.source, lower(t.proname)) > 0
+         AND (t.proname !~ '^\w+$' OR f.source ~ ('\m' || lower(t.proname) || '\s*\('))
 ), policies AS MATERIALIZED (
     SELECT p.oid, p.polrelid,
            p.polroles @> '{0}'
@@ -170,7 +172,7 @@ JOIN pg_catalog.pg_depend d ON d.refobjid = f.oid
      AND d.classid = 'pg_catalog.pg_policy'::regclass
 JOIN policies p ON p.oid = d.objid AND p.applies
 JOIN classes c ON c.oid = p.polrelid AND c.reachable
-WHERE strpos(f.source, lower($1::text)) > 0
+WHERE strpos(f.source, lower(quote_literal($1::text))) > 0
 UNION ALL
 SELECT 'view', c.name, jsonb_build_object(
     'materialized', c.relkind = 'm',

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from clients._rls_expression import Group, Node, Token, parse, split, unwrapped, walk
+from clients._rls_expression import Group, Node, Token, is_select, parse, split, unwrapped, walk
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -127,15 +127,14 @@ class Clause:
         nodes = parse(text).nodes
         self.never = [_words(unwrapped(nodes))] == [["false"]]
         self.always_true = _is_true(nodes)
-        self._parts = list(_disjuncts(nodes))
-        self._open_parts = [part for part in self._parts if self._opens(part)]
+        self._open_tests = self._find_open_tests(nodes)
         calls = list(_calls(nodes, scope))
         self.mentions_setting = bool(calls)
         self.binds_row = self._reads_row(nodes)
         self._open_otherwise = bool(calls) and self._fails_open(nodes, calls)
-        self.open_without_context = bool(self._open_parts) or self._open_otherwise
+        self.open_without_context = bool(self._open_tests) or self._open_otherwise
         # What is open is to go altogether: it needs no further finding.
-        self._calls = [call for call in calls if not self._in_open_part(call)]
+        self._calls = [call for call in calls if not self._is_in_open_test(call)]
         self.casts = any(_casts(call) for call in self._calls if call.direct)
         self.per_row = not all(self._wrapped(call) for call in self._calls)
         found = [self._comparison(call) for call in self._calls]
@@ -148,24 +147,20 @@ class Clause:
 
     def mended(self, setting: str) -> str | None:
         """Return the expression without its faults, or None where only a new one helps."""
-        kept = [part for part in self._parts if part not in self._open_parts]
-        if self.always_true or self.ignores_setting or self._open_otherwise or not kept:
+        useless = self.always_true or self.ignores_setting or self._open_otherwise
+        if useless or not self._calls:
             return None
-        edits: list[tuple[int, int, str]] = []
+        edits = [(test[0].start, test[-1].end, "false") for test in self._open_tests]
         for call in self._calls:
             edit = self._edit(call, setting)
-            if edit and not any(start < edit[1] and edit[0] < end for start, end, _ in edits):
+            if not any(start < edit[1] and edit[0] < end for start, end, _ in edits):
                 edits.append(edit)
-        if not self._open_parts:
-            return _edited(self.text, 0, len(self.text), edits)
-        parts = [_edited(self.text, part[0].start, part[-1].end, edits) for part in kept]
-        return " OR ".join(f"({part})" for part in parts)
+        return _edited(self.text, 0, len(self.text), edits)
 
-    def _edit(self, call: _Call, setting: str) -> tuple[int, int, str] | None:
+    def _edit(self, call: _Call, setting: str) -> tuple[int, int, str]:
         read = self.text[call.start : call.end]
         if call.direct and _casts(call):
             read = f"NULLIF({read}, '')"
-        wrapped = self._wrapped(call)
         comparison = self._comparison(call)
         if comparison and not comparison.bare:
             column = comparison.column
@@ -173,7 +168,7 @@ class Clause:
             if not call.direct:
                 side = f"(SELECT ({read})::{column.type})"
             return comparison.start, comparison.end, f"{column.quoted} = {side}"
-        if wrapped or self._reads_row(call.path[-1].nodes[call.path[-1].last :]):
+        if self._wrapped(call) or self._reads_row(call.path[-1].nodes[call.path[-1].last :]):
             return call.start, call.end, read
         if comparison and not self._reads_row(comparison.side) and not _is_any(comparison.side):
             start, end = comparison.side[0].start, comparison.side[-1].end
@@ -181,18 +176,29 @@ class Clause:
             return start, end, f"(SELECT {side})"
         return call.start, call.end, f"(SELECT {read})"
 
-    def _in_open_part(self, call: _Call) -> bool:
+    def _is_in_open_test(self, call: _Call) -> bool:
         return any(
-            part[0].start <= call.start and call.end <= part[-1].end for part in self._open_parts
+            test[0].start <= call.start and call.end <= test[-1].end for test in self._open_tests
         )
 
-    def _opens(self, part: Sequence[Node]) -> bool:
-        """Whether an alternative asks nothing of the row, and holds when there is no user."""
-        return (
-            any(True for _ in _calls(part, self.scope))
-            and not self._reads_row(part)
-            and any(_tests_missing(nodes, index) for nodes, index in walk(part))
-        )
+    def _find_open_tests(self, nodes: Sequence[Node]) -> list[tuple[Node, ...]]:
+        """Return the tests for a missing user that by themselves let the row pass."""
+        nodes = unwrapped(nodes)
+        alternatives = split(nodes, "or")
+        if len(alternatives) > 1:
+            return [test for part in alternatives for test in self._find_open_tests(part)]
+        conditions = split(nodes, "and")
+        if len(conditions) > 1:
+            found = [(part, self._find_open_tests(part)) for part in conditions]
+            # A condition that binds the user closes what another leaves open.
+            if any(not tests and self._has_call(part) for part, tests in found):
+                return []
+            return [test for _, tests in found for test in tests]
+        missing = any(_tests_missing(level, index) for level, index in walk(nodes))
+        return [nodes] if missing and self._has_call(nodes) and not self._reads_row(nodes) else []
+
+    def _has_call(self, nodes: Sequence[Node]) -> bool:
+        return any(True for _ in _calls(nodes, self.scope))
 
     def _fails_open(self, nodes: Sequence[Node], calls: list[_Call]) -> bool:
         for call in calls:
@@ -216,39 +222,38 @@ class Clause:
 
     def _reads_row(self, nodes: Sequence[Node], *, inside: bool = False) -> bool:
         """Whether a column of the policy's own table occurs."""
-        inside = inside or Group(tuple(nodes), 0, 0).is_select
+        inside = inside or is_select(nodes)
         for index, node in enumerate(nodes):
             if isinstance(node, Group):
                 if self._reads_row(node.nodes, inside=inside):
                     return True
                 continue
-            following = nodes[index + 1] if index + 1 < len(nodes) else None
-            dotted = isinstance(following, Token) and following.text == "."
-            if dotted and node.name == self.scope.table:
-                return True
+            words = [n.name if isinstance(n, Token) else "(" for n in nodes[index : index + 4]]
+            if words[0] == self.scope.table and words[1:2] == ["."] and words[3:] != ["("]:
+                # A schema of the same name stands before a function or a table.
+                if words[2:3] == ["*"] or set(words[2:3]) & set(self.scope.columns):
+                    return True
+                continue
             previous = nodes[index - 1] if index else None
             named = isinstance(previous, Token) and previous.text in (".", "::")
-            called = isinstance(following, Group)
-            if not (inside or dotted or named or called) and node.name in self.scope.columns:
+            other = inside or named or words[1:2] in (["."], ["("])
+            if not other and words[0] in self.scope.columns:
                 return True
         return False
 
     def _wrapped(self, call: _Call) -> bool:
         """Whether a sub-select that reads nothing of the row holds the call: an InitPlan."""
         return any(
-            Group(tuple(level.nodes), 0, 0).is_select
-            and not self._reads_row(level.nodes, inside=True)
-            for level in call.path
+            is_select(level.nodes) and not self._reads_row(level.nodes) for level in call.path
         )
 
     def _comparison(self, call: _Call) -> Comparison | None:
-        inside = False
         for position in range(len(call.path) - 1, -1, -1):
             level = call.path[position]
             equals = [i for i, node in enumerate(level.nodes) if _is(node, "=")]
             if not equals:
                 continue
-            inside = any(Group(tuple(up.nodes), 0, 0).is_select for up in call.path[:position])
+            inside = any(is_select(up.nodes) for up in call.path[:position])
             left, right = level.nodes[: equals[0]], level.nodes[equals[0] + 1 :]
             if equals[0] < level.first:
                 left, right = right, left
@@ -266,7 +271,7 @@ class Clause:
         if len(tokens) != len(base):
             return None
         names = [token.name for token in tokens if token.text != "."]
-        if names[:-1] != ([self.scope.table] if inside else []):
+        if not names or names[:-1] != ([self.scope.table] if inside else []):
             return None
         column = self.scope.columns.get(names[-1])
         return (column, base == whole or column.relabelled) if column else None
@@ -312,7 +317,7 @@ def _casts(call: _Call) -> bool:
             return False
         following = level.nodes[level.last + 1] if level.last + 1 < len(level.nodes) else None
         kind = after[1] if following and _is(following, "::") and len(after) > 1 else ""
-        if after[:1] == ["as"] and len(after) > 1 and not Group(tuple(level.nodes), 0, 0).is_select:
+        if after[:1] == ["as"] and len(after) > 1 and not is_select(level.nodes):
             kind = after[1]
         if kind and kind not in _TEXT_TYPES:
             return True
@@ -331,15 +336,6 @@ def _tests_missing(nodes: Sequence[Node], index: int) -> bool:
     return (_is(node, "=") and empty_follows) or (
         empty_leads and any(_is(other, "=") for other in nodes)
     )
-
-
-def _disjuncts(nodes: Sequence[Node]) -> Iterator[tuple[Node, ...]]:
-    parts = split(unwrapped(nodes), "or")
-    if len(parts) == 1:
-        yield parts[0]
-        return
-    for part in parts:
-        yield from _disjuncts(part)
 
 
 def _is_true(nodes: Sequence[Node]) -> bool:

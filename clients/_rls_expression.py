@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeAlias
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-__all__ = ["Group", "Node", "Token", "parse", "split", "unwrapped", "walk"]
+__all__ = ["Group", "Node", "Token", "is_select", "parse", "split", "unwrapped", "walk"]
 
 _TOKEN = re.compile(
     r"""
@@ -63,12 +63,6 @@ class Group:
     start: int
     end: int
 
-    @property
-    def is_select(self) -> bool:
-        """Whether it is a sub-select."""
-        first = self.nodes[0] if self.nodes else None
-        return isinstance(first, Token) and first.word in ("select", "with")
-
 
 Node: TypeAlias = "Token | Group"
 
@@ -91,6 +85,12 @@ def parse(text: str) -> Group:
         start, nodes = stack.pop()
         stack[-1][1].append(Group(tuple(nodes), start, len(text)))
     return Group(tuple(stack[0][1]), 0, len(text))
+
+
+def is_select(nodes: Sequence[Node]) -> bool:
+    """Return whether the nodes of one level are a sub-select."""
+    first = nodes[0] if nodes else None
+    return isinstance(first, Token) and first.word in ("select", "with")
 
 
 def unwrapped(nodes: Sequence[Node]) -> tuple[Node, ...]:

@@ -20,7 +20,13 @@ INDEX = "CREATE INDEX ON app.docs (user_id);"
 GRANT = "GRANT SELECT, INSERT, UPDATE, DELETE ON app.docs TO crm_user;"
 RLS = "ALTER TABLE app.docs ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;"
 POLICY = f"CREATE POLICY mine ON app.docs USING ({MINE}) WITH CHECK ({MINE});"
-CLEAN = TABLE + INDEX + GRANT + RLS + POLICY
+BARE = TABLE + INDEX + GRANT + RLS
+CLEAN = BARE + POLICY
+# A function that reads the setting as a policy should.
+HELPER = (
+    "CREATE FUNCTION app.uid() RETURNS uuid LANGUAGE sql STABLE "
+    f"AS $$ SELECT NULLIF({SETTING}, '')::uuid $$;"
+)
 # A function that reads the table with its owner's rights; PUBLIC may run it from the start.
 DEFINER = (
     "CREATE FUNCTION app.leak() RETURNS SETOF app.docs LANGUAGE sql SECURITY DEFINER "
@@ -29,17 +35,26 @@ DEFINER = (
 
 
 def policy(expression: str) -> str:
-    """A table that is right but for this expression in its one policy."""
-    return TABLE + INDEX + GRANT + RLS + f"CREATE POLICY mine ON app.docs USING ({expression});"
+    """Return a table that is right but for this expression in its one policy."""
+    return f"{BARE} CREATE POLICY mine ON app.docs USING ({expression});"
 
 
 def check(scratch: Scratch) -> list[Finding]:
+    """Ask the linter as the application role."""
     with scratch.connect() as connection:
         return check_rls(connection)
 
 
 def rules(scratch: Scratch) -> list[tuple[str, str]]:
+    """Return the rule and object of each finding."""
     return [(finding.rule, finding.object) for finding in check(scratch)]
+
+
+def mend(scratch: Scratch) -> list[str]:
+    """Run every mend, in order, and return what is still found."""
+    for finding in check(scratch):
+        scratch.run(finding.fix)
+    return [str(finding) for finding in check(scratch)]
 
 
 @contextmanager

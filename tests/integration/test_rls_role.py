@@ -100,6 +100,17 @@ def test_a_member_of_a_bypassing_role_is_refused_and_mended(
     assert_refused_until_mended(scratch, "member", "member", why)
 
 
+@pytest.mark.parametrize("options", ["INHERIT FALSE", "INHERIT FALSE, SET FALSE, ADMIN TRUE"])
+def test_a_membership_that_inherits_nothing_counts_too(scratch: Scratch, options: str) -> None:
+    """SET ROLE needs no inheritance, and an administrator may grant SET to itself."""
+    scratch.make_role("far", "BYPASSRLS")
+    scratch.make_role("member")
+    scratch.run(f"GRANT far TO member WITH {options}")
+
+    why = "role member is a member of far, which has BYPASSRLS: SET ROLE reaches it"
+    assert_refused_until_mended(scratch, "member", "member", why)
+
+
 def test_an_indirect_membership_is_cut_at_the_roles_own_grant(scratch: Scratch) -> None:
     """Through a group in the middle, the role's own membership of that group goes, no other."""
     scratch.make_role("far", "BYPASSRLS")
