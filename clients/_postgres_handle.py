@@ -1,27 +1,28 @@
 """What a ``connection()`` block yields: a connection that guards its transaction and dies with it.
 
-The handle and all that comes from it (cursors, savepoints, streams) ask the block's state before
-each use: is the block still open, and is the transaction still the one that has the context?
+The handle and all that comes from it (cursors, savepoints, streams, copies) ask the block's state
+before each use: is the block still open, and is the transaction still the one with the context?
 """
 
 from __future__ import annotations
 
 import os
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, Self
 
 import psycopg
 from psycopg import pq
 from psycopg.rows import dict_row
 
+from clients._postgres_cursor import GuardedCursor
 from clients._postgres_errors import is_read_only
 from clients._postgres_flight import FlightError
 from clients._postgres_sql import CONTEXT_QUERY
 from clients.errors import PostgresError, RlsContextError, TransactionAbortedError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
     from contextlib import AbstractContextManager
     from types import TracebackType
 
@@ -29,8 +30,9 @@ if TYPE_CHECKING:
 
     from clients._postgres_flight import Session
 
-__all__ = ["BlockState", "GuardedConnection", "GuardedCursor", "GuardedTransaction"]
+__all__ = ["BlockState", "GuardedConnection", "GuardedTransaction"]
 
+_ACTIVE = pq.TransactionStatus.ACTIVE
 _IDLE = pq.TransactionStatus.IDLE
 _INERROR = pq.TransactionStatus.INERROR
 
@@ -63,6 +65,8 @@ class BlockState:
         # Held while a statement runs and while the block ends: a thread that still has the handle
         # cannot slip a statement in between the check and the session's next borrower.
         self.lock = threading.RLock()
+        #: Whether the block is over; handles of it, a joined block's too, may still be held.
+        self.ended = False
         self._marker = marker
         self._expected = expected
         self.context_was_lost = False
@@ -73,6 +77,9 @@ class BlockState:
             return True
         pgconn = self.session.pgconn
         if pgconn.status != pq.ConnStatus.OK:
+            return False
+        if pgconn.transaction_status == _INERROR:
+            # The marker is undone already, but the server refuses every statement, too.
             return False
         if pgconn.transaction_status == _IDLE:
             self.context_was_lost = True
@@ -110,13 +117,13 @@ class BlockState:
     def close_what_is_open(self) -> None:
         """Close streams and server-side cursors that the block left open."""
         for closable in self.closables:
-            closable.close()
+            # Never instead of the error in flight; the transaction's end closes them in any case.
+            with suppress(psycopg.Error):
+                closable.close()
         self.closables.clear()
 
     def _ask_server(self) -> bool:
         pgconn = self.session.pgconn
-        if pgconn.transaction_status == _INERROR:
-            return False
         try:
             [result] = self.session.message(CONTEXT_QUERY)
         except FlightError:
@@ -181,7 +188,7 @@ class GuardedConnection:
         Raises:
             PostgresError: The block has ended, or its context is lost (RlsContextError).
         """
-        self._check_open()
+        self.check_open()
         conn = self._state.session.conn
         factory = row_factory or self.row_factory
         raw: Any
@@ -204,14 +211,14 @@ class GuardedConnection:
         Raises:
             PostgresError: The block has ended, or its context is lost (RlsContextError).
         """
-        self._check_open()
+        self.check_open()
         raw = self._state.session.conn.transaction(savepoint_name, force_rollback)
         return GuardedTransaction(self, raw)
 
     @property
     def closed(self) -> bool:
         """Whether the block has ended or the connection is gone."""
-        return not self._alive or self._state.session.conn.closed
+        return not self._is_open or self._state.session.conn.closed
 
     def commit(self) -> NoReturn:
         """Refuse: the block commits when it ends."""
@@ -231,12 +238,22 @@ class GuardedConnection:
             "to roll back, and use conn.transaction() for a part that may be undone alone"
         )
 
+    @property
+    def _is_open(self) -> bool:
+        return self._alive and not self._state.ended
+
     @contextmanager
-    def _guarded(self) -> Iterator[BlockState]:
+    def _guarded(self, *, sends: bool = True) -> Iterator[BlockState]:
         state = self._state
         with state.lock:
-            self._check_open()
+            self.check_open()
             state.check_context()
+            if sends and state.session.transaction_status == _ACTIVE:
+                # psycopg would wait for its own lock, and for ever.
+                raise PostgresError(
+                    f"{state.what} is busy with a stream() or a COPY: read that to its end or "
+                    "close it first, or use a server-side cursor"
+                )
             try:
                 yield state
             except psycopg.Error as error:
@@ -245,8 +262,13 @@ class GuardedConnection:
             if state.session.transaction_status != _INERROR:
                 state.swallowed = None
 
-    def _check_open(self) -> None:
-        if not self._alive:
+    def check_open(self) -> None:
+        """Refuse to go on when the block has ended.
+
+        Raises:
+            PostgresError: It has.
+        """
+        if not self._is_open:
             raise PostgresError(
                 f"{self._state.what} has ended, and its connection with it: open a new connection()"
             )
@@ -289,7 +311,7 @@ class GuardedTransaction:
                     self._undo_and_raise(state)
                 return bool(self._raw.__exit__(None, None, None))
         with handle._state.lock:  # noqa: SLF001 - likewise
-            if not handle._alive:  # noqa: SLF001 - likewise
+            if not handle._is_open:  # noqa: SLF001 - likewise
                 # The session may be another user's by now: nothing of ours goes there.
                 return False
             if isinstance(exc, psycopg.Rollback) and exc.transaction is self:  # type: ignore[comparison-overlap]  # we gave the caller ourselves
@@ -304,116 +326,3 @@ class GuardedTransaction:
         self._raw.__exit__(type(aborted), aborted, None)
         state.swallowed = None
         raise aborted
-
-
-class GuardedCursor:
-    """A psycopg cursor that works only while its block is open."""
-
-    __slots__ = ("_handle", "_raw")
-
-    def __init__(self, handle: GuardedConnection, raw: Any) -> None:
-        self._handle = handle
-        self._raw = raw
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.close()
-
-    def __iter__(self) -> Iterator[Any]:
-        while (row := self.fetchone()) is not None:
-            yield row
-
-    @property
-    def connection(self) -> GuardedConnection:
-        """The block's handle; never psycopg's connection."""
-        return self._handle
-
-    @property
-    def description(self) -> Any:
-        """The columns of the result; None for a statement without rows."""
-        return self._raw.description
-
-    @property
-    def rowcount(self) -> int:
-        """How many rows the statement returned or changed."""
-        return int(self._raw.rowcount)
-
-    @property
-    def statusmessage(self) -> str | None:
-        """The command tag, such as ``INSERT 0 1``."""
-        tag: str | None = self._raw.statusmessage
-        return tag
-
-    def execute(self, query: Query, params: Params | None = None) -> Self:
-        """Run a statement.
-
-        Raises:
-            psycopg.Error: It failed.
-            PostgresError: The block has ended, or its context is lost (RlsContextError).
-        """
-        with self._handle._guarded():  # noqa: SLF001 - one guard in three classes
-            self._raw.execute(query, params)
-        return self
-
-    def executemany(
-        self, query: Query, params_seq: Iterable[Params], *, returning: bool = False
-    ) -> Self:
-        """Run a statement once for each row of parameters; raises as ``execute`` does."""
-        with self._handle._guarded():  # noqa: SLF001 - one guard in three classes
-            self._raw.executemany(query, params_seq, returning=returning)
-        return self
-
-    def fetchone(self) -> Any:
-        """Return the next row, or None when there is no further one."""
-        with self._handle._guarded():  # noqa: SLF001 - one guard in three classes
-            return self._raw.fetchone()
-
-    def fetchmany(self, size: int = 0) -> list[Any]:
-        """Return up to *size* further rows."""
-        with self._handle._guarded():  # noqa: SLF001 - one guard in three classes
-            return list(self._raw.fetchmany(size))
-
-    def fetchall(self) -> list[Any]:
-        """Return all further rows."""
-        with self._handle._guarded():  # noqa: SLF001 - one guard in three classes
-            return list(self._raw.fetchall())
-
-    def nextset(self) -> bool:
-        """Go on to the next result of several statements; return False when there is none."""
-        with self._handle._guarded():  # noqa: SLF001 - one guard in three classes
-            return bool(self._raw.nextset())
-
-    def scroll(self, value: int, mode: str = "relative") -> None:
-        """Move within the rows."""
-        with self._handle._guarded():  # noqa: SLF001 - one guard in three classes
-            self._raw.scroll(value, mode)
-
-    def stream(self, query: Query, params: Params | None = None) -> Iterator[Any]:
-        """Yield the rows one by one as the server sends them."""
-        rows = self._raw.stream(query, params)
-        with self._handle._guarded() as state:  # noqa: SLF001 - one guard in three classes
-            state.closables.append(rows)
-        while True:
-            with self._handle._guarded():  # noqa: SLF001 - one guard in three classes
-                try:
-                    row = next(rows)
-                except StopIteration:
-                    return
-            yield row
-
-    @contextmanager
-    def copy(self, statement: Query, params: Params | None = None) -> Iterator[psycopg.Copy]:
-        """Open a COPY, as psycopg's cursor does.
-
-        COPY FROM is PostgreSQL's to refuse on tables with row-level security.
-        """
-        with self._handle._guarded(), self._raw.copy(statement, params) as copy:  # noqa: SLF001
-            yield copy
-
-    def close(self) -> None:
-        """Close the cursor; it may outlive its block for that."""
-        with self._handle._state.lock:  # noqa: SLF001 - one guard in three classes
-            if not self._handle.closed:
-                self._raw.close()

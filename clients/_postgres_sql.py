@@ -14,13 +14,11 @@ if TYPE_CHECKING:
 __all__ = [
     "BEGIN",
     "COMMIT",
-    "COMMIT_AND_CLEAN",
     "CONTEXT_QUERY",
-    "RESET_STATEMENTS",
+    "RESET",
     "ROLLBACK",
-    "ROLLBACK_AND_CLEAN",
     "admin_context",
-    "begin_message",
+    "marked",
     "user_context",
 ]
 
@@ -28,25 +26,12 @@ BEGIN = b"BEGIN"
 COMMIT = b"COMMIT"
 ROLLBACK = b"ROLLBACK"
 
-# What can steer the next borrower's statements: settings, the role, and temporary tables, which
-# shadow real ones. A function can set each of them, so they are reset before every transaction,
-# whoever ran last. https://www.postgresql.org/docs/18/sql-discard.html lists what a session holds.
-RESET_STATEMENTS = (b"RESET SESSION AUTHORIZATION", b"RESET ALL", b"DISCARD TEMP")
-
-# DISCARD ALL cannot follow COMMIT in one message; these are the statements that it stands for,
-# less the plan cache, which holds nothing of a user's.
-_CLEAN = b"; ".join(
-    (
-        b"CLOSE ALL",
-        b"DEALLOCATE ALL",
-        b"UNLISTEN *",
-        b"SELECT pg_advisory_unlock_all()",
-        b"DISCARD SEQUENCES",
-        *RESET_STATEMENTS,
-    )
-)
-COMMIT_AND_CLEAN = COMMIT + b"; " + _CLEAN
-ROLLBACK_AND_CLEAN = ROLLBACK + b"; " + _CLEAN
+#: Forgets what a session can carry over to its next borrower: settings, the role, temporary tables
+#: (which shadow real ones), cursors WITH HOLD (which hold rows), prepared statements, advisory
+#: locks, LISTEN, sequence values. A function can set each of them, so every flight begins with it,
+#: whoever ran last. It cannot share a simple message with BEGIN or COMMIT; a flight takes it.
+#: https://www.postgresql.org/docs/18/sql-discard.html
+RESET = b"DISCARD ALL"
 
 #: Asks what the transaction's context is: the user, and whether policies may filter silently.
 CONTEXT_QUERY = (
@@ -64,7 +49,7 @@ def user_context(user_id: UUID, statement_timeout_ms: int) -> bytes:
     # Set locally: PgBouncer and a rollback both forget it with the transaction.
     return (
         b"SELECT set_config('app.current_user_id', '%b', true),"
-        b" set_config('statement_timeout', '%d', true), pg_advisory_unlock_all()"
+        b" set_config('statement_timeout', '%d', true)"
         % (str(user_id).encode(), statement_timeout_ms)
     )
 
@@ -78,13 +63,12 @@ def admin_context(statement_timeout_ms: int) -> bytes:
     """
     return (
         b"SELECT set_config('app.current_user_id', '', true), set_config('row_security', 'off',"
-        b" true), set_config('statement_timeout', '%d', true), pg_advisory_unlock_all()"
-        % statement_timeout_ms
+        b" true), set_config('statement_timeout', '%d', true)" % statement_timeout_ms
     )
 
 
-def begin_message(context: bytes, pgconn: PGconn, marker: bytes) -> bytes:
-    """Return the message that opens a block: reset, BEGIN, context, marker.
+def marked(context: bytes, pgconn: PGconn, marker: bytes) -> bytes:
+    """Return the context statement of a block, which marks its transaction.
 
     The server reports every change of ``application_name`` by itself. Set locally, it changes
     back when the transaction ends, however it ends: that tells us, without a round trip, that
@@ -96,10 +80,4 @@ def begin_message(context: bytes, pgconn: PGconn, marker: bytes) -> bytes:
         marker: The transaction's ``application_name``.
     """
     literal = Escaping(pgconn).escape_literal(marker)
-    return b"; ".join(
-        (
-            *RESET_STATEMENTS,
-            BEGIN,
-            b"%b, set_config('application_name', %b, true)" % (context, literal),
-        )
-    )
+    return b"%b, set_config('application_name', %b, true)" % (context, literal)
