@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 import psycopg
 
-from clients._postgres_errors import statement_error
+from clients._postgres_errors import is_connection_loss, statement_error
 from clients._postgres_flight import FlightError
+from clients._postgres_silence import SilenceError
 from clients._postgres_sql import RESET
 from clients._rls_role import find_bypass
 from clients.errors import RlsContextError
@@ -71,14 +72,19 @@ def ask(pool: Pool, target: Target, method: str, question: Callable[[Session], T
     Raises:
         PostgresError: No session could be had, or the server did not answer.
     """
-    session = pool.checkout()
-    try:
-        # What a function called by the last borrower has set must not colour the answer.
-        session.message(RESET)
-        return question(session)
-    except FlightError as failure:
-        raise statement_error(failure.error, f"{method}()", target) from failure.error
-    except psycopg.Error as error:
-        raise statement_error(error, f"{method}()", target) from error
-    finally:
-        pool.give_back(session)
+    for repeated in (False, True):
+        session = pool.checkout()
+        try:
+            # What a function called by the last borrower has set must not colour the answer.
+            session.message(RESET)
+            return question(session)
+        except FlightError as failure:
+            error = failure.error
+            # The session may have been killed this moment: that says nothing of the server.
+            if repeated or not is_connection_loss(error) or isinstance(error, SilenceError):
+                raise statement_error(error, f"{method}()", target) from error
+        except psycopg.Error as error:
+            raise statement_error(error, f"{method}()", target) from error
+        finally:
+            pool.give_back(session)
+    raise AssertionError("the second try returns or raises")

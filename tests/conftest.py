@@ -2,4 +2,9 @@
 
 from __future__ import annotations
 
-pytest_plugins = ["tests.stack_fixtures", "tests.vault_fixtures"]
+pytest_plugins = [
+    "tests.stack_fixtures",
+    "tests.vault_fixtures",
+    "tests.postgres_faults",
+    "tests.pgbouncer_server",
+]
