@@ -184,15 +184,22 @@ class ServerPool:
                 return connection
 
     def _reserve(self) -> AnyConnection | None:
+        if self._is_full():
+            return None
+        # Outside the lock: making one may ask a slow source for fresh credentials.
+        connection = self._make()
+        with self._lock:
+            if len(self._alive) >= self._limits.max_connections:
+                return None
+            self._alive[id(connection)] = weakref.ref(connection)
+        return connection
+
+    def _is_full(self) -> bool:
         with self._lock:
             for number, reference in list(self._alive.items()):
                 if reference() is None:
                     del self._alive[number]
-            if len(self._alive) >= self._limits.max_connections:
-                return None
-            connection = self._make()
-            self._alive[id(connection)] = weakref.ref(connection)
-            return connection
+            return len(self._alive) >= self._limits.max_connections
 
     def _give_back(self, connection: AnyConnection) -> None:
         self._idle.append(connection)

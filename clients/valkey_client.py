@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from clients._lifecycle import Lifecycle
 from clients._valkey_arguments import checked_key, checked_number, checked_prefix
@@ -13,12 +13,13 @@ from clients._valkey_driver import close_driver, make_driver
 from clients._valkey_errors import DRIVER_ERRORS, valkey_error
 from clients._valkey_link import Link, SingleServer
 from clients._valkey_operations import KeyOperations
+from clients._valkey_pipeline import Pipeline
 from clients._valkey_rate_limit import RateLimit, rate_limit_command
 from clients._valkey_url import parse_valkey_url
 from clients.errors import ValkeyConnectionError, ValkeyError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     import redis
 
@@ -89,7 +90,9 @@ class ValkeyClient(KeyOperations, Lifecycle):
         try:
             self._link.ping()
         except DRIVER_ERRORS as error:
-            ours = self._mapped(error, f"connecting to Valkey at {self._target.where}", _PING)
+            ours = self._mapped(
+                error, f"connecting to Valkey at {self._target.where}", writes=False
+            )
             refusal = ValkeyConnectionError(str(ours), code=ours.code)
             raise refusal from ours.__cause__  # see valkey_error
 
@@ -117,6 +120,14 @@ class ValkeyClient(KeyOperations, Lifecycle):
             if self._driver is None:
                 self._driver = make_driver(self._factory)
             return self._driver
+
+    def pipeline(self) -> Pipeline:
+        """Return a pipeline: several commands in one round trip.
+
+        Returns:
+            The pipeline; queue commands with its methods, then call ``execute()``.
+        """
+        return Pipeline(self._commands, self._run_many, self._explain)
 
     def rate_limit(
         self,
@@ -169,7 +180,8 @@ class ValkeyClient(KeyOperations, Lifecycle):
         try:
             self._link.ping()
         except DRIVER_ERRORS as error:
-            self._raise(error, _PING)
+            ours = self._explain(error, _PING)
+            raise ours from ours.__cause__  # see valkey_error
         return True
 
     def close(self) -> None:
@@ -188,19 +200,30 @@ class ValkeyClient(KeyOperations, Lifecycle):
         try:
             reply = self._link.call(command)
         except DRIVER_ERRORS as error:
-            self._raise(error, command)
+            ours = self._explain(error, command)
+            raise ours from ours.__cause__  # see valkey_error
         return command.parse(reply)
 
-    def _raise(self, error: Exception, command: Command[Any]) -> NoReturn:
-        ours = self._mapped(error, f"{command.label} on {self._target.where}", command)
-        raise ours from ours.__cause__  # see valkey_error
+    def _run_many(self, commands: Sequence[Command[Any]]) -> list[Any]:
+        self._refuse_when_closed()
+        try:
+            return self._link.call_many(commands)
+        except DRIVER_ERRORS as error:
+            what = f"pipeline of {len(commands)} commands from {commands[0].label}"
+            writes = any(command.writes for command in commands)
+            ours = self._mapped(error, f"{what} on {self._target.where}", writes=writes)
+            raise ours from ours.__cause__  # see valkey_error
 
-    def _mapped(self, error: Exception, what: str, command: Command[Any]) -> ValkeyError:
+    def _explain(self, error: Exception, command: Command[Any]) -> ValkeyError:
+        what = f"{command.label} on {self._target.where}"
+        return self._mapped(error, what, writes=command.writes)
+
+    def _mapped(self, error: Exception, what: str, *, writes: bool) -> ValkeyError:
         return valkey_error(
             error,
             what,
             limits=self._limits,
-            writes=command.writes,
+            writes=writes,
             secrets=self._target.secrets,
         )
 
