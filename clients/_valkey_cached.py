@@ -1,4 +1,10 @@
-"""Cache-aside: one producer per key, in this process and across processes."""
+"""Cache-aside: one producer per key, in this process and across processes.
+
+Each caller looks once, in one atomic step: a value that is there is returned, and where there is
+none, or it is in the last tenth of its life, one caller gets the lock and produces. The others
+get the value that is still there, or wait: for the producer's own result when it runs in this
+process, and by looking again when it runs elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -6,26 +12,24 @@ import logging
 import os
 import random
 import secrets
-import threading
 import time
-from concurrent.futures import CancelledError, Future
-from concurrent.futures import TimeoutError as StillRunning
+from concurrent.futures import Future, wait
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from clients._valkey_arguments import checked_expiry, checked_key, from_json, to_json
+from clients._valkey_arguments import to_json
 from clients._valkey_commands import script_command
 from clients._valkey_scripts import Script
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from clients.valkey_client import ValkeyClient
+    from clients._valkey_commands import Command
 
-__all__ = ["CacheAside"]
+__all__ = ["Flights", "Lookup"]
 
 _LOG = logging.getLogger("clients.valkey_client")
 
-# A value is renewed in the last tenth of its life by the first one who asks then.
 _EARLY = 0.1
 _SHORTEST_PAUSE = 0.005
 _LONGEST_PAUSE = 0.1
@@ -72,122 +76,118 @@ return 0
 )
 
 
-class CacheAside:
-    """Reads a value from the cache, or has it produced once.
+class _LeaderInterrupted(Exception):  # noqa: N818 - it stays in here
+    """The producing thread was interrupted: whoever waits tries for himself."""
+
+
+#: The productions that are under way in a process, by process and key: a forked child must not
+#: wait for its parent's.
+Flights = dict[tuple[int, str], "Future[str]"]
+
+
+@dataclass(frozen=True, slots=True)
+class Lookup:
+    """One caller's wish for a cached value.
 
     Args:
-        client: Where values and locks are kept.
+        run: Sends a command.
+        flights: What is under way in this process.
+        name: The key, with its prefix.
+        expire_seconds: How long a value is good.
+        lock_seconds: How long the others wait for one producer.
+        produce: Makes the value.
     """
 
-    def __init__(self, client: ValkeyClient) -> None:
-        self._client = client
-        self._flights: dict[tuple[int, str], Future[str]] = {}
-        self._lock = threading.Lock()
+    run: Callable[[Command[Any]], Any]
+    flights: Flights
+    name: str
+    expire_seconds: int
+    lock_seconds: int
+    produce: Callable[[], Any]
 
-    def get(
-        self, key: str, expire_seconds: int, produce: Callable[[], Any], lock_seconds: int
-    ) -> Any:
-        """See ``ValkeyClient.cached``."""
-        name = checked_key(self._client.key_prefix, key)
-        checked_expiry(name, expire_seconds)
-        checked_expiry(lock_name(name), lock_seconds)
-        # A process forked while a flight was under way must not wait for its parent's.
-        flight_key = (os.getpid(), name)
+    def text(self) -> str:
+        """Return the value's JSON text, from the cache or from the producer."""
+        token = secrets.token_hex(16)
+        early = int(self.expire_seconds * 1000 * _EARLY)
+        keys = (self.name, lock_name(self.name))
+        look = script_command(_LOOK, keys, (token, self.lock_seconds * 1000, early), _same)
+        pause = _SHORTEST_PAUSE
+        # A lock ends after lock_seconds at the latest; after two of them, produce without one.
+        patience = time.monotonic() + 2 * self.lock_seconds
         while True:
-            flight: Future[str] = Future()
-            running = self._flights.setdefault(flight_key, flight)
-            if running is flight:
-                break
-            try:
-                return from_json(name, running.result(lock_seconds))
-            except (CancelledError, StillRunning):
-                # Its leader was interrupted, or is slower than any lock: try for ourselves.
-                self._forget(flight_key, running)
+            value, mine = self.run(look)
+            if mine:
+                return self._lead(token, value)
+            if value is not None:
+                return str(value)
+            remaining = patience - time.monotonic()
+            if remaining <= 0:
+                return to_json(self.name, self.produce())
+            flight = self.flights.get((os.getpid(), self.name))
+            if flight is not None:
+                wait([flight], min(remaining, self.lock_seconds))
+                if flight.done() and not isinstance(flight.exception(), _LeaderInterrupted):
+                    return flight.result()
+            time.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - no matter of security
+            pause = min(pause * 2, _LONGEST_PAUSE)
+
+    def _lead(self, token: str, value: str | None) -> str:
+        flight: Future[str] = Future()
+        key = (os.getpid(), self.name)
         try:
-            text = self._fetch(name, expire_seconds, produce, lock_seconds)
+            self.flights[key] = flight
+            text = self._produce(token, value)
         except Exception as error:
             flight.set_exception(error)
             raise
         except BaseException:
-            flight.cancel()
+            # An interrupt is nobody's but ours: the others try again.
+            flight.set_exception(_LeaderInterrupted())
             raise
         else:
             flight.set_result(text)
+            return text
         finally:
-            self._forget(flight_key, flight)
-        return from_json(name, text)
+            if self.flights.get(key) is flight:
+                self.flights.pop(key, None)
 
-    def _fetch(
-        self, name: str, expire_seconds: int, produce: Callable[[], Any], lock_seconds: int
-    ) -> str:
-        token = secrets.token_hex(16)
-        early = int(expire_seconds * 1000 * _EARLY)
-        look = script_command(
-            _LOOK, (name, lock_name(name)), (token, lock_seconds * 1000, early), _same
-        )
-        pause = _SHORTEST_PAUSE
-        # Whoever holds the lock stores, fails, or loses it within lock_seconds; twice that is
-        # the longest wait before we produce without one.
-        patience = time.monotonic() + 2 * lock_seconds
-        while True:
-            value, mine = self._client.run(look)
-            if mine:
-                return self._produce(name, expire_seconds, produce, token, value)
-            if value is not None:
-                return str(value)
-            if time.monotonic() > patience:
-                return to_json(name, produce())
-            time.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - no matter of security
-            pause = min(pause * 2, _LONGEST_PAUSE)
-
-    def _produce(
-        self,
-        name: str,
-        expire_seconds: int,
-        produce: Callable[[], Any],
-        token: str,
-        value: str | None,
-    ) -> str:
+    def _produce(self, token: str, value: str | None) -> str:
         try:
-            text = to_json(name, produce())
+            text = to_json(self.name, self.produce())
         except BaseException as error:
-            self._release(name, token)
+            self._release(token)
             if value is None or not isinstance(error, Exception):
                 raise
             # The value that is there is still good: this was only an early renewal.
             _LOG.warning(
-                "renewing %r failed with %s; the cached value stays until it expires",
-                name,
+                "renewing key %r failed with %s: its cached value stays until it expires",
+                self.name,
                 type(error).__name__,
             )
             return value
-        keys = (name, lock_name(name))
+        keys = (self.name, lock_name(self.name))
         # A producer slower than its lock stores nothing: somebody else may have begun anew.
-        self._client.run(script_command(_STORE, keys, (token, text, expire_seconds), int))
+        self.run(script_command(_STORE, keys, (token, text, self.expire_seconds), int))
         return text
 
-    def _release(self, name: str, token: str) -> None:
+    def _release(self, token: str) -> None:
+        lock = lock_name(self.name)
         try:
-            self._client.run(script_command(_RELEASE, (lock_name(name),), (token,), int))
+            self.run(script_command(_RELEASE, (lock,), (token,), int))
         except Exception as error:  # noqa: BLE001 - must not replace the producer's own error
-            _LOG.warning("the lock of %r stays until it expires: %s", name, error)
-
-    def _forget(self, flight_key: tuple[int, str], flight: Future[str]) -> None:
-        with self._lock:
-            if self._flights.get(flight_key) is flight:
-                del self._flights[flight_key]
+            _LOG.warning("the lock %r stays until it expires: %s", lock, error)
 
 
 def lock_name(name: str) -> str:
-    """Return the lock's key for the key *name*, in the same cluster slot."""
+    """Return the lock's key for the key *name*, in the same cluster slot.
+
+    Source: https://valkey.io/topics/cluster-spec/ (hash tags).
+    """
     start = name.find("{")
     end = name.find("}", start + 1)
-    if start >= 0 and end > start + 1:
-        return f"{name}:lock"
-    return f"{{{name}}}:lock"
+    has_tag = start >= 0 and end > start + 1
+    return f"{name}:lock" if has_tag else f"{{{name}}}:lock"
 
 
 def _same(reply: Any) -> Any:
     return reply
-
-

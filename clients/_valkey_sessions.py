@@ -154,7 +154,7 @@ class SessionStore:
         absolute_seconds: int = 43_200,
         namespace: str = "session",
     ) -> None:
-        self._client = client
+        self._run = client._run  # noqa: SLF001 - this is a part of the client
         self._prefix = checked_key(client.key_prefix, namespace)
         self._idle = checked_expiry(self._prefix, idle_seconds) * 1000
         self._absolute = checked_expiry(self._prefix, absolute_seconds) * 1000
@@ -177,7 +177,7 @@ class SessionStore:
         key = self._key(tag)
         text = to_json(key, [user_id, data])
         arguments = (_digest(secret), self._idle, self._absolute, text)
-        self._client.run(script_command(_CREATE, (key,), arguments, int))
+        self._run(script_command(_CREATE, (key,), arguments, int))
         return tag + secret
 
     def read(self, token: str) -> Session | None:
@@ -197,7 +197,7 @@ class SessionStore:
             return None
         key = self._key(parts[0])
         arguments = (_digest(parts[1]), self._idle)
-        row = self._client.run(script_command(_READ, (key,), arguments, _same))
+        row = self._run(script_command(_READ, (key,), arguments, _same))
         return None if row is None else _session(key, row)
 
     def revoke(self, session: str | Session) -> bool:
@@ -219,7 +219,7 @@ class SessionStore:
             if parts is None:
                 return False
             tag, name = parts[0], _digest(parts[1])
-        return self._client.run(script_command(_REVOKE, (self._key(tag),), (name,), bool))
+        return self._run(script_command(_REVOKE, (self._key(tag),), (name,), bool))
 
     def revoke_all(self, user_id: str) -> int:
         """End all sessions of a user now.
@@ -234,7 +234,7 @@ class SessionStore:
             ValkeyError: The call failed.
         """
         key = self._key(self._tag(user_id))
-        return self._client.run(script_command(_REVOKE_ALL, (key,), (), int))
+        return self._run(script_command(_REVOKE_ALL, (key,), (), int))
 
     def list(self, user_id: str) -> list[Session]:
         """List the live sessions of a user, without renewing them.
@@ -249,7 +249,7 @@ class SessionStore:
             ValkeyError: The call failed.
         """
         key = self._key(self._tag(user_id))
-        rows = self._client.run(script_command(_LIST, (key,), (), _same))
+        rows = self._run(script_command(_LIST, (key,), (), _same))
         return sorted((_session(key, row) for row in rows), key=lambda one: one.created_at)
 
     def _tag(self, user_id: str) -> str:

@@ -6,7 +6,14 @@ import threading
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from clients._lifecycle import Lifecycle
-from clients._valkey_arguments import checked_key, checked_number, checked_prefix
+from clients._valkey_arguments import (
+    checked_expiry,
+    checked_key,
+    checked_number,
+    checked_prefix,
+    from_json,
+)
+from clients._valkey_cached import Flights, Lookup
 from clients._valkey_commands import Command, CommandSet
 from clients._valkey_connections import ConnectionFactory, Limits, check_tls_files
 from clients._valkey_driver import close_driver, make_driver
@@ -15,6 +22,7 @@ from clients._valkey_link import Link, SingleServer
 from clients._valkey_operations import KeyOperations
 from clients._valkey_pipeline import Pipeline
 from clients._valkey_rate_limit import RateLimit, rate_limit_command
+from clients._valkey_sessions import Session, SessionStore
 from clients._valkey_url import parse_valkey_url
 from clients.errors import ValkeyConnectionError, ValkeyError
 
@@ -25,7 +33,7 @@ if TYPE_CHECKING:
 
     from clients._valkey_url import ValkeyTarget
 
-__all__ = ["RateLimit", "ValkeyClient", "ValkeyError"]
+__all__ = ["Pipeline", "RateLimit", "Session", "SessionStore", "ValkeyClient", "ValkeyError"]
 
 T = TypeVar("T")
 
@@ -77,6 +85,7 @@ class ValkeyClient(KeyOperations, Lifecycle):
         self._factory = ConnectionFactory(resolve, limits)
         self._commands = CommandSet(checked_prefix(key_prefix))
         self._closed = False
+        self._flights: Flights = {}
         self._driver: redis.Redis | None = None
         self._driver_lock = threading.Lock()
         self._link = self._open_link()
@@ -155,6 +164,39 @@ class ValkeyClient(KeyOperations, Lifecycle):
         """
         name = checked_key(self._commands.prefix, key)
         return self._run(rate_limit_command(name, limit, period_seconds, burst=burst, cost=cost))
+
+    def cached(
+        self,
+        key: str,
+        expire_seconds: int,
+        produce: Callable[[], Any],
+        *,
+        lock_seconds: int = 30,
+    ) -> Any:
+        """Get a JSON value from the cache, or have it produced once for all who ask.
+
+        One caller produces, in this process and across processes; the others wait for it. In
+        the last tenth of a value's life one caller renews it while the others still get it.
+
+        Args:
+            key: The key; ``get_json`` and ``delete`` work on it as usual.
+            expire_seconds: How long a value is good.
+            produce: Makes the value, anything that JSON can say. What it raises is raised to
+                all who wait in this process, and nothing is stored; a failed early renewal is
+                only logged, and the value that is still good is returned.
+            lock_seconds: How long it may take before another caller may begin too.
+
+        Returns:
+            The value, as it comes out of JSON.
+
+        Raises:
+            ValkeyError: The call failed, or the value is not JSON.
+        """
+        name = checked_key(self._commands.prefix, key)
+        checked_expiry(name, expire_seconds)
+        checked_expiry(f"{name}:lock", lock_seconds)
+        lookup = Lookup(self._run, self._flights, name, expire_seconds, lock_seconds, produce)
+        return from_json(name, lookup.text())
 
     def server_version(self) -> str:
         """Return the server's name and version, such as ``"valkey 9.1.2"``.
