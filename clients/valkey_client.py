@@ -14,6 +14,7 @@ from clients._valkey_arguments import (
     from_json,
 )
 from clients._valkey_cached import Flights, Lookup
+from clients._valkey_cluster import ClusterNodes
 from clients._valkey_commands import Command, CommandSet
 from clients._valkey_connections import ConnectionFactory, Limits, check_tls_files
 from clients._valkey_driver import close_driver, make_driver
@@ -22,6 +23,7 @@ from clients._valkey_link import Link, SingleServer
 from clients._valkey_operations import KeyOperations
 from clients._valkey_pipeline import Pipeline
 from clients._valkey_rate_limit import RateLimit, rate_limit_command
+from clients._valkey_sentinel import SentinelPrimary
 from clients._valkey_sessions import Session, SessionStore
 from clients._valkey_url import parse_valkey_url
 from clients.errors import ValkeyConnectionError, ValkeyError
@@ -49,11 +51,13 @@ class ValkeyClient(KeyOperations, Lifecycle):
     anything but a complete reply happened is never used again.
 
     Args:
-        connection_url: ``redis://[user:password@]host:port/db``, or ``rediss://`` with TLS,
-            ``valkey://``, ``valkeys://`` or ``unix://``; or a callable that returns one and is
-            asked for every new connection, so that rotated credentials are picked up. With
-            TLS, ``?ssl_ca_certs=``, ``ssl_certfile=``, ``ssl_keyfile=``,
-            ``ssl_check_hostname=`` and ``ssl_cert_reqs=`` name files and checks.
+        connection_url: ``redis://[user:password@]host:port/db``, ``rediss://`` with TLS, or
+            ``unix:///path?db=0``; with several servers ``redis+sentinel://h1,h2,h3/service/db``
+            or ``redis+cluster://h1,h2``; ``valkey`` and ``valkeys`` mean the same. Or a
+            callable that returns a URL and is asked for every new connection, so that rotated
+            credentials are picked up. With TLS, ``?ssl_ca_certs=``, ``ssl_certfile=``,
+            ``ssl_keyfile=``, ``ssl_password=``, ``ssl_check_hostname=`` and ``ssl_cert_reqs=``
+            name files and checks.
         connect_timeout: Seconds for a new connection, and for a free place in the pool.
         socket_timeout: Seconds that the server may stay silent before a call fails.
         max_connections: Connections to one server.
@@ -127,7 +131,11 @@ class ValkeyClient(KeyOperations, Lifecycle):
         self._refuse_when_closed()
         with self._driver_lock:
             if self._driver is None:
-                self._driver = make_driver(self._factory)
+                try:
+                    self._driver = make_driver(self._factory)
+                except DRIVER_ERRORS as error:
+                    ours = self._mapped(error, f"connecting to {self._target.where}", writes=False)
+                    raise ours from ours.__cause__  # see valkey_error
             return self._driver
 
     def pipeline(self) -> Pipeline:
@@ -234,6 +242,10 @@ class ValkeyClient(KeyOperations, Lifecycle):
             close_driver(self._driver)
 
     def _open_link(self) -> Link:
+        if self._target.kind == "cluster":
+            return ClusterNodes(self._factory)
+        if self._target.kind == "sentinel":
+            return SentinelPrimary(self._factory)
         return SingleServer(self._factory)
 
     def _run(self, command: Command[T]) -> T:
