@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import redis
+from redis.cluster import ClusterNode
 from redis.credentials import CredentialProvider
+from redis.sentinel import Sentinel
 
 from clients._valkey_connections import connection_class
 
@@ -28,16 +30,45 @@ class _Credentials(CredentialProvider):
 
 
 def make_driver(factory: ConnectionFactory) -> redis.Redis:
-    """Return a redis-py client with the factory's settings; it connects at its first command."""
+    """Return a redis-py client with the factory's settings.
+
+    It connects at its first command; a cluster's is a ``RedisCluster``, and connects here.
+
+    Raises:
+        redis.exceptions.RedisError: The cluster cannot be reached.
+    """
     target = factory.resolve()
     settings = factory.settings(target)
     if target.password is not None:
         settings["credential_provider"] = _Credentials(factory)
+    limits = factory.limits
+    if target.kind == "cluster":
+        del settings["host"], settings["port"]
+        node_class: Any = ClusterNode  # untyped in redis-py
+        nodes = [node_class(*address) for address in target.addresses]
+        cluster: Any = redis.RedisCluster(startup_nodes=nodes, ssl=target.tls, **settings)
+        return cast("redis.Redis", cluster)
+    if target.kind == "sentinel":
+        del settings["host"], settings["port"]
+        login = {"username": target.sentinel_username, "password": target.sentinel_password}
+        plain = {name: value for name, value in settings.items() if name != "credential_provider"}
+        sentinel_class: Any = Sentinel  # untyped in redis-py
+        sentinel = sentinel_class(
+            target.addresses, sentinel_kwargs=plain | login | {"ssl": target.tls}
+        )
+        primary = sentinel.master_for(
+            target.service,
+            db=target.db,
+            ssl=target.tls,
+            max_connections=limits.max_connections,
+            **settings,
+        )
+        return cast("redis.Redis", primary)
     pool_class: Any = redis.BlockingConnectionPool  # untyped in redis-py
     pool = pool_class(
         connection_class=connection_class(target),
-        max_connections=factory.limits.max_connections,
-        timeout=factory.limits.connect_timeout,
+        max_connections=limits.max_connections,
+        timeout=limits.connect_timeout,
         db=target.db,
         **settings,
     )
@@ -47,3 +78,6 @@ def make_driver(factory: ConnectionFactory) -> redis.Redis:
 def close_driver(driver: redis.Redis) -> None:
     """Close what ``make_driver`` made."""
     driver.close()
+    manager = getattr(getattr(driver, "connection_pool", None), "sentinel_manager", None)
+    for sentinel in getattr(manager, "sentinels", ()):
+        sentinel.close()

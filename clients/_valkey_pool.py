@@ -49,10 +49,19 @@ class ServerPool:
     Args:
         make: Makes an unconnected connection.
         limits: The pool's size, and how long a caller may wait for a place in it.
+        drop_idle_on_failure: Close the idle connections, too, when one fails: the next call
+            then asks anew where the server is.
     """
 
-    def __init__(self, make: Callable[[], AnyConnection], limits: Limits) -> None:
+    def __init__(
+        self,
+        make: Callable[[], AnyConnection],
+        limits: Limits,
+        *,
+        drop_idle_on_failure: bool = False,
+    ) -> None:
         self._make = make
+        self._drop_idle_on_failure = drop_idle_on_failure
         self._limits = limits
         self._closed = False
         self._reset()
@@ -184,15 +193,22 @@ class ServerPool:
                 return connection
 
     def _reserve(self) -> AnyConnection | None:
+        if self._is_full():
+            return None
+        # Outside the lock: making one may ask a slow source for fresh credentials.
+        connection = self._make()
+        with self._lock:
+            if len(self._alive) >= self._limits.max_connections:
+                return None
+            self._alive[id(connection)] = weakref.ref(connection)
+        return connection
+
+    def _is_full(self) -> bool:
         with self._lock:
             for number, reference in list(self._alive.items()):
                 if reference() is None:
                     del self._alive[number]
-            if len(self._alive) >= self._limits.max_connections:
-                return None
-            connection = self._make()
-            self._alive[id(connection)] = weakref.ref(connection)
-            return connection
+            return len(self._alive) >= self._limits.max_connections
 
     def _give_back(self, connection: AnyConnection) -> None:
         self._idle.append(connection)
@@ -203,9 +219,9 @@ class ServerPool:
 
     def _abandon(self, connection: AnyConnection, error: BaseException) -> None:
         self._discard(connection)
-        if isinstance(error, BusyLoadingError):
-            self.drop_idle()
         if isinstance(error, DRIVER_ERRORS):
+            if self._drop_idle_on_failure or isinstance(error, BusyLoadingError):
+                self.drop_idle()
             raise ReplyLost(error) from error
 
     def _leave(self, connection: AnyConnection) -> None:

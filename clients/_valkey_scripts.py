@@ -66,18 +66,23 @@ if stored then
   end
 end
 -- Never owe more than a full burst: a clock set back or a smaller burst must not lock out.
-arrival = math.min(math.max(arrival, now), now + burst * interval)
+local latest = now + burst * interval
+local book = arrival > latest
+arrival = math.min(math.max(arrival, now), latest)
 local next_arrival = arrival + cost * interval
-local wait = next_arrival - now - burst * interval
+local wait = next_arrival - latest
 local allowed = 0
 if wait <= 0 then
   allowed = 1
   wait = 0
+  book = true
   arrival = next_arrival
+end
+if book then
   redis.call('SET', KEYS[1], string.format('%.0f', arrival),
              'PX', math.ceil((arrival - now) / 1000))
 end
-local remaining = math.floor((now + burst * interval - arrival) / interval)
+local remaining = math.floor((latest - arrival) / interval)
 return {allowed, remaining, wait, arrival - now}
 """,
 )

@@ -3,28 +3,39 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from clients._lifecycle import Lifecycle
-from clients._valkey_arguments import checked_key, checked_number, checked_prefix
+from clients._valkey_arguments import (
+    checked_expiry,
+    checked_key,
+    checked_number,
+    checked_prefix,
+    from_json,
+)
+from clients._valkey_cached import Flights, Lookup
+from clients._valkey_cluster import ClusterNodes
 from clients._valkey_commands import Command, CommandSet
 from clients._valkey_connections import ConnectionFactory, Limits, check_tls_files
 from clients._valkey_driver import close_driver, make_driver
 from clients._valkey_errors import DRIVER_ERRORS, valkey_error
 from clients._valkey_link import Link, SingleServer
 from clients._valkey_operations import KeyOperations
+from clients._valkey_pipeline import Pipeline
 from clients._valkey_rate_limit import RateLimit, rate_limit_command
+from clients._valkey_sentinel import SentinelPrimary
+from clients._valkey_sessions import Session, SessionStore
 from clients._valkey_url import parse_valkey_url
 from clients.errors import ValkeyConnectionError, ValkeyError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     import redis
 
     from clients._valkey_url import ValkeyTarget
 
-__all__ = ["RateLimit", "ValkeyClient", "ValkeyError"]
+__all__ = ["Pipeline", "RateLimit", "Session", "SessionStore", "ValkeyClient", "ValkeyError"]
 
 T = TypeVar("T")
 
@@ -40,11 +51,13 @@ class ValkeyClient(KeyOperations, Lifecycle):
     anything but a complete reply happened is never used again.
 
     Args:
-        connection_url: ``redis://[user:password@]host:port/db``, or ``rediss://`` with TLS,
-            ``valkey://``, ``valkeys://`` or ``unix://``; or a callable that returns one and is
-            asked for every new connection, so that rotated credentials are picked up. With
-            TLS, ``?ssl_ca_certs=``, ``ssl_certfile=``, ``ssl_keyfile=``,
-            ``ssl_check_hostname=`` and ``ssl_cert_reqs=`` name files and checks.
+        connection_url: ``redis://[user:password@]host:port/db``, ``rediss://`` with TLS, or
+            ``unix:///path?db=0``; with several servers ``redis+sentinel://h1,h2,h3/service/db``
+            or ``redis+cluster://h1,h2``; ``valkey`` and ``valkeys`` mean the same. Or a
+            callable that returns a URL and is asked for every new connection, so that rotated
+            credentials are picked up. With TLS, ``?ssl_ca_certs=``, ``ssl_certfile=``,
+            ``ssl_keyfile=``, ``ssl_password=``, ``ssl_check_hostname=`` and ``ssl_cert_reqs=``
+            name files and checks.
         connect_timeout: Seconds for a new connection, and for a free place in the pool.
         socket_timeout: Seconds that the server may stay silent before a call fails.
         max_connections: Connections to one server.
@@ -76,6 +89,7 @@ class ValkeyClient(KeyOperations, Lifecycle):
         self._factory = ConnectionFactory(resolve, limits)
         self._commands = CommandSet(checked_prefix(key_prefix))
         self._closed = False
+        self._flights: Flights = {}
         self._driver: redis.Redis | None = None
         self._driver_lock = threading.Lock()
         self._link = self._open_link()
@@ -89,7 +103,9 @@ class ValkeyClient(KeyOperations, Lifecycle):
         try:
             self._link.ping()
         except DRIVER_ERRORS as error:
-            ours = self._mapped(error, f"connecting to Valkey at {self._target.where}", _PING)
+            ours = self._mapped(
+                error, f"connecting to Valkey at {self._target.where}", writes=False
+            )
             refusal = ValkeyConnectionError(str(ours), code=ours.code)
             raise refusal from ours.__cause__  # see valkey_error
 
@@ -120,8 +136,20 @@ class ValkeyClient(KeyOperations, Lifecycle):
         self._refuse_when_closed()
         with self._driver_lock:
             if self._driver is None:
-                self._driver = make_driver(self._factory)
+                try:
+                    self._driver = make_driver(self._factory)
+                except DRIVER_ERRORS as error:
+                    ours = self._mapped(error, f"connecting to {self._target.where}", writes=False)
+                    raise ours from ours.__cause__  # see valkey_error
             return self._driver
+
+    def pipeline(self) -> Pipeline:
+        """Return a pipeline: several commands in one round trip.
+
+        Returns:
+            The pipeline; queue commands with its methods, then call ``execute()``.
+        """
+        return Pipeline(self._commands, self._run_many, self._explain)
 
     def rate_limit(
         self,
@@ -150,6 +178,39 @@ class ValkeyClient(KeyOperations, Lifecycle):
         name = checked_key(self._commands.prefix, key)
         return self._run(rate_limit_command(name, limit, period_seconds, burst=burst, cost=cost))
 
+    def cached(
+        self,
+        key: str,
+        expire_seconds: int,
+        produce: Callable[[], Any],
+        *,
+        lock_seconds: int = 30,
+    ) -> Any:
+        """Get a JSON value from the cache, or have it produced once for all who ask.
+
+        One caller produces, in this process and across processes; the others wait for it. In
+        the last tenth of a value's life one caller renews it while the others still get it.
+
+        Args:
+            key: The key; ``get_json`` and ``delete`` work on it as usual.
+            expire_seconds: How long a value is good.
+            produce: Makes the value, anything that JSON can say. What it raises is raised to
+                all who wait in this process, and nothing is stored; a failed early renewal is
+                only logged, and the value that is still good is returned.
+            lock_seconds: How long it may take before another caller may begin too.
+
+        Returns:
+            The value, as it comes out of JSON.
+
+        Raises:
+            ValkeyError: The call failed, or the value is not JSON.
+        """
+        name = checked_key(self._commands.prefix, key)
+        checked_expiry(name, expire_seconds)
+        checked_expiry(f"{name}:lock", lock_seconds)
+        lookup = Lookup(self._run, self._flights, name, expire_seconds, lock_seconds, produce)
+        return from_json(name, lookup.text())
+
     def server_version(self) -> str:
         """Return the server's name and version, such as ``"valkey 9.1.2"``.
 
@@ -174,7 +235,8 @@ class ValkeyClient(KeyOperations, Lifecycle):
         try:
             self._link.ping()
         except DRIVER_ERRORS as error:
-            self._raise(error, _PING)
+            ours = self._explain(error, _PING)
+            raise ours from ours.__cause__  # see valkey_error
         return True
 
     def close(self) -> None:
@@ -185,6 +247,10 @@ class ValkeyClient(KeyOperations, Lifecycle):
             close_driver(self._driver)
 
     def _open_link(self) -> Link:
+        if self._target.kind == "cluster":
+            return ClusterNodes(self._factory)
+        if self._target.kind == "sentinel":
+            return SentinelPrimary(self._factory)
         return SingleServer(self._factory)
 
     def _run(self, command: Command[T]) -> T:
@@ -193,19 +259,30 @@ class ValkeyClient(KeyOperations, Lifecycle):
         try:
             reply = self._link.call(command)
         except DRIVER_ERRORS as error:
-            self._raise(error, command)
+            ours = self._explain(error, command)
+            raise ours from ours.__cause__  # see valkey_error
         return command.parse(reply)
 
-    def _raise(self, error: Exception, command: Command[Any]) -> NoReturn:
-        ours = self._mapped(error, f"{command.label} on {self._target.where}", command)
-        raise ours from ours.__cause__  # see valkey_error
+    def _run_many(self, commands: Sequence[Command[Any]]) -> list[Any]:
+        self._refuse_when_closed()
+        try:
+            return self._link.call_many(commands)
+        except DRIVER_ERRORS as error:
+            what = f"pipeline of {len(commands)} commands from {commands[0].label}"
+            writes = any(command.writes for command in commands)
+            ours = self._mapped(error, f"{what} on {self._target.where}", writes=writes)
+            raise ours from ours.__cause__  # see valkey_error
 
-    def _mapped(self, error: Exception, what: str, command: Command[Any]) -> ValkeyError:
+    def _explain(self, error: Exception, command: Command[Any]) -> ValkeyError:
+        what = f"{command.label} on {self._target.where}"
+        return self._mapped(error, what, writes=command.writes)
+
+    def _mapped(self, error: Exception, what: str, *, writes: bool) -> ValkeyError:
         return valkey_error(
             error,
             what,
             limits=self._limits,
-            writes=command.writes,
+            writes=writes,
             secrets=self._target.secrets,
         )
 

@@ -1,0 +1,202 @@
+"""In a cluster each command finds its server, also while slots move and servers die."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+from redis.crc import key_slot
+
+from clients.errors import ValkeyConnectionError
+from clients.valkey_client import SessionStore, ValkeyClient, ValkeyError
+from tests.valkey_helpers import at_once
+from tests.valkey_topologies import PASSWORD, ClusterTopology, admin
+from utils._server_process import free_port
+from utils._valkey_server import ValkeyServer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def topology() -> Iterator[ClusterTopology]:
+    """One cluster for the tests here; the one that kills a primary is the last."""
+    with ClusterTopology() as started:
+        yield started
+
+
+@pytest.fixture
+def client(topology: ClusterTopology) -> Iterator[ValkeyClient]:
+    """A client that was told two of the six servers."""
+    with ValkeyClient(topology.url, connect_timeout=1, socket_timeout=1) as opened:
+        yield opened
+
+
+def test_keys_of_all_slots_work(client: ValkeyClient) -> None:
+    """Single-key operations go to the server that holds the key."""
+    for number in range(300):
+        assert client.set(f"k{number}", str(number)) is True
+        assert client.incr(f"n{number}", 1, 60) == 1
+
+    assert [client.get(f"k{number}") for number in range(300)] == [str(n) for n in range(300)]
+    assert client.health_check() is True
+    assert client.server_version().startswith("valkey ")
+
+
+def test_a_pipeline_spans_the_cluster(client: ValkeyClient) -> None:
+    """Results come in the order of the commands, whichever servers answered."""
+    pipe = client.pipeline()
+    for number in range(200):
+        pipe.set(f"p{number}", str(number)).get(f"p{number}")
+
+    assert pipe.execute() == [one for number in range(200) for one in (True, str(number))]
+
+
+def test_keys_with_one_hash_tag_go_together(client: ValkeyClient) -> None:
+    """Multi-key operations take keys of one slot."""
+    client.set_many({"{42}a": "1", "{42}b": "2"}, 60)
+
+    assert client.get_many(["{42}a", "{42}b"]) == {"{42}a": "1", "{42}b": "2"}
+    assert client.delete_many(["{42}a", "{42}b"]) == 2
+
+
+def test_keys_of_several_slots_are_refused(client: ValkeyClient) -> None:
+    """The message says what a hash tag is, and nothing was written."""
+    with pytest.raises(ValkeyError, match=r"different slots.*hash tag") as caught:
+        client.set_many({"a": "1", "b": "2", "c": "3"})
+
+    assert caught.value.code == "CROSSSLOT"
+    assert not client.exists("a")
+
+
+def test_the_building_blocks_work(client: ValkeyClient) -> None:
+    """Rate limits, sessions and cache-aside each stay within one slot."""
+    store = SessionStore(client)
+    for number in range(20):
+        token = store.create(f"user-{number}")
+        session = store.read(token)
+        assert session is not None
+        assert store.revoke_all(session.user_id) == 1
+        assert client.rate_limit(f"limit-{number}", 1, 60).allowed
+        assert client.cached(f"cached-{number}", 60, lambda: 5) == 5
+        assert client.cached(f"cached-{{{number}}}", 60, lambda: 6) == 6
+
+
+def test_the_plain_driver_is_a_cluster_s(client: ValkeyClient) -> None:
+    """client.client reaches every slot."""
+    for number in range(20):
+        client.set(f"d{number}", "x")
+
+        assert client.client.get(f"d{number}") == "x"
+
+
+def test_a_forked_child_has_its_own_connections(client: ValkeyClient) -> None:
+    """The child talks to all servers over sockets of its own."""
+    names = [f"f{number}" for number in range(30)]
+    for name in names:
+        client.set(name, name)
+    child = os.fork()
+    if child == 0:
+        good = all(client.get(name) == name for name in names * 5)
+        os._exit(0 if good else 1)
+    good = all(client.get(name) == name for name in names * 5)
+    _, code = os.waitpid(child, 0)
+
+    assert good
+    assert code == 0
+
+
+def test_a_moving_slot_loses_nothing(client: ValkeyClient, topology: ClusterTopology) -> None:
+    """While a slot moves from one server to another, every call works, and counts once."""
+    tag = "{moving}"
+    slot = key_slot(b"moving")
+    from_number = 0 if slot <= 5460 else 1 if slot <= 10922 else 2
+    to_number = (from_number + 1) % 3
+    names = [f"{tag}{number}" for number in range(50)]
+    for name in names:
+        client.set(name, "0")
+    stop = threading.Event()
+    counts = dict.fromkeys(names, 0)
+
+    def count() -> None:
+        while not stop.is_set():
+            for name in names:
+                counts[name] += 1
+                assert client.incr(name) == counts[name]
+
+    errors: list[BaseException] = []
+
+    def counted() -> None:
+        try:
+            count()
+        except BaseException as error:  # noqa: BLE001 - the test looks at it
+            errors.append(error)
+
+    thread = threading.Thread(target=counted)
+    thread.start()
+    source, sink = topology.servers[from_number], topology.servers[to_number]
+    with admin(source.port) as old, admin(sink.port) as new:
+        new.execute_command("CLUSTER SETSLOT", slot, "IMPORTING", topology.ids[from_number])
+        old.execute_command("CLUSTER SETSLOT", slot, "MIGRATING", topology.ids[to_number])
+        for name in names:
+            old.migrate("127.0.0.1", sink.port, name, 0, 5000, auth=PASSWORD)
+        for asked in (new, old):
+            asked.execute_command("CLUSTER SETSLOT", slot, "NODE", topology.ids[to_number])
+    time.sleep(0.2)
+    stop.set()
+    thread.join()
+
+    assert errors == []
+    assert {name: client.get(name) for name in names} == {n: str(c) for n, c in counts.items()}
+
+
+def test_a_single_server_is_no_cluster() -> None:
+    """The server's own words come out at construction."""
+    with ValkeyServer(password=PASSWORD) as server:
+        url = server.url.replace("redis://", "redis+cluster://").removesuffix("/0")
+        with pytest.raises(ValkeyConnectionError, match="cluster support disabled"):
+            ValkeyClient(url)
+
+
+def test_no_node_is_a_clear_error() -> None:
+    """Nobody listens: refused, at once."""
+    start = time.monotonic()
+    with pytest.raises(ValkeyConnectionError, match="refused"):
+        ValkeyClient(f"redis+cluster://127.0.0.1:{free_port()}")
+
+    assert time.monotonic() - start < 1
+
+
+def test_a_killed_primary_is_replaced(client: ValkeyClient, topology: ClusterTopology) -> None:
+    """Its slots fail clearly until its replica takes over; no value is read as another's."""
+    names = [f"value-{number}" for number in range(300)]
+    for name in names:
+        client.set(name, name)
+    for one in topology.servers[:3]:
+        with admin(one.port) as asked:
+            asked.wait(1, 5000)
+    topology.servers[0].stop(signal.SIGKILL)
+    failures = []
+    end, working = time.monotonic() + 40, 0
+    while working < len(names):
+        assert time.monotonic() < end
+        working = 0
+        for name in names:
+            try:
+                assert client.get(name) == name
+                working += 1
+            except ValkeyError as error:
+                failures.append(error)
+                time.sleep(0.02)
+    results = at_once(8, lambda: [client.set(name, name) for name in names])
+
+    assert failures
+    assert all("value-" in str(error) for error in failures)
+    assert results == [[True] * len(names)] * 8
+    assert client.health_check() is True

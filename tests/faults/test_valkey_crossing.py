@@ -1,0 +1,184 @@
+"""A call that is interrupted anywhere never leaves its reply to somebody else."""
+
+from __future__ import annotations
+
+import random
+import signal
+import threading
+import time
+from typing import TYPE_CHECKING, Self
+
+import pytest
+
+from clients.valkey_client import ValkeyClient
+from tests.fault_proxy import FaultProxy
+from utils._valkey_server import ValkeyServer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import FrameType
+
+INTERRUPTIONS = 50_000
+TIME_LIMIT = 60.0
+NAMES = [f"name-{number}" for number in range(20)]
+
+
+class Interrupt(BaseException):
+    """What a soft time-out raises out of a signal handler."""
+
+
+class SoftTimeLimit(Exception):  # noqa: N818 - named as in task queues
+    """The same as an ordinary exception, as some task queues raise it."""
+
+
+@pytest.fixture
+def server() -> Iterator[ValkeyServer]:
+    """A server of this test's own."""
+    with ValkeyServer() as started:
+        yield started
+
+
+class Alarm:
+    """Raises in the main thread after a random fraction of a call."""
+
+    def __init__(self, longest: float) -> None:
+        self.longest = longest
+        self.kinds = [Interrupt, SoftTimeLimit]
+        self.armed = False
+
+    def __enter__(self) -> Self:
+        self.previous = signal.signal(signal.SIGALRM, self._ring)
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, self.previous)
+
+    def _ring(self, _number: int, _frame: FrameType | None) -> None:
+        if self.armed:
+            self.armed = False
+            raise random.choice(self.kinds)  # noqa: S311 - no matter of security
+
+    def arm(self) -> None:
+        """Ring once, soon."""
+        self.armed = True
+        signal.setitimer(signal.ITIMER_REAL, random.uniform(1e-6, self.longest))  # noqa: S311
+
+    def disarm(self) -> None:
+        """Do not ring any more."""
+        self.armed = False
+
+
+def _one_call(client: ValkeyClient, kind: int) -> tuple[object, object]:
+    """Return what a call gave, and what it should have given."""
+    name = NAMES[kind % len(NAMES)]
+    if kind % 10 == 0:
+        pipe = client.pipeline().get(name).exists(name).get(NAMES[0])
+        return pipe.execute(), [name, True, NAMES[0]]
+    if kind % 10 == 1:
+        return client.get_many([name, "missing"]), {name: name, "missing": None}
+    return client.get(name), name
+
+
+def _calls_at_once(client: ValkeyClient, number: int) -> int:
+    """Return how many of *number* threads that start together get their value."""
+    gate = threading.Barrier(number)
+    results: list[object] = []
+
+    def one_of_them() -> None:
+        gate.wait()
+        results.append(client.get(NAMES[0]))
+
+    threads = [threading.Thread(target=one_of_them) for _ in range(number)]
+    for one in threads:
+        one.start()
+    for one in threads:
+        one.join()
+    return results.count(NAMES[0])
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings(
+    # An interrupt between socket() and the next line leaves the closing to its destructor.
+    "ignore:unclosed:ResourceWarning",
+    "ignore::pytest.PytestUnraisableExceptionWarning",
+)
+def test_fifty_thousand_interrupted_calls_cross_no_reply(server: ValkeyServer) -> None:
+    """Signals interrupt calls anywhere; every reply is the asker's own, and no place is lost."""
+    client = ValkeyClient(server.url, max_connections=4)
+    client.set_many({name: name for name in NAMES})
+    foreign: list[tuple[object, object]] = []
+    stop = threading.Event()
+
+    def bystander() -> None:
+        while not stop.wait(0.002):
+            for kind in (3, 14):
+                got, wanted = _one_call(client, kind)
+                if got != wanted:
+                    foreign.append((got, wanted))
+
+    thread = threading.Thread(target=bystander)
+    thread.start()
+    interrupted = calls = 0
+    end = time.monotonic() + TIME_LIMIT
+    try:
+        with Alarm(longest=2.5e-4) as alarm:
+            while interrupted < INTERRUPTIONS and time.monotonic() < end:
+                calls += 1
+                try:
+                    alarm.arm()
+                    got, wanted = _one_call(client, calls)
+                    alarm.disarm()
+                except (Interrupt, SoftTimeLimit):
+                    interrupted += 1
+                    continue
+                if got != wanted:
+                    foreign.append((got, wanted))
+    finally:
+        stop.set()
+        thread.join()
+
+    assert foreign == []
+    assert interrupted >= INTERRUPTIONS
+    assert _calls_at_once(client, 4) == 4
+    assert int(client.client.info("clients")["connected_clients"]) <= 4 + 1
+    client.close()
+
+
+def test_a_late_reply_dies_with_its_connection(server: ValkeyServer) -> None:
+    """A call is interrupted while its reply is on the way; the next call gets its own value."""
+    with FaultProxy(server.port) as proxy:
+        url = server.url.replace(str(server.port), str(proxy.port))
+        with ValkeyClient(url) as client, Alarm(longest=1e-6) as alarm:
+            client.set_many({"session:alice": "ALICE", "session:bob": "BOB"})
+            proxy.delay = 0.03
+            for call in (
+                lambda: client.get("session:alice"),
+                lambda: client.pipeline().get("session:alice").get("session:alice").execute(),
+            ):
+                alarm.armed = True
+                signal.setitimer(signal.ITIMER_REAL, 0.02)
+                with pytest.raises((Interrupt, SoftTimeLimit)):
+                    call()
+                # By now the late reply has arrived, or would have.
+                time.sleep(0.1)
+
+                assert client.get("session:bob") == "BOB"
+
+
+def test_retained_exceptions_hold_no_place_in_the_pool(server: ValkeyServer) -> None:
+    """More failures than places, all kept by the caller: the pool still has every place."""
+    kept: list[BaseException] = []
+    with FaultProxy(server.port) as proxy:
+        url = server.url.replace(str(server.port), str(proxy.port))
+        with ValkeyClient(url, max_connections=2, socket_timeout=0.2) as client:
+            proxy.stall.set()
+            for _ in range(4):
+                try:
+                    client.get("a")
+                except Exception as error:  # noqa: BLE001 - whatever it is, it is kept
+                    kept.append(error)
+            proxy.stall.clear()
+
+            assert client.set("a", "x") is True
+    assert len(kept) == 4

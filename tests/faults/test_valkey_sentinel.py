@@ -1,0 +1,98 @@
+"""Behind sentinels the client finds the primary, and finds the next one after a fail-over."""
+
+from __future__ import annotations
+
+import signal
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from clients.errors import ValkeyConnectionError
+from clients.valkey_client import ValkeyClient, ValkeyError
+from tests.valkey_topologies import PASSWORD, SERVICE, SentinelTopology, admin
+from utils._server_process import free_port
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def topology() -> Iterator[SentinelTopology]:
+    """One set-up for the tests here; the one that kills the primary is the last."""
+    with SentinelTopology() as started:
+        yield started
+
+
+def test_the_primary_is_found(topology: SentinelTopology) -> None:
+    """Commands go to the primary, also through the plain driver."""
+    with ValkeyClient(topology.url) as client:
+        assert client.set("a", "x") is True
+        assert client.client.get("a") == "x"
+        assert client.health_check() is True
+        assert SERVICE in repr(client)
+    with admin(topology.primary.port) as asked:
+        assert asked.get("a") == "x"
+
+
+def test_one_living_sentinel_is_enough(topology: SentinelTopology) -> None:
+    """Sentinels that are down are passed over."""
+    living = topology.sentinels[0].port
+    hosts = f"127.0.0.1:{free_port()},127.0.0.1:{living}"
+    with ValkeyClient(f"redis+sentinel://:{PASSWORD}@{hosts}/{SERVICE}") as client:
+        assert client.health_check() is True
+
+
+def test_no_sentinel_is_a_clear_error() -> None:
+    """Each sentinel and its failure are named, at once."""
+    port = free_port()
+    start = time.monotonic()
+    with pytest.raises(ValkeyConnectionError, match=rf"no sentinel.*:{port}.*refused"):
+        ValkeyClient(f"redis+sentinel://127.0.0.1:{port}/{SERVICE}")
+
+    assert time.monotonic() - start < 1
+
+
+def test_an_unknown_service_is_a_clear_error(topology: SentinelTopology) -> None:
+    """The name that no sentinel knows is in the message."""
+    port = topology.sentinels[0].port
+    with pytest.raises(ValkeyConnectionError, match=r"knows no service 'other'"):
+        ValkeyClient(f"redis+sentinel://:{PASSWORD}@127.0.0.1:{port}/other")
+
+
+def test_a_wrong_password_is_the_primary_s_refusal(topology: SentinelTopology) -> None:
+    """The sentinels ask for none, the primary does."""
+    with pytest.raises(ValkeyConnectionError, match="WRONGPASS"):
+        ValkeyClient(topology.url.replace(PASSWORD, "wrong"))
+
+
+def test_a_killed_primary_is_replaced(topology: SentinelTopology) -> None:
+    """Calls fail clearly until the new primary is there, then work; no value is another's."""
+    acknowledged = {}
+    failures = []
+    with ValkeyClient(topology.url, connect_timeout=1, socket_timeout=1) as client:
+        for number in range(200):
+            client.set(f"before:{number}", str(number))
+            acknowledged[f"before:{number}"] = str(number)
+        with admin(topology.primary.port) as asked:
+            assert asked.wait(2, 5000) == 2
+        topology.primary.stop(signal.SIGKILL)
+        end, working = time.monotonic() + 40, 0
+        while working < 200:
+            assert time.monotonic() < end
+            name = f"after:{len(acknowledged)}"
+            try:
+                client.set(name, name)
+            except ValkeyError as error:
+                failures.append(error)
+                time.sleep(0.05)
+            else:
+                acknowledged[name] = name
+                working += 1
+
+        assert failures
+        assert {type(error) for error in failures} <= {ValkeyConnectionError, ValkeyError}
+        assert {name: client.get(name) for name in acknowledged} == acknowledged
+        assert client.client.get("before:1") == "1"

@@ -1,0 +1,214 @@
+"""Sessions slide, end, and are revoked for good."""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+import pytest
+
+from clients.errors import ValkeyConfigurationError
+from clients.valkey_client import SessionStore, ValkeyClient, ValkeyError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from utils.local_stack import StackEndpoints
+
+
+@pytest.fixture
+def client(stack: StackEndpoints) -> Iterator[ValkeyClient]:
+    """A client whose keys no other test uses."""
+    with ValkeyClient(stack.valkey_url, key_prefix=f"test-{uuid4().hex}:") as opened:
+        yield opened
+
+
+@pytest.fixture
+def store(client: ValkeyClient) -> SessionStore:
+    """A store with the usual time-outs."""
+    return SessionStore(client)
+
+
+def test_a_session_reads_as_it_was_created(store: SessionStore) -> None:
+    """User and data come back, with the times that the server keeps."""
+    before = time.time()
+    session = store.read(store.create("user:1", {"role": "admin", "name": "ü"}))
+
+    assert session is not None
+    assert (session.user_id, session.data) == ("user:1", {"role": "admin", "name": "ü"})
+    assert before - 5 < session.created_at < time.time() + 5
+    assert 1790 < session.expires_at - session.created_at < 1830
+    assert session.ends_at - session.created_at == pytest.approx(43_200)
+
+
+def test_tokens_are_unguessable_and_url_safe(store: SessionStore) -> None:
+    """Each token has 256 random bits beyond what names the user."""
+    tokens = [store.create("u") for _ in range(50)]
+
+    assert all(re.fullmatch(r"[A-Za-z0-9_-]{65}", token) for token in tokens)
+    assert len({token[22:] for token in tokens}) == 50
+
+
+def test_the_server_holds_no_usable_token(client: ValkeyClient, store: SessionStore) -> None:
+    """Whoever reads all of the store's keys and values cannot take over a session."""
+    token = store.create("u", {"a": 1})
+    dump = ""
+    for key in client.client.scan_iter(match=client.key_prefix + "*"):
+        dump += key + repr(client.client.hgetall(key))
+
+    assert dump
+    assert token not in dump
+    assert token[22:] not in dump
+
+
+@pytest.mark.parametrize("token", ["", "x", "../..", "ü" * 65, "A" * 64, "A" * 65, "A" * 66])
+def test_an_unknown_token_is_no_session(store: SessionStore, token: str) -> None:
+    """Whatever a browser sends, it reads as absent and revokes nothing."""
+    assert store.read(token) is None
+    assert store.revoke(token) is False
+
+
+@pytest.mark.parametrize("token", [None, 5, b"x"])
+def test_a_token_is_text(store: SessionStore, token: str) -> None:
+    """A mistake in the program is not an absent session."""
+    with pytest.raises(ValkeyConfigurationError, match="token"):
+        store.read(token)
+
+
+@pytest.mark.parametrize("user_id", ["", None, 5, "\ud800"])
+def test_a_user_id_is_text(store: SessionStore, user_id: str) -> None:
+    """Every method refuses a user id that is none."""
+    for call in (store.create, store.list, store.revoke_all):
+        with pytest.raises(ValkeyConfigurationError):
+            call(user_id)
+
+
+@pytest.mark.parametrize("setting", ["idle_seconds", "absolute_seconds", "namespace"])
+def test_bad_settings_are_refused(client: ValkeyClient, setting: str) -> None:
+    """Zero is no time-out, and an empty namespace is none."""
+    bad: dict[str, object] = {setting: "" if setting == "namespace" else 0}
+
+    with pytest.raises(ValkeyConfigurationError):
+        SessionStore(client, **bad)  # type: ignore[arg-type]
+
+
+def test_reading_slides_the_idle_timeout(client: ValkeyClient) -> None:
+    """A session that is read lives on; one that is not read ends, and leaves nothing."""
+    store = SessionStore(client, idle_seconds=1, absolute_seconds=60)
+    read, unread = store.create("u"), store.create("v")
+    for _ in range(5):
+        time.sleep(0.3)
+        assert store.read(read) is not None
+
+    assert store.read(unread) is None
+    time.sleep(1.2)
+    assert store.read(read) is None
+    assert list(client.client.scan_iter(match=client.key_prefix + "*")) == []
+
+
+def test_the_absolute_timeout_ends_a_session_that_is_read(client: ValkeyClient) -> None:
+    """However often it is read, it ends."""
+    store = SessionStore(client, idle_seconds=60, absolute_seconds=1)
+    token = store.create("u")
+    end = time.monotonic() + 3
+    while store.read(token) is not None:
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+    assert store.list("u") == []
+
+
+def test_one_session_outlives_another_of_the_same_user(client: ValkeyClient) -> None:
+    """A short session does not end a long one, nor the other way round."""
+    token = SessionStore(client, idle_seconds=100).create("u")
+    short = SessionStore(client, idle_seconds=1)
+    other = short.create("u")
+    time.sleep(1.2)
+
+    assert short.read(other) is None
+    assert SessionStore(client).read(token) is not None
+
+
+def test_revoking_ends_one_session(store: SessionStore) -> None:
+    """By token, or by what the list shows; the others stay."""
+    first, second, third = (store.create("u", number) for number in range(3))
+
+    assert store.revoke(first) is True
+    assert store.revoke(first) is False
+    assert store.read(first) is None
+    (listed,) = (one for one in store.list("u") if one.data == 1)
+    assert store.revoke(listed) is True
+    assert store.read(second) is None
+    assert store.read(third) is not None
+
+
+def test_revoking_all_ends_every_session_of_one_user(store: SessionStore) -> None:
+    """Log out everywhere: this user's sessions end, another's stay."""
+    mine = [store.create("me") for _ in range(3)]
+    other = store.create("you")
+
+    assert store.revoke_all("me") == 3
+    assert store.revoke_all("me") == 0
+    assert [store.read(token) for token in mine] == [None, None, None]
+    assert store.read(other) is not None
+
+
+def test_the_list_has_live_sessions_only(client: ValkeyClient) -> None:
+    """Ended sessions leave no member behind, however many there were."""
+    short = SessionStore(client, idle_seconds=1)
+    for number in range(200):
+        short.create("u", number)
+    store = SessionStore(client)
+    time.sleep(1.1)
+    token = store.create("u", "live")
+
+    assert [one.data for one in store.list("u")] == ["live"]
+    (key,) = client.client.scan_iter(match=client.key_prefix + "*")
+    assert client.client.hlen(key) == 1
+    assert token not in repr(store.list("u"))
+
+
+def test_a_revoked_session_never_comes_back(store: SessionStore) -> None:
+    """Eight threads renew all sessions of a user while another ends them: none survives."""
+    for _ in range(10):
+        tokens = [store.create("u") for _ in range(4)]
+        stop = threading.Event()
+
+        def renew(tokens: list[str] = tokens, stop: threading.Event = stop) -> None:
+            while not stop.is_set():
+                for token in tokens:
+                    store.read(token)
+
+        threads = [threading.Thread(target=renew) for _ in range(8)]
+        for one in threads:
+            one.start()
+        store.revoke_all("u")
+        after = [store.read(token) for token in tokens]
+        stop.set()
+        for one in threads:
+            one.join()
+
+        assert after == [None] * 4
+        assert store.list("u") == []
+
+
+def test_data_that_is_no_json_is_refused(store: SessionStore) -> None:
+    """Nothing is stored."""
+    with pytest.raises(ValkeyError, match="not JSON"):
+        store.create("u", {1, 2})
+
+    assert store.list("u") == []
+
+
+def test_a_failure_is_not_an_absent_session(stack: StackEndpoints) -> None:
+    """When the client cannot ask, nobody is logged out: it raises."""
+    client = ValkeyClient(stack.valkey_url)
+    store = SessionStore(client)
+    token = store.create("u")
+    client.close()
+
+    with pytest.raises(ValkeyError):
+        store.read(token)

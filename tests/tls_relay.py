@@ -1,0 +1,158 @@
+"""A TLS-terminating relay on loopback, and the certificates for it, made on the spot."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import ipaddress
+import socket
+import ssl
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["Certificates", "TlsRelay", "make_certificates"]
+
+_KEY_FORMAT = (
+    serialization.Encoding.PEM,
+    serialization.PrivateFormat.PKCS8,
+    serialization.NoEncryption(),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Certificates:
+    """Files of one private certificate authority.
+
+    Args:
+        ca: Its certificate.
+        server: A certificate for 127.0.0.1 and localhost, with its key.
+        client: A client's certificate, with its key.
+    """
+
+    ca: Path
+    server: tuple[Path, Path]
+    client: tuple[Path, Path]
+
+
+def make_certificates(folder: Path) -> Certificates:
+    """Write a new authority, a server's and a client's certificate into *folder*."""
+    ca_key = ec.generate_private_key(ec.SECP256R1())
+    ca = _sign("test authority", ca_key, ca_key, None)
+    (folder / "ca.pem").write_bytes(ca.public_bytes(serialization.Encoding.PEM))
+    pairs = []
+    for name in ("server", "client"):
+        key = ec.generate_private_key(ec.SECP256R1())
+        certificate = _sign(name, key, ca_key, ca)
+        paths = folder / f"{name}.pem", folder / f"{name}.key"
+        paths[0].write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+        paths[1].write_bytes(key.private_bytes(*_KEY_FORMAT))
+        pairs.append(paths)
+    return Certificates(folder / "ca.pem", pairs[0], pairs[1])
+
+
+def _sign(
+    name: str,
+    key: ec.EllipticCurvePrivateKey,
+    issuer_key: ec.EllipticCurvePrivateKey,
+    issuer: x509.Certificate | None,
+) -> x509.Certificate:
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    now = dt.datetime.now(dt.UTC)
+    names: list[x509.GeneralName] = [
+        x509.DNSName("localhost"),
+        x509.IPAddress(ipaddress.ip_address("127.0.0.1")),
+    ]
+    authority = x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key())
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer.subject if issuer else subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - dt.timedelta(hours=1))
+        .not_valid_after(now + dt.timedelta(days=1))
+        .add_extension(x509.BasicConstraints(ca=issuer is None, path_length=None), critical=True)
+        .add_extension(x509.SubjectAlternativeName(names), critical=False)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .add_extension(authority, critical=False)
+        .sign(issuer_key, hashes.SHA256())
+    )
+
+
+class TlsRelay:
+    """Speaks TLS to clients and plain TCP to a server on 127.0.0.1.
+
+    Args:
+        port: The server's port.
+        certificates: What to show, and whom to trust.
+        ask_for_certificate: Refuse clients that show no certificate of the authority.
+    """
+
+    def __init__(
+        self, port: int, certificates: Certificates, *, ask_for_certificate: bool = False
+    ) -> None:
+        self._target = port
+        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self._context.load_cert_chain(*certificates.server)
+        if ask_for_certificate:
+            self._context.load_verify_locations(certificates.ca)
+            self._context.verify_mode = ssl.CERT_REQUIRED
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = int(self._listener.getsockname()[1])
+        self._threads = [threading.Thread(target=self._accept, daemon=True)]
+
+    def __enter__(self) -> Self:
+        self._threads[0].start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        for thread in self._threads:
+            thread.join(5)
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                plain, _ = self._listener.accept()
+            except OSError:
+                return
+            thread = threading.Thread(target=self._serve, args=(plain,), daemon=True)
+            self._threads.append(thread)
+            thread.start()
+
+    def _serve(self, plain: socket.socket) -> None:
+        plain.settimeout(5)
+        try:
+            client = self._context.wrap_socket(plain, server_side=True)
+        except OSError:
+            plain.close()
+            return
+        with client, socket.create_connection(("127.0.0.1", self._target), 5) as server:
+            # One thread for both directions: an SSL socket is not for two at once.
+            client.settimeout(0.005)
+            server.settimeout(0.005)
+            with contextlib.suppress(OSError):
+                while _pass_on(client, server) and _pass_on(server, client):
+                    pass
+
+
+def _pass_on(source: socket.socket, sink: socket.socket) -> bool:
+    """Pass on what is there; return False at the end of the stream."""
+    try:
+        chunk = source.recv(65536)
+    except TimeoutError:
+        return True
+    if chunk:
+        sink.sendall(chunk)
+    return bool(chunk)

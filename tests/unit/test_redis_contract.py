@@ -1,0 +1,164 @@
+"""What the Valkey call path leans on in redis-py, pinned: read this before widening its version.
+
+``clients/_valkey_pool.py`` and ``_valkey_connections.py`` use redis-py's Connection classes as
+factory and codec, through methods that its documentation does not promise.
+"""
+
+from __future__ import annotations
+
+import gc
+import inspect
+import socket
+import weakref
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from redis._parsers.hiredis import _HiredisParser
+from redis._parsers.resp2 import _RESP2Parser
+from redis.backoff import NoBackoff
+from redis.connection import Connection, SSLConnection, UnixDomainSocketConnection
+from redis.exceptions import ConnectionError as DriverConnectionError
+from redis.exceptions import ResponseError
+from redis.exceptions import TimeoutError as DriverTimeoutError
+from redis.retry import Retry
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+PARSERS = [_HiredisParser, _RESP2Parser]
+
+
+def _start_parser(connection: Any) -> None:
+    connection._parser.on_connect(connection)
+
+
+class Peer:
+    """One connection of the driver's and our end of it."""
+
+    def __init__(self, parser: Any) -> None:
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        kind: Any = Connection
+        self.connection: Any = kind(
+            host="127.0.0.1",
+            port=self.listener.getsockname()[1],
+            protocol=2,
+            driver_info=None,
+            decode_responses=True,
+            retry=Retry(NoBackoff(), 0),
+            socket_connect_timeout=1.0,
+            socket_timeout=0.2,
+            parser_class=parser,
+            redis_connect_func=_start_parser,
+        )
+        self.connection.connect()
+        self.server, _ = self.listener.accept()
+
+    def close(self) -> None:
+        """Close both ends."""
+        self.connection.disconnect()
+        self.server.close()
+        self.listener.close()
+
+
+@pytest.fixture(params=PARSERS, ids=lambda parser: parser.__name__)
+def peer(request: pytest.FixtureRequest) -> Iterator[Peer]:
+    """A connected pair, for each of redis-py's parsers."""
+    made = Peer(request.param)
+    yield made
+    made.close()
+
+
+def test_our_handshake_replaces_the_drivers_own(peer: Peer) -> None:
+    """With redis_connect_func nothing but our own bytes goes out."""
+    peer.connection.send_packed_command(peer.connection.pack_command("PING"), check_health=False)
+
+    assert peer.server.recv(100) == b"*1\r\n$4\r\nPING\r\n"
+
+
+def test_several_commands_go_out_in_order(peer: Peer) -> None:
+    """pack_commands joins what pack_command makes of each."""
+    packed = peer.connection.pack_commands([("GET", "a"), ("SET", "b", 1)])
+
+    assert b"".join(packed) == (
+        b"*2\r\n$3\r\nGET\r\n$1\r\na\r\n*3\r\n$3\r\nSET\r\n$1\r\nb\r\n$1\r\n1\r\n"
+    )
+
+
+def test_a_refusal_is_raised_and_the_connection_stays(peer: Peer) -> None:
+    """An error reply is complete: the next reply on the connection is the next one."""
+    peer.server.sendall(b"-WRONGTYPE x\r\n$2\r\nok\r\n")
+
+    with pytest.raises(ResponseError, match="WRONGTYPE"):
+        peer.connection.read_response()
+    assert peer.connection.read_response() == "ok"
+    assert peer.connection.is_connected
+
+
+def test_errors_inside_a_reply_are_values(peer: Peer) -> None:
+    """An array may hold errors, and they are not raised."""
+    peer.server.sendall(b"*2\r\n:1\r\n-ERR no\r\n")
+
+    first, second = peer.connection.read_response()
+    assert first == 1
+    assert isinstance(second, ResponseError)
+
+
+def test_silence_is_the_drivers_timeout_and_closes(peer: Peer) -> None:
+    """A read that times out raises, and the connection is gone."""
+    with pytest.raises(DriverTimeoutError):
+        peer.connection.read_response()
+
+    assert not peer.connection.is_connected
+
+
+def test_an_idle_connection_cannot_be_read(peer: Peer) -> None:
+    """can_read(0) is False and harmless while nothing has arrived."""
+    assert peer.connection.can_read(0) is False
+    peer.server.sendall(b"+OK\r\n")
+    assert peer.connection.read_response() == "OK"
+    assert peer.connection.can_read(0) is False
+
+
+def test_a_reply_that_nobody_asked_for_can_be_seen(peer: Peer) -> None:
+    """can_read(0) tells it, also when it came together with the one before."""
+    peer.server.sendall(b"+OK\r\n+LATE\r\n")
+
+    assert peer.connection.read_response() == "OK"
+    assert peer.connection.can_read(0)
+
+
+def test_a_closed_connection_can_be_seen(peer: Peer) -> None:
+    """can_read(0) raises, or says True, once the server has closed."""
+    peer.server.shutdown(socket.SHUT_RDWR)
+
+    try:
+        seen = peer.connection.can_read(1)
+    except (DriverConnectionError, OSError):
+        seen = True
+    assert seen
+
+
+def test_a_dropped_connection_closes_without_the_collector() -> None:
+    """No reference cycle keeps a connection open that nobody refers to any more."""
+    made = Peer(_HiredisParser)
+    gone = weakref.ref(made.connection)
+    gc.disable()
+    try:
+        made.connection = None
+
+        assert gone() is None
+        made.server.settimeout(1)
+        assert made.server.recv(1) == b""
+    finally:
+        gc.enable()
+        made.server.close()
+        made.listener.close()
+
+
+@pytest.mark.parametrize("kind", [Connection, SSLConnection, UnixDomainSocketConnection])
+def test_each_connection_class_has_what_we_use(kind: Any) -> None:
+    """The methods and their parameters are there."""
+    assert "check_health" in inspect.signature(kind.send_packed_command).parameters
+    for name in ("pack_command", "pack_commands", "read_response", "can_read", "disconnect"):
+        assert callable(getattr(kind, name))
+    assert isinstance(kind.is_connected, property)
