@@ -35,7 +35,7 @@ typecheck: $(VENV)/installed-dev ## Check types, strictly
 	@$(BIN)/mypy
 
 bench: $(VENV)/installed-dev ## Measure, and print one table of ratios
-	@$(BIN)/python -m pytest tests/benchmarks -m bench --override-ini=addopts= $(ARGS)
+	@$(BIN)/python -m pytest -q -o python_files='bench_*.py' -m bench tests/benchmarks $(ARGS)
 
 up: $(VENV)/installed-local ## Start the development stack and leave it running
 	@$(STACK_TOOL) up
