@@ -21,6 +21,8 @@ from tests.rls_tables import (
     TABLE,
     USER,
     check,
+    fresh_schema,
+    mend,
     policy,
     rules,
 )
@@ -46,10 +48,8 @@ def scratch(own_postgres: PostgresServer) -> Iterator[Scratch]:
 @pytest.fixture(autouse=True)
 def _fresh_schema(scratch: Scratch) -> Iterator[None]:
     """Each test begins with one empty schema that the application role may enter."""
-    scratch.run("CREATE SCHEMA app; GRANT USAGE ON SCHEMA app TO crm_user")
-    yield
-    scratch.run('DROP SCHEMA app CASCADE; DROP SCHEMA IF EXISTS "Od\'d" CASCADE')
-    scratch.drop_roles()
+    with fresh_schema(scratch):
+        yield
 
 
 BROKEN = {
@@ -140,9 +140,9 @@ def test_a_schema_in_order_yields_nothing(scratch: Scratch) -> None:
 def test_what_the_role_cannot_reach_is_left_out(scratch: Scratch) -> None:
     """Broken objects without a grant, or in a schema that it may not enter, are no findings."""
     scratch.run(
-        TABLE + CLEAN.replace("app.docs", "app.kept") + DEFINER
+        TABLE.replace("app.docs", "app.open") + CLEAN + DEFINER
         + "REVOKE EXECUTE ON FUNCTION app.leak() FROM PUBLIC;"
-        "CREATE VIEW app.seen AS SELECT * FROM app.kept;"
+        "CREATE VIEW app.seen AS SELECT * FROM app.docs;"
         "CREATE SCHEMA \"Od'd\"; CREATE TABLE \"Od'd\".docs (user_id uuid);"
         "GRANT SELECT ON \"Od'd\".docs TO crm_user"
     )  # fmt: skip
@@ -252,6 +252,23 @@ def test_a_partition_two_levels_down_and_an_inheriting_table_are_found(scratch: 
     assert rules(scratch) == [("partition-reachable", "app.grandchild")]
 
 
+def test_a_foreign_partition_is_revoked(scratch: Scratch) -> None:
+    """A foreign table cannot have RLS, so the mend takes the grant."""
+    scratch.run(
+        PARTITIONED + "CREATE FOREIGN DATA WRAPPER nowhere; CREATE SERVER far FOREIGN DATA WRAPPER "
+        "nowhere; CREATE FOREIGN TABLE app.far PARTITION OF app.docs FOR VALUES IN (2027) "
+        "SERVER far; GRANT SELECT ON app.far TO PUBLIC"
+    )
+    (finding,) = check(scratch)
+
+    assert (finding.rule, finding.fix) == (
+        "partition-reachable",
+        "REVOKE ALL ON app.far FROM PUBLIC;",
+    )
+    assert mend(scratch) == []
+    scratch.run("DROP FOREIGN DATA WRAPPER nowhere CASCADE")
+
+
 def test_views_over_views_are_seen_through(scratch: Scratch) -> None:
     """A view that reads protected rows through an invoker's view is found, the inner one not."""
     scratch.run(
@@ -265,3 +282,13 @@ def test_views_over_views_are_seen_through(scratch: Scratch) -> None:
         ("materialized-view", "app.copied"),
         ("view-without-security-invoker", "app.outer_view"),
     ]
+
+
+def test_a_view_over_a_partition_alone_is_found(scratch: Scratch) -> None:
+    """The parent's policies do not reach a view that reads its partition."""
+    scratch.run(
+        PARTITIONED + 'CREATE VIEW app.seen AS SELECT * FROM app."Of ""26";'
+        "GRANT SELECT ON app.seen TO crm_user"
+    )
+
+    assert rules(scratch) == [("view-without-security-invoker", "app.seen")]

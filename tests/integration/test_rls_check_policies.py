@@ -250,6 +250,19 @@ def test_a_cast_of_the_column_makes_its_index_useless(scratch: Scratch, cast: st
     assert mend(scratch) == []
 
 
+def test_a_sub_select_that_reads_the_row_runs_per_row(scratch: Scratch) -> None:
+    """One that joins with the row is no InitPlan: the setting in it needs its own."""
+    scratch.run(
+        policy(
+            "EXISTS (SELECT FROM app.docs d WHERE d.body = docs.body "
+            f"AND d.user_id = NULLIF({SETTING}, '')::uuid)"
+        )
+    )
+
+    assert rules(scratch) == [("evaluated-per-row", "policy mine on app.docs")]
+    assert mend(scratch) == []
+
+
 def test_a_varchar_column_keeps_its_index(scratch: Scratch) -> None:
     """PostgreSQL prints a cast of varchar to text, which is none: nothing to find."""
     scratch.run(
