@@ -79,7 +79,10 @@ def uses_of(conn: GuardedConnection) -> dict[str, Callable[[], Any]]:
     }
 
 
-def test_everything_kept_from_a_block_is_dead_after_it(client: PostgresClient, user: UUID) -> None:
+@pytest.mark.parametrize("run", [lambda use: use(), run_in_thread])
+def test_everything_kept_from_a_block_is_dead_after_it(
+    client: PostgresClient, user: UUID, run: Callable[[Any], Any]
+) -> None:
     """Also while another user's block is open on the same session, and from another thread."""
     with client.connection(user) as kept:
         uses = uses_of(kept)
@@ -89,9 +92,7 @@ def test_everything_kept_from_a_block_is_dead_after_it(client: PostgresClient, u
     with client.connection(uuid4()) as conn:
         for name, use in uses.items():
             with pytest.raises(PostgresError):
-                pytest.fail(f"{name} returned {use()!r}")
-            with pytest.raises(PostgresError):
-                pytest.fail(f"{name} returned {run_in_thread(use)!r} in a thread")
+                pytest.fail(f"{name} returned {run(use)!r}")
         assert conn.execute("SELECT 1 AS a").fetchall() == [{"a": 1}]
 
 
