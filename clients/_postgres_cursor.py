@@ -12,7 +12,7 @@ from psycopg.pq import TransactionStatus
 from clients.errors import PostgresError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Generator, Iterable, Iterator, Sequence
 
     from psycopg.abc import Buffer, Params, Query
 
@@ -107,7 +107,7 @@ class GuardedCursor:
         with self._handle._guarded(sends=self._fetch_sends):
             self._raw.scroll(value, mode)
 
-    def stream(self, query: Query, params: Params | None = None) -> Iterator[Any]:
+    def stream(self, query: Query, params: Params | None = None) -> Generator[Any, None, None]:
         """Yield the rows one by one as the server sends them."""
         rows = self._raw.stream(query, params)
         with self._handle._guarded() as state:

@@ -23,7 +23,6 @@ from clients.errors import PostgresError, RlsContextError, TransactionAbortedErr
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from contextlib import AbstractContextManager
     from types import TracebackType
 
     from psycopg.abc import Params, Query
@@ -151,7 +150,7 @@ class GuardedConnection:
         self.row_factory: Any = dict_row
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} of {self._state.what}{'' if self._alive else ', ended'}>"
+        return f"<{type(self).__name__} of {self._state.what}{'' if self._is_open else ', ended'}>"
 
     def execute(
         self, query: Query, params: Params | None = None, *, binary: bool = False
@@ -212,7 +211,9 @@ class GuardedConnection:
             PostgresError: The block has ended, or its context is lost (RlsContextError).
         """
         self.check_open()
-        raw = self._state.session.conn.transaction(savepoint_name, force_rollback)
+        # Not conn.transaction(): that is a generator, and one that is dropped in mid-block would
+        # send its ROLLBACK TO to whoever has the session by then.
+        raw = psycopg.Transaction(self._state.session.conn, savepoint_name, force_rollback)
         return GuardedTransaction(self, raw)
 
     @property
@@ -284,18 +285,15 @@ class GuardedConnection:
 class GuardedTransaction:
     """A savepoint of a block; psycopg's ``Rollback`` works with it."""
 
-    __slots__ = ("_handle", "_raw", "_transaction")
+    __slots__ = ("_handle", "_raw")
 
-    def __init__(
-        self, handle: GuardedConnection, raw: AbstractContextManager[psycopg.Transaction]
-    ) -> None:
+    def __init__(self, handle: GuardedConnection, raw: psycopg.Transaction) -> None:
         self._handle = handle
         self._raw = raw
-        self._transaction: psycopg.Transaction | None = None
 
     def __enter__(self) -> Self:
         with self._handle._guarded():  # noqa: SLF001 - one guard in three classes
-            self._transaction = self._raw.__enter__()
+            self._raw.__enter__()
         return self
 
     def __exit__(
@@ -315,7 +313,7 @@ class GuardedTransaction:
                 # The session may be another user's by now: nothing of ours goes there.
                 return False
             if isinstance(exc, psycopg.Rollback) and exc.transaction is self:  # type: ignore[comparison-overlap]  # we gave the caller ourselves
-                exc_type, exc = psycopg.Rollback, psycopg.Rollback(self._transaction)
+                exc_type, exc = psycopg.Rollback, psycopg.Rollback(self._raw)
             done = bool(self._raw.__exit__(exc_type, exc, traceback))
             if handle._state.session.transaction_status != _INERROR:  # noqa: SLF001 - likewise
                 handle._state.swallowed = None  # noqa: SLF001 - likewise

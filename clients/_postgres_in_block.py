@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import psycopg
 
 from clients._postgres_block import JoinedBlock
 from clients._postgres_errors import statement_error
-from clients._postgres_query import twin_columns
+from clients._postgres_query import BATCH_ROWS, twin_columns
 from clients.errors import PostgresError
 
 if TYPE_CHECKING:
@@ -41,7 +42,8 @@ class InBlock:
     def run(self, outer: Block, query: Query, params: Params | None) -> list[dict[str, Any]]:
         """Run *query* as a savepoint of *outer*, and return its rows."""
         with self._mapped(), JoinedBlock(outer) as conn:
-            cursor = conn.execute(query, params or None)
+            with self._value_errors():
+                cursor = conn.execute(query, params or None)
             if cursor.description is None:
                 rows = []
             elif twins := twin_columns([column.name for column in cursor.description]):
@@ -56,8 +58,13 @@ class InBlock:
 
     def run_many(self, outer: Block, query: Query, rows: Iterable[Params]) -> int:
         """Run *query* for each of *rows* as one savepoint of *outer*."""
+        remaining = iter(rows)
+        changed = 0
         with self._mapped(), JoinedBlock(outer) as conn:
-            return conn.cursor().executemany(query, rows).rowcount
+            while batch := list(islice(remaining, BATCH_ROWS)):
+                with self._value_errors():
+                    changed += conn.cursor().executemany(query, batch).rowcount
+        return changed
 
     @contextmanager
     def stream(
@@ -72,7 +79,7 @@ class InBlock:
         abandoned: GeneratorExit | None = None
         with block as conn:
             cursor = conn.cursor(name)
-            with self._mapped():
+            with self._mapped(), self._value_errors():
                 cursor.execute(query, params or None)
             try:
                 yield self._batches(cursor, batch_size)
@@ -92,6 +99,14 @@ class InBlock:
             for row in batch:
                 cursor.connection.check_open()
                 yield row
+
+    @contextmanager
+    def _value_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except (TypeError, ValueError) as error:
+            # A text that UTF-8 cannot say, or parameters that are no sequence.
+            raise PostgresError(f"{self._method}() failed: {error}") from error
 
     @contextmanager
     def _mapped(self) -> Iterator[None]:

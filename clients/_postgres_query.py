@@ -36,12 +36,13 @@ if TYPE_CHECKING:
     from clients._postgres_pool import Pool
     from clients._postgres_settings import Target
 
-__all__ = ["OneFlight", "rows_of", "twin_columns"]
+__all__ = ["BATCH_ROWS", "OneFlight", "rows_of", "twin_columns"]
 
 # The caller's statement comes behind the reset, BEGIN and the context.
 _HEAD = (RESET, BEGIN)
 _USER_INDEX = len(_HEAD) + 1
-_BATCH_ROWS = 1000
+#: How many rows one flight of execute_many() takes.
+BATCH_ROWS = 1000
 
 
 class _ConvertedQuery(PostgresQuery):
@@ -101,7 +102,7 @@ class OneFlight:
     def run_many(self, query: Query, rows: Iterable[Params]) -> int:
         """Run *query* once for each of *rows*, commit once, and return how many rows changed."""
         remaining = iter(rows)
-        batch = list(islice(remaining, _BATCH_ROWS))
+        batch = list(islice(remaining, BATCH_ROWS))
         if not batch:
             return 0
         while True:
@@ -111,7 +112,7 @@ class OneFlight:
                 converted = self._convert(Transformer(session.conn), query, batch[0])
                 head: tuple[Statement, ...] = (*_HEAD, self._context)
                 changed = _rows_changed(session.batch(head, converted, batch)[len(head) :])
-                while batch := list(islice(remaining, _BATCH_ROWS)):
+                while batch := list(islice(remaining, BATCH_ROWS)):
                     changed += _rows_changed(session.batch((), converted, batch))
                 session.flight((COMMIT,))
             except FlightError as failure:
@@ -122,8 +123,9 @@ class OneFlight:
                 # A row that does not fit the placeholders; the session takes with it what was sent.
                 raise statement_error(error, f"{self._method}()", self._target) from error
             except BaseException:
-                # The caller's iterator failed with the transaction half done.
-                session.close()
+                if not session.reusable:
+                    # The caller's iterator failed with the transaction half done.
+                    session.close()
                 raise
             else:
                 return changed
