@@ -10,8 +10,8 @@ from clients._lifecycle import Lifecycle
 from clients._vault_api import list_folder, lookup_self, read_secret
 from clients._vault_cache import CacheStats, SecretCache
 from clients._vault_errors import Operation, not_vault
-from clients._vault_fields import SecretFields
-from clients._vault_paths import SecretPath, folder_path, join_path, secret_path
+from clients._vault_getters import TypedGetters
+from clients._vault_paths import SecretPath, folder_path, secret_path
 from clients._vault_retry import Deadline
 from clients._vault_session import VaultSession
 from clients._vault_settings import Masked, resolve_options
@@ -34,7 +34,7 @@ __all__ = ["VaultClient", "VaultError"]
 _abandoned: list[VaultSession] = []
 
 
-class VaultClient(Lifecycle):
+class VaultClient(TypedGetters, Lifecycle):
     """Reads secrets from a KV version 2 mount. Construction logs in, or raises at once.
 
     Safe to share between threads. A forked child gets its own connections, cache and login.
@@ -140,77 +140,6 @@ class VaultClient(Lifecycle):
             wait=deadline.remaining,
         )
 
-    def get_database_url(self, *, path: str = "crm/database", use_cache: bool = True) -> str:
-        """Return the field ``url`` of the secret at *path*.
-
-        Raises:
-            VaultError: There is no such secret or field.
-        """
-        return self._fields(path, use_cache=use_cache).text("url")
-
-    def get_database_admin_url(
-        self, *, path: str = "crm/database", use_cache: bool = True
-    ) -> str | None:
-        """Return the field ``admin_url`` of the secret at *path*, None where it has none.
-
-        Raises:
-            VaultError: There is no such secret.
-        """
-        return self._fields(path, use_cache=use_cache).optional_text("admin_url")
-
-    def get_valkey_url(self, *, path: str = "crm/valkey", use_cache: bool = True) -> str:
-        """Return the field ``url`` of the secret at *path*.
-
-        Raises:
-            VaultError: There is no such secret or field.
-        """
-        return self._fields(path, use_cache=use_cache).text("url")
-
-    def get_email_credentials(
-        self, *, path: str = "crm/email", use_cache: bool = True
-    ) -> dict[str, str]:
-        """Return the fields ``api_key`` and ``from_address`` of the secret at *path*.
-
-        Raises:
-            VaultError: There is no such secret or field.
-        """
-        fields = self._fields(path, use_cache=use_cache)
-        return {name: fields.text(name) for name in ("api_key", "from_address")}
-
-    def get_database_credentials(
-        self, path: str = "bike-data-flow/production/database", *, use_cache: bool = True
-    ) -> dict[str, str]:
-        """Return ``username``, ``password``, ``host``, ``port`` and ``database``.
-
-        The port is ``"5432"`` where the secret has none.
-
-        Raises:
-            VaultError: There is no such secret or field.
-        """
-        fields = self._fields(path, use_cache=use_cache)
-        return {
-            "username": fields.text("username"),
-            "password": fields.text("password"),
-            "host": fields.text("host"),
-            "port": fields.port("port", default="5432"),
-            "database": fields.text("database"),
-        }
-
-    def get_api_key(
-        self,
-        provider: str,
-        prefix: str = "bike-data-flow/production/api-keys",
-        *,
-        use_cache: bool = True,
-    ) -> str:
-        """Return the field ``api_key`` of the secret *provider* below *prefix*.
-
-        Raises:
-            VaultError: There is no such secret or field.
-        """
-        path = join_path(prefix, provider)
-        return self._fields(path, use_cache=use_cache).text("api_key")
-
     def list_secrets(self, path: str) -> list[str]:
         """Return the names in a folder; those of folders end in a slash.
 
@@ -303,9 +232,6 @@ class VaultClient(Lifecycle):
 
     def _deadline(self) -> Deadline:
         return Deadline(self._options.timeout)
-
-    def _fields(self, path: str, *, use_cache: bool) -> SecretFields:
-        return SecretFields(self.get_secret(path, use_cache=use_cache), path)
 
     def _read(self, place: SecretPath, version: int | None, deadline: Deadline) -> dict[str, Any]:
         try:

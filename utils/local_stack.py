@@ -103,7 +103,14 @@ def open_stack(settings: StackSettings) -> Iterator[StackEndpoints | None]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; return its exit code."""
+    """Run the command line.
+
+    Args:
+        argv: The words behind the program's name; the process's own when None.
+
+    Returns:
+        The exit code; that of the command itself for ``run``.
+    """
     parser = argparse.ArgumentParser(prog="python -m utils.local_stack", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     commands = parser.add_subparsers(dest="action", required=True)

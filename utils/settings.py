@@ -139,7 +139,9 @@ class StackSettings:
 def child_environment(overrides: Mapping[str, str]) -> dict[str, str]:
     """Return the process's environment for a child process, with *overrides* laid over it.
 
-    When *overrides* name a Vault, no ambient ``VAULT_*`` variable stays beside them.
+    Args:
+        overrides: Variables to set. When they name a Vault, no ambient ``VAULT_*`` variable stays
+            beside them.
     """
     stays = {
         name: value
