@@ -19,6 +19,7 @@ from clients._postgres_query import OneFlight
 from clients._postgres_settings import PostgresSettings, UrlSource, check_integer
 from clients._postgres_silence import SilenceError
 from clients._postgres_statements import refuse_unsuitable
+from clients._postgres_stream import StreamedRows
 from clients._rls_role import find_bypass
 from clients.errors import NoRowsError, PostgresError, RlsContextError
 from utils.user_context import get_current_user_id, parse_user_id
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
     from clients._postgres_block import User
     from clients._postgres_flight import Session
-    from clients._postgres_handle import GuardedConnection, GuardedCursor
+    from clients._postgres_handle import GuardedConnection
     from clients._postgres_settings import OnRlsBypass
 
 __all__ = ["PostgresClient", "PostgresError"]
@@ -328,15 +329,7 @@ class PostgresClient(Lifecycle):
             cursor = conn.cursor(f"failfast_{next(self._cursor_numbers)}")
             with self._mapped("stream"):
                 cursor.execute(query, params or None)
-            yield self._batches(cursor, batch_size)
-
-    def _batches(self, cursor: GuardedCursor, batch_size: int) -> Iterator[dict[str, Any]]:
-        while True:
-            with self._mapped("stream"):
-                batch = cursor.fetchmany(batch_size)
-            if not batch:
-                return
-            yield from batch
+            yield StreamedRows(cursor, batch_size, lambda: self._mapped("stream"))
 
     # -- health --
 
