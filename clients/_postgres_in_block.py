@@ -11,6 +11,7 @@ import psycopg
 from clients._postgres_block import JoinedBlock
 from clients._postgres_errors import statement_error
 from clients._postgres_query import BATCH_ROWS, twin_columns
+from clients._postgres_stream import StreamedRows
 from clients.errors import PostgresError
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from psycopg.abc import Params, Query
 
     from clients._postgres_block import Block
-    from clients._postgres_cursor import GuardedCursor
     from clients._postgres_handle import GuardedConnection
     from clients._postgres_settings import Target
 
@@ -82,23 +82,13 @@ class InBlock:
             with self._mapped(), self._value_errors():
                 cursor.execute(query, params or None)
             try:
-                yield self._batches(cursor, batch_size)
+                yield StreamedRows(cursor, batch_size, self._mapped)
             except GeneratorExit as left:
                 # The reader, a generator itself, wants no more rows: that is no failure, and what
                 # execute() wrote as a part of this block must not be lost for it.
                 abandoned = left
         if abandoned is not None:
             raise abandoned
-
-    def _batches(self, cursor: GuardedCursor, batch_size: int) -> Iterator[dict[str, Any]]:
-        while True:
-            with self._mapped():
-                batch = cursor.fetchmany(batch_size)
-            if not batch:
-                return
-            for row in batch:
-                cursor.connection.check_open()
-                yield row
 
     @contextmanager
     def _value_errors(self) -> Iterator[None]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import inspect
 import math
+import os
 import re
 import threading
+import weakref
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 from urllib.parse import urlsplit
@@ -119,6 +121,7 @@ class UrlSource:
             )
         self.is_callable = callable(url)
         self._takes_use_cache = callable(url) and _takes_use_cache(url)
+        _sources.add(self)
 
     def current(self) -> str | None:
         """Return the URL; None when a callable says that there is none."""
@@ -145,6 +148,10 @@ class UrlSource:
                 self._fresh = self._url(use_cache=False) if self._takes_use_cache else self._url()
                 self.renewals += 1
             return self._fresh if self._fresh != refused else None
+
+    def renew_lock(self) -> None:
+        """Make a lock that nobody holds, for a forked child: the holder's thread is not in it."""
+        self._lock = threading.Lock()
 
 
 def parse_url(name: str, url: object) -> Target:
@@ -224,3 +231,14 @@ def _check_seconds(name: str, value: object, *, zero: bool) -> None:
         raise PostgresConfigurationError(
             f"{name} is {value!r}: it must be a number of seconds {'>=' if zero else '>'} 0"
         )
+
+
+_sources: weakref.WeakSet[UrlSource] = weakref.WeakSet()
+
+
+def _renew_locks() -> None:
+    for source in list(_sources):
+        source.renew_lock()
+
+
+os.register_at_fork(after_in_child=_renew_locks)

@@ -92,16 +92,13 @@ def test_a_network_that_swallows_answers_hangs_nobody(
     client = new_client(
         through(proxy), pool_size=2, statement_timeout=0.3, connect_timeout=1.0, pool_timeout=1.0
     )
-    proxy.stall_at = {
-        "statement": b"SELECT 42",
-        "execute": b"INSERT",
-        "execute_many": b"INSERT",
-    }.get(at, at.encode())
+    texts = {"statement": b"SELECT 42", "execute": b"INSERT", "execute_many": b"INSERT"}
+    proxy.stall_at = texts.get(at, at.encode())
     if at != "COMMIT":
         # The server cannot be asked and says so at once; once is enough for the slow way.
         proxy.refuse.set()
     expected = (PostgresConnectionError, psycopg.OperationalError)
-    with at_most(_BOUND), pytest.raises(expected, match="no answer within"):
+    with at_most(_BOUND), pytest.raises(expected, match="no answer within"):  # noqa: PT012 - one of four ways
         if at in {"execute", "execute_many"}:
             write(client, uuid4(), at)
         elif at == "FETCH":
@@ -124,7 +121,7 @@ def test_a_network_that_swallows_answers_hangs_nobody(
 def test_an_answer_lost_on_one_connection_is_told_from_a_server_at_work(
     server: PostgresServer, new_client: NewClient, proxy: FaultProxy
 ) -> None:
-    """One muted connection, a server that answers elsewhere: it says idle, so the answer is lost."""
+    """One muted connection, a server that answers elsewhere and says idle: the answer is lost."""
     client = new_client(through(proxy), pool_size=1, statement_timeout=0.3)
     token = uuid4()
     proxy.mute()
@@ -249,7 +246,7 @@ def test_a_black_hole_at_growth_fails_the_newcomers_and_not_the_holder(
 def test_a_cut_in_the_middle_of_a_block_comes_out_as_it_is(
     server: PostgresServer, new_client: NewClient, proxy: FaultProxy
 ) -> None:
-    """Psycopg's own OperationalError leaves the block, which runs once and commits nothing."""
+    """The driver's own OperationalError leaves the block, which runs once and commits nothing."""
     client = new_client(through(proxy), pool_size=1)
     token, runs = uuid4(), 0
     with pytest.raises(psycopg.OperationalError), client.connection(USER) as conn:  # noqa: PT012 - the block is the subject

@@ -1,0 +1,252 @@
+"""After a fork, parent and child never share a socket, a transaction or a lock."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+import pytest
+
+from clients.errors import PostgresError
+from tests.postgres_faults import (
+    INSERT,
+    USER,
+    all_places_can_be_used,
+    kill_sessions,
+    superuser,
+    times_applied,
+    wait_for,
+    write,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from clients.postgres_client import PostgresClient
+    from tests.postgres_faults import NewClient
+    from utils._postgres_server import PostgresServer
+
+# Threads of the parent are the subject of some of these tests.
+pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")
+
+_PID = "SELECT pg_backend_pid() AS pid"
+
+
+def in_child(work: Callable[[], Any]) -> Any:
+    """Run *work* in a forked child, and return what it returned, or its error's text."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        # A child that hangs ends itself, and its parent's wait with it.
+        signal.alarm(15)
+        try:
+            answer = work()
+        except BaseException as error:  # noqa: BLE001 - it goes to the parent
+            answer = f"{type(error).__name__}: {error}"
+        os.write(writer, json.dumps(answer).encode())
+        os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as pipe:
+        answer = json.loads(pipe.read() or b'"the child said nothing"')
+    os.waitpid(child, 0)
+    return answer
+
+
+def backend_pid(client: PostgresClient) -> int:
+    return int(client.execute_scalar(_PID, user_id=USER))
+
+
+def server_pids(server: PostgresServer) -> set[int]:
+    with superuser(server) as conn:
+        query = "SELECT pid FROM pg_stat_activity WHERE usename = 'crm_user'"
+        return {int(row[0]) for row in conn.execute(query)}
+
+
+def test_a_child_gets_sessions_of_its_own_and_leaves_the_parents_alone(
+    server: PostgresServer, new_client: NewClient
+) -> None:
+    """Idle pool: the child connects anew, and its exit ends none of the parent's sessions."""
+    client = new_client(pool_size=3, min_size=3)
+    before = server_pids(server)
+    assert len(before) == 3
+
+    def work() -> list[Any]:
+        pids = [backend_pid(client) for _ in range(3)]
+        client.execute(INSERT, (token, USER), USER)
+        stats = client.stats()
+        client.close()
+        return [pids, stats["connects"]]
+
+    token = uuid4()
+    pids, connects = in_child(work)
+    assert not set(pids) & before
+    assert connects == 1
+    assert times_applied(server, token) == 1
+    wait_for(lambda: server_pids(server) == before)
+    assert {backend_pid(client) for _ in range(5)} <= before
+    assert client.stats()["stale"] == 0
+    all_places_can_be_used(client)
+
+
+def test_a_fork_inside_a_block_leaves_the_transaction_to_the_parent(
+    server: PostgresServer, new_client: NewClient
+) -> None:
+    """The child's use of the parent's handle raises, its own calls work, the parent commits."""
+    client = new_client(pool_size=1)
+    mine, theirs = uuid4(), uuid4()
+
+    def work() -> list[str]:
+        said = []
+        for use in (lambda: conn.execute("SELECT 1"), cursor.fetchone, conn.transaction):
+            try:
+                use()
+                said.append("it worked")
+            except PostgresError as error:
+                said.append(str(error))
+        # Another user than the block's: the block is not the child's.
+        client.execute(INSERT, (theirs, theirs), theirs)
+        with client.connection(USER) as own:
+            said.append(str(own.execute(_PID).fetchone()["pid"]))
+        return said
+
+    with client.connection(USER) as conn:
+        conn.execute(INSERT, (mine, USER))
+        cursor = conn.execute(_PID)
+        *refusals, child_pid = in_child(work)
+        assert all("belongs to the parent process" in text for text in refusals), refusals
+        row = cursor.fetchone()
+        assert str(row["pid"]) != child_pid
+        assert conn.execute(_PID).fetchone() == row
+    assert times_applied(server, mine) == 1
+    assert times_applied(server, theirs) == 1
+
+
+@pytest.mark.parametrize("way", ["normally", "by an exception", "in a stream"])
+def test_a_child_that_leaves_an_inherited_block_does_not_end_it(
+    server: PostgresServer, new_client: NewClient, way: str
+) -> None:
+    """Neither COMMIT nor ROLLBACK of a child reaches the transaction of its parent."""
+    client = new_client(pool_size=1)
+    token, child = uuid4(), 0
+    reader, writer = os.pipe()
+    try:
+        try:
+            if way == "in a stream":
+                with client.stream("SELECT generate_series(1, 9) AS n", user_id=USER) as rows:
+                    child = os.fork()
+                    found = len(list(rows))
+                    assert child == 0 or found == 9
+            else:
+                with client.connection(USER) as conn:
+                    conn.execute(INSERT, (token, USER))
+                    child = os.fork()
+                    if child == 0 and way == "by an exception":
+                        raise KeyError("in the child")  # noqa: TRY301 - from just here
+                    if child:
+                        os.waitpid(child, 0)
+                        conn.execute(INSERT, (token, USER))
+        except BaseException as error:
+            if child:
+                raise
+            os.write(writer, f"{type(error).__name__}: {error}".encode())
+    finally:
+        if child == 0:
+            os._exit(0)
+    os.close(writer)
+    if way == "in a stream":
+        os.waitpid(child, 0)
+    with os.fdopen(reader, "rb") as pipe:
+        said = pipe.read().decode()
+    assert ("KeyError" if way == "by an exception" else "belongs to the parent process") in said
+    assert times_applied(server, token) == (0 if way == "in a stream" else 2)
+    assert client.stats()["retired"] == 0, "the parent's session was spoilt"
+
+
+def test_a_fork_while_other_threads_use_the_pool_hangs_nobody(
+    server: PostgresServer, new_client: NewClient
+) -> None:
+    """Busy pool, locks held by threads that the child does not have: each child works at once."""
+    client = new_client(pool_size=4, min_size=4)
+    stop = threading.Event()
+    errors: list[Exception] = []
+
+    def use() -> None:
+        turn = 0
+        while not stop.is_set():
+            turn += 1
+            try:
+                write(client, uuid4(), ("execute", "connection")[turn % 2])
+            except Exception as error:  # noqa: BLE001 - the test looks at it
+                errors.append(error)
+
+    threads = [threading.Thread(target=use) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in range(15):
+            started = time.monotonic()
+            pid = in_child(lambda: [backend_pid(client), client.stats()["connects"]])
+            assert isinstance(pid, list), pid
+            assert pid[1] == 1
+            assert time.monotonic() - started < 10
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join(10)
+    assert errors == []
+    all_places_can_be_used(client)
+
+
+def test_a_fork_while_a_thread_renews_the_url_hangs_nobody(
+    server: PostgresServer, new_client: NewClient
+) -> None:
+    """A child that has to ask for a fresh URL does not wait for a thread that it does not have."""
+    good, asking, release = server.url("crm_user", "secret"), threading.Event(), threading.Event()
+    answers, parent = {"current": good}, os.getpid()
+
+    def url(*, use_cache: bool = True) -> str:
+        if use_cache:
+            return answers["current"]
+        if os.getpid() == parent:
+            asking.set()
+            release.wait(10)
+        return good
+
+    client = new_client(url, pool_size=2, min_size=1)
+    with superuser(server) as conn:
+        kill_sessions(conn)
+    slow = threading.Thread(target=write, args=(client, uuid4(), "execute"))
+    answers["current"] = server.url("crm_user", "old")
+    slow.start()
+    assert asking.wait(10)
+    try:
+        answer = in_child(lambda: backend_pid(client))
+    finally:
+        release.set()
+        slow.join(10)
+    assert isinstance(answer, int), answer
+
+
+def test_a_process_of_multiprocessing_works_and_leaves_the_parents_sessions_alone(
+    server: PostgresServer, new_client: NewClient
+) -> None:
+    """A process made by forking inherits a client and an open block, and harms neither."""
+    client = new_client(pool_size=2, min_size=2)
+    fork = multiprocessing.get_context("fork")
+    token = uuid4()
+    with client.connection(USER) as conn:
+        conn.execute(INSERT, (token, USER))
+        process = fork.Process(target=write, args=(client, token, "execute"))
+        process.start()
+        process.join(20)
+        assert process.exitcode == 0
+        conn.execute(INSERT, (token, USER))
+    assert times_applied(server, token) == 3
+    all_places_can_be_used(client)
+    assert client.stats()["stale"] == 0

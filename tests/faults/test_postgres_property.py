@@ -1,0 +1,113 @@
+"""Random schedules of users, threads, errors, session settings, kept handles and kills."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import psycopg
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from clients.errors import PostgresConnectionError
+from tests.postgres_faults import all_places_can_be_used, superuser
+from tests.postgres_schedules import CLEAN, OPERATIONS, PROBE, TABLE, USERS, Turn, World
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.postgres_faults import NewClient
+    from utils._postgres_server import PostgresServer
+
+WANTED = 20_000
+THREADS, POOL_SIZE = 3, 2
+
+# One number is one operation: which, by whom, against whom, and in which variant.
+_turns = st.integers(0, len(OPERATIONS) * len(USERS) * 3 * 12 - 1)
+_schedules = st.lists(
+    st.lists(_turns, min_size=100, max_size=120), min_size=THREADS, max_size=THREADS
+)
+
+
+@dataclass
+class Tally:
+    """What all schedules together came to."""
+
+    operations: int = 0
+    probes_on_the_same_session: int = 0
+    losses: int = 0
+
+
+@pytest.fixture
+def notes(server: PostgresServer) -> Iterator[psycopg.Connection[tuple[object, ...]]]:
+    """The table of the schedules, and a superuser's connection that can look at all of it."""
+    with superuser(server) as conn, psycopg.ClientCursor(conn) as cursor:
+        cursor.execute(TABLE, (USERS,))
+        yield conn
+        conn.execute("DROP TABLE notes")
+
+
+@pytest.mark.slow
+def test_no_schedule_leaks_a_row_a_setting_or_a_place(
+    server: PostgresServer,
+    new_client: NewClient,
+    notes: psycopg.Connection[tuple[object, ...]],
+) -> None:
+    """In 20,000 random operations no foreign row is read or written, and nothing is left behind."""
+    client = new_client(pool_size=POOL_SIZE, pool_timeout=20.0)
+    world = World(client, notes)
+    tally = Tally()
+
+    # Threads make no two runs alike: a smaller schedule would prove nothing, so none is sought.
+    @settings(
+        max_examples=WANTED // (THREADS * 100) + 1,
+        deadline=None,
+        database=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(_schedules)
+    def run(schedule: list[list[int]]) -> None:
+        with ThreadPoolExecutor(THREADS) as threads:
+            for part in threads.map(lambda turns: play(world, turns), schedule):
+                tally.operations += part.operations
+                tally.losses += part.losses
+                tally.probes_on_the_same_session += part.probes_on_the_same_session
+        all_places_can_be_used(client)
+        assert client.stats()["size"] <= POOL_SIZE
+
+    run()
+    assert tally.operations >= WANTED
+    assert tally.probes_on_the_same_session > tally.operations / 4
+    assert world.kills > 0
+    assert tally.losses <= world.kills, "a call failed that no kill excuses"
+    strangers = "SELECT count(*) FROM notes WHERE user_id <> writer"
+    assert notes.execute(strangers).fetchone() == (0,)
+    # A write whose answer a kill took may be there or not; all others are there once.
+    row = notes.execute("SELECT count(*) FROM notes").fetchone()
+    assert row is not None
+    surplus = int(str(row[0])) - world.written - len(USERS)
+    assert 0 <= surplus <= 3 * tally.losses
+
+
+def play(world: World, numbers: list[int]) -> Tally:
+    """Do one thread's operations, each followed by a probe without a user."""
+    tally = Tally()
+    for number in numbers:
+        rest, which = divmod(number, len(OPERATIONS))
+        rest, user = divmod(rest, len(USERS))
+        variant, step = divmod(rest, 3)
+        me, other = USERS[user], USERS[(user + step + 1) % len(USERS)]
+        tally.operations += 1
+        try:
+            OPERATIONS[which](Turn(world, me, other, variant))
+            pid = world.client.execute("SELECT pg_backend_pid() AS pid", user_id=me)[0]["pid"]
+            [seen] = world.client.execute_admin(PROBE)
+        except (PostgresConnectionError, psycopg.OperationalError):
+            tally.losses += 1
+            continue
+        tally.probes_on_the_same_session += seen.pop("pid") == pid
+        assert seen == CLEAN, (OPERATIONS[which].__name__, seen)
+    return tally

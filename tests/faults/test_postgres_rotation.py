@@ -1,0 +1,170 @@
+"""Passwords are rotated under a running client, or are wrong for good."""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+import pytest
+from psycopg import sql
+
+from clients.errors import PostgresConnectionError
+from clients.postgres_client import PostgresClient
+from tests.postgres_faults import (
+    USER,
+    Load,
+    all_places_can_be_used,
+    at_most,
+    kill_sessions,
+    superuser,
+    write,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.postgres_faults import NewClient
+    from utils._postgres_server import PostgresServer
+
+
+class Vault:
+    """Hands out the URL: from a cache that may be old, or afresh; counts how often.
+
+    Args:
+        server: Whose password it keeps.
+    """
+
+    def __init__(self, server: PostgresServer) -> None:
+        self.server = server
+        self.cached = self.actual = "secret"
+        self.asked_afresh = 0
+        self.pause = 0.0
+        self._lock = threading.Lock()
+
+    def url(self, *, use_cache: bool = True) -> str:
+        """Return the URL."""
+        if not use_cache:
+            with self._lock:
+                self.asked_afresh += 1
+            time.sleep(self.pause)
+            self.cached = self.actual
+        return self.server.url("crm_user", self.cached)
+
+    def rotate(self, password: str) -> None:
+        """Change the password on the server and in the store, and end every session."""
+        with superuser(self.server) as conn:
+            conn.execute(sql.SQL("ALTER ROLE crm_user PASSWORD {}").format(sql.Literal(password)))
+            self.actual = password
+            kill_sessions(conn)
+
+
+@pytest.fixture
+def vault(server: PostgresServer) -> Iterator[Vault]:
+    """A store of the password, which is the old one again after the test."""
+    store = Vault(server)
+    yield store
+    store.rotate("secret")
+
+
+def failed_logins(server: PostgresServer) -> int:
+    """Count the refused logins in the server's own log."""
+    return server.log.read_text().count('password authentication failed for user "crm_user"')
+
+
+def test_a_rotation_costs_no_call_and_one_question(vault: Vault, new_client: NewClient) -> None:
+    """Eight threads that are refused the old password ask once, and none of their calls fails."""
+    client = new_client(vault.url, pool_size=8, min_size=8)
+    vault.pause = 0.3
+    together = threading.Barrier(8, timeout=10)
+
+    def call(number: int) -> None:
+        together.wait()
+        write(client, uuid4(), ("execute", "connection")[number % 2])
+
+    for turn in range(3):
+        vault.rotate(f"rotated {turn}")
+        with ThreadPoolExecutor(8) as threads:
+            list(threads.map(call, range(8)))
+        assert vault.asked_afresh == turn + 1
+    all_places_can_be_used(client)
+
+
+def test_a_rotation_under_load_fails_only_what_its_kill_met(
+    server: PostgresServer, vault: Vault, new_client: NewClient
+) -> None:
+    """Without a kill in mid-statement a rotation under load is not noticed by anyone."""
+    client = new_client(vault.url, pool_size=4)
+    with Load(client, threads=8) as load:
+        for turn in range(3):
+            time.sleep(0.2)
+            vault.rotate(f"under load {turn}")
+        time.sleep(0.2)
+    for call in load.failures:
+        assert "password authentication failed" not in str(call.error)
+    # Each kill meets at most the four sessions that there are.
+    assert len(load.failures) <= 3 * 4
+    load.assert_exactly_once(server)
+    all_places_can_be_used(client)
+
+
+def test_each_rotation_is_asked_for_anew(
+    server: PostgresServer, vault: Vault, new_client: NewClient
+) -> None:
+    """The answer to an earlier refusal is never tried in place of a new question."""
+    client = new_client(vault.url, pool_size=1, min_size=1)
+    vault.rotate("second")
+    write(client, uuid4(), "execute")
+    # The cache moves on by itself, and is old again when the next rotation comes.
+    vault.cached = "third"
+    vault.rotate("fourth")
+    before = failed_logins(server)
+    write(client, uuid4(), "execute")
+    assert vault.asked_afresh == 2
+    assert failed_logins(server) == before + 1
+
+
+def test_a_password_that_is_wrong_for_good_is_tried_once_for_each_value(
+    server: PostgresServer, vault: Vault, new_client: NewClient
+) -> None:
+    """Each call logs in at most twice, says what is wrong in time, and shows no password."""
+    client = new_client(vault.url, pool_size=2, min_size=2)
+    vault.rotate("unknown to the store")
+    vault.actual = "wrong as well"
+    for attempts in (2, 1):
+        # The second call gets the cached value, and afresh the same one: no second try.
+        before = failed_logins(server)
+        with at_most(2.0), pytest.raises(PostgresConnectionError) as caught:
+            write(client, uuid4(), "execute")
+        assert failed_logins(server) == before + attempts
+        assert "password authentication failed" in str(caught.value)
+        assert "rotate the secret" in str(caught.value)
+        assert "wrong as well" not in f"{caught.value!r} {caught.value.__cause__!r}"
+    with ThreadPoolExecutor(8) as threads:
+        before = failed_logins(server)
+
+        def call(_: int) -> None:
+            with pytest.raises(PostgresConnectionError):
+                client.execute("SELECT 1", user_id=USER)
+
+        list(threads.map(call, range(8)))
+    assert failed_logins(server) - before <= 2 * 8
+    # The store learns the right one: the next call works, with no back-off in its way.
+    vault.actual = "unknown to the store"
+    with at_most(1.0):
+        write(client, uuid4(), "execute")
+
+
+@pytest.mark.parametrize("callable_url", [True, False], ids=["callable", "text"])
+def test_a_wrong_password_ends_the_constructor_at_once(
+    server: PostgresServer, *, callable_url: bool
+) -> None:
+    """One value means one login, whether it is a text or a callable that has no other."""
+    url = server.url("crm_user", "no such password")
+    before = failed_logins(server)
+    with at_most(2.0), pytest.raises(PostgresConnectionError) as caught:
+        PostgresClient((lambda: url) if callable_url else url)
+    assert failed_logins(server) == before + 1
+    assert "no such password" not in str(caught.value)
