@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, TypeAlias
@@ -13,6 +14,7 @@ from psycopg.pq import ConnStatus, TransactionStatus
 from clients._postgres_errors import is_connection_loss, is_read_only, lost_error, statement_error
 from clients._postgres_flight import FlightError, Session
 from clients._postgres_handle import BlockState, GuardedConnection
+from clients._postgres_silence import SilenceError
 from clients._postgres_sql import (
     BEGIN,
     COMMIT,
@@ -130,6 +132,9 @@ class Block:
         traceback: TracebackType | None,
     ) -> None:
         state = self.state
+        if state.pid != os.getpid():
+            self._leave_to_the_parent(exc)
+            return
         with state.lock:
             state.ended = True
             self._state = None
@@ -140,6 +145,17 @@ class Block:
             finally:
                 # Outermost: whatever fails above, the pool gets its place back.
                 self._release(state)
+
+    def _leave_to_the_parent(self, exc: BaseException | None) -> None:
+        """End a block that a forked child has inherited: the transaction is the parent's."""
+        assert self._handle is not None  # noqa: S101 - __enter__ made it
+        self._handle._end()  # noqa: SLF001 - the block owns its handle
+        self._state = None
+        if exc is None:
+            raise PostgresError(
+                f"{self.what} belongs to the parent process, which alone can end it: end the "
+                "child with os._exit() inside the block, or fork outside it"
+            )
 
     def _begin(self) -> tuple[Session, bytes]:
         """Open the transaction; a session that turns out to be dead is replaced.
@@ -157,7 +173,8 @@ class Block:
                 tries_left -= 1
                 if not is_connection_loss(failure.error):
                     raise statement_error(failure.error, "BEGIN", self._target) from failure.error
-                if tries_left == 0:
+                # A network that swallows answers would cost the time-out again on each session.
+                if tries_left == 0 or isinstance(failure.error, SilenceError):
                     raise lost_error(failure.error, "BEGIN", self._target) from failure.error
             except BaseException:
                 self.pool.retire(session)
@@ -255,3 +272,11 @@ class JoinedBlock:
             self._savepoint.__exit__(exc_type, exc, traceback)
         finally:
             self._handle._end()  # noqa: SLF001 - the block owns its handle
+
+
+def _forget_after_fork() -> None:
+    # The child's calls take sessions of its own, also inside the parent's blocks.
+    _open_blocks.set(())
+
+
+os.register_at_fork(after_in_child=_forget_after_fork)

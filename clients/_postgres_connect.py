@@ -10,8 +10,9 @@ from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import dict_row
 
 from clients._postgres_errors import connect_error, is_login_refusal, is_refused, is_starting
-from clients._postgres_flight import Session
+from clients._postgres_flight import FlightError, Session
 from clients._postgres_settings import Target, parse_url
+from clients._postgres_silence import SilenceWatch, WatchedConnection, activity_query
 from clients.errors import PostgresConfigurationError
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ class Connector:
         self.source = source
         self.target = Target("an unknown server", None)
         self._settings = settings
+        self._last_url = ""
 
     def connect(self, *, patient: bool = True) -> Session:
         """Connect in the caller's thread.
@@ -59,17 +61,21 @@ class Connector:
             PostgresConfigurationError: The URL cannot be used.
         """
         started = time.monotonic()
+        renewals = self.source.renewals
         url = self._ask()
         renewed = False
         while True:
             self.target = parse_url(self.source.name, url)
             try:
-                return self._connect_once(url)
+                watch = SilenceWatch(self._settings.silence_timeout, self._is_working)
+                session = self._connect_once(url, watch)
+                self._last_url = url
+                return session  # noqa: TRY300 - the loop tries again after an error
             except psycopg.Error as error:
                 waited = time.monotonic() - started
                 if is_login_refusal(error) and not renewed:
                     renewed = True
-                    fresh = self.source.fresh(url)
+                    fresh = self.source.fresh(url, renewals)
                     if fresh is not None:
                         url = fresh
                         continue
@@ -92,15 +98,35 @@ class Connector:
             raise PostgresConfigurationError(f"the callable {self.source.name} returned None")
         return url
 
-    def _connect_once(self, url: str) -> Session:
+    def _is_working(self, backend_pid: int) -> bool:
+        """Ask the server, over a connection of its own, whether that session is at work."""
+        # Whoever cannot be asked within the time of one attempt is not waited for either.
+        watch = SilenceWatch(self._settings.connect_timeout, lambda _: False)
+        try:
+            # Not from the callable: it may be slow, and a fresh credential has no news for us.
+            session = self._connect_once(self._last_url, watch)
+        except psycopg.Error:
+            return False
+        try:
+            result = session.message(activity_query(backend_pid))[0]
+            # Another process id than libpq's: a pooler stands between, and knows no such session.
+            direct = result.get_value(0, 0) == b"%d" % session.pgconn.backend_pid
+        except FlightError:
+            return False
+        finally:
+            session.close()
+        return direct and result.get_value(0, 1) == b"t"
+
+    def _connect_once(self, url: str, watch: SilenceWatch) -> Session:
         given = conninfo_to_dict(url)
         options = {name: value for name, value in _DEFAULTS.items() if name not in given}
         options.setdefault("connect_timeout", max(1, round(self._settings.connect_timeout)))
         # Prepared statements have names, and a pooler gives the next statement another session.
-        conn: psycopg.Connection[Any] = psycopg.Connection.connect(
+        conn = WatchedConnection.connect(
             url, autocommit=True, prepare_threshold=None, row_factory=dict_row, **options
         )
-        return Session(conn, self._settings.silence_timeout)
+        conn.watch = watch
+        return Session(conn, watch)
 
     def _worth_waiting(self, error: psycopg.Error, waited: float, *, patient: bool) -> bool:
         if is_starting(error):

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 __all__ = [
     "connect_error",
     "is_connection_loss",
+    "is_farewell",
     "is_login_refusal",
     "is_read_only",
     "is_refused",
@@ -32,7 +33,8 @@ _REFUSED = (
     "Connection reset by peer",
 )
 # https://www.postgresql.org/docs/18/errcodes-appendix.html
-_CONNECTION_LOSS = ("08", "57P01", "57P02", "57P03", "57P05", "25P03", "25P04")
+_FAREWELL = ("57P01", "57P02", "57P05", "25P03", "25P04")
+_CONNECTION_LOSS = ("08", "57P03", *_FAREWELL)
 _PROTOCOL_VIOLATION = "08P01"
 
 
@@ -62,6 +64,15 @@ def is_connection_loss(error: psycopg.Error) -> bool:
     if error.sqlstate is not None:
         return error.sqlstate.startswith(_CONNECTION_LOSS)
     return isinstance(error, psycopg.OperationalError)
+
+
+def is_farewell(error: psycopg.Error) -> bool:
+    """Return True when the server itself says that it ended the session, and at which statement.
+
+    A pooler can say it too, while the answer to a statement that did run is lost; its errors name
+    no function of the server's source.
+    """
+    return error.sqlstate in _FAREWELL and error.diag.source_function is not None
 
 
 def is_read_only(error: psycopg.Error) -> bool:

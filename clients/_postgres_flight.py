@@ -11,19 +11,23 @@ an answer that nobody waited for must never meet the next statement.
 
 from __future__ import annotations
 
+import os
 import select
 import time
-from typing import TYPE_CHECKING, TypeAlias
+from contextlib import suppress
+from typing import TYPE_CHECKING, NoReturn, TypeAlias
 
 import psycopg
 from psycopg.errors import error_from_result
-from psycopg.pq import ConnStatus, ExecStatus, TransactionStatus
+from psycopg.pq import ConnStatus, DiagnosticField, ExecStatus, TransactionStatus
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from psycopg._queries import PostgresQuery
     from psycopg.pq.abc import PGresult
+
+    from clients._postgres_silence import SilenceWatch
 
 __all__ = ["FlightError", "Session", "Statement"]
 
@@ -55,17 +59,19 @@ class Session:
 
     Args:
         conn: An autocommit connection.
-        silence_timeout: Seconds without a byte after which it is given up; None is no limit.
+        watch: Decides when a silent server is given up; None: never.
     """
 
-    __slots__ = ("application_name", "born", "conn", "pgconn", "poller", "silence_timeout")
+    __slots__ = ("application_name", "born", "conn", "pgconn", "pid", "poller", "watch")
 
     def __init__(
-        self, conn: psycopg.Connection[dict[str, object]], silence_timeout: float | None
+        self, conn: psycopg.Connection[dict[str, object]], watch: SilenceWatch | None = None
     ) -> None:
         self.conn = conn
         self.pgconn = conn.pgconn
-        self.silence_timeout = silence_timeout
+        self.watch = watch
+        #: The process that it belongs to: a forked child must leave the socket alone.
+        self.pid = os.getpid()
         self.born = time.monotonic()
         self.application_name = self.pgconn.parameter_status(b"application_name") or b""
         self.poller = select.poll()
@@ -113,16 +119,16 @@ class Session:
             FlightError: The server refused one, or the connection broke and is closed now.
         """
         pgconn = self.pgconn
+        results: list[PGresult] = []
         try:
             pgconn.enter_pipeline_mode()
             for statement in statements:
                 self._send(statement)
             pgconn.pipeline_sync()
-            results = self._read_to_sync()
+            self._read_to_sync(results)
             pgconn.exit_pipeline_mode()
         except psycopg.Error as error:
-            self.close()
-            raise FlightError(error, None) from error
+            self._raise_loss(error, results)
         except BaseException:
             self.close()
             raise
@@ -149,12 +155,12 @@ class Session:
             FlightError: As for ``flight``.
         """
         pgconn = self.pgconn
+        results: list[PGresult] = []
         try:
             pgconn.enter_pipeline_mode()
             for statement in head:
                 self._send(statement)
             types: tuple[int, ...] | None = None
-            results: list[PGresult] = []
             for row in rows:
                 query.dump(row)  # type: ignore[arg-type]  # rows are checked by psycopg itself
                 if query.types != types:
@@ -165,11 +171,10 @@ class Session:
                 if pgconn.flush():
                     self._take_turns()
             pgconn.pipeline_sync()
-            results = self._read_to_sync()
+            self._read_to_sync(results)
             pgconn.exit_pipeline_mode()
         except psycopg.OperationalError as error:
-            self.close()
-            raise FlightError(error, None) from error
+            self._raise_loss(error, results)
         except BaseException:
             self.close()
             raise
@@ -195,8 +200,7 @@ class Session:
             while (result := self._next_result()) is not None:
                 results.append(result)
         except psycopg.Error as error:
-            self.close()
-            raise FlightError(error, None) from error
+            self._raise_loss(error, results)
         except BaseException:
             self.close()
             raise
@@ -205,7 +209,9 @@ class Session:
 
     def close(self) -> None:
         """Close the connection; more than once does no harm."""
-        self.conn.close()
+        # Closing in a forked child would say good-bye to the server in the parent's name.
+        if self.pid == os.getpid():
+            self.conn.close()
 
     def _send(self, statement: Statement) -> None:
         if isinstance(statement, bytes):
@@ -215,9 +221,8 @@ class Session:
                 statement.query, statement.params, statement.types, statement.formats
             )
 
-    def _read_to_sync(self) -> list[PGresult]:
+    def _read_to_sync(self, results: list[PGresult]) -> None:
         self._flush()
-        results: list[PGresult] = []
         nothing = 0
         while True:
             result = self._next_result()
@@ -229,7 +234,7 @@ class Session:
                 continue
             nothing = 0
             if result.status == _SYNC:
-                return results
+                return
             results.append(result)
 
     def _next_result(self) -> PGresult | None:
@@ -254,16 +259,27 @@ class Session:
         if events != select.POLLIN:
             self.poller.modify(self.pgconn.socket, events)
         try:
-            limit = None if self.silence_timeout is None else self.silence_timeout * 1000
-            ready = self.poller.poll(limit)
+            if self.watch is None:
+                return self.poller.poll()[0][1]
+            while not (ready := self.poller.poll(self.watch.limit * 1000)):
+                self.watch.check(self.pgconn)
+            return ready[0][1]
         finally:
             if events != select.POLLIN:
                 self.poller.modify(self.pgconn.socket, select.POLLIN)
-        if not ready:
-            raise psycopg.OperationalError(
-                f"no answer within {self.silence_timeout:.1f} s: the network or the server is stuck"
-            )
-        return ready[0][1]
+
+    def _raise_loss(self, error: psycopg.Error, results: list[PGresult]) -> NoReturn:
+        """Close, and say what the server said last: it tells how far it came, a lost socket not."""
+        if isinstance(error, psycopg.OperationalError):
+            with suppress(psycopg.Error):
+                while not self.pgconn.is_busy() and (last := self.pgconn.get_result()) is not None:
+                    results.append(last)
+        self.close()
+        for index, result in enumerate(results):
+            if result.status == _FATAL and result.error_field(DiagnosticField.SQLSTATE):
+                last_words = error_from_result(result, encoding="utf-8")
+                raise FlightError(last_words, index) from last_words
+        raise FlightError(error, None) from error
 
     def _raise_failure(self, results: list[PGresult]) -> None:
         for index, result in enumerate(results):

@@ -222,6 +222,8 @@ class Pool:
             if not granted and not waiter.granted.is_set():
                 self._waiters.remove(waiter)
                 raise self._exhausted(f"none came back within pool_timeout={self.timeout:.1f} s")
+            if self._closed and waiter.session is not None:
+                waiter.session.close()
             self._check_open()
         return waiter.session
 

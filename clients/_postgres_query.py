@@ -16,7 +16,7 @@ from psycopg.adapt import Transformer
 from psycopg.pq import ExecStatus
 
 from clients._postgres_errors import (
-    is_connection_loss,
+    is_farewell,
     is_read_only,
     lost_error,
     statement_error,
@@ -82,6 +82,7 @@ class OneFlight:
         self._context = context
         self._method = method
         self._target = target
+        self._tries_left = pool.max_size + 1
 
     def run(self, query: Query, params: Params | None) -> list[dict[str, Any]]:
         """Run *query*, commit, and return its rows; ``[]`` for a statement without rows."""
@@ -93,7 +94,7 @@ class OneFlight:
                 results = session.flight((*_HEAD, self._context, converted, COMMIT))
                 return rows_of(results[_USER_INDEX], transformer, self._method)
             except FlightError as failure:
-                if not self._nothing_ran(failure):
+                if not self._may_try_again(failure):
                     self._raise(session, failure)
             finally:
                 self._pool.give_back(session)
@@ -104,30 +105,32 @@ class OneFlight:
         batch = list(islice(remaining, BATCH_ROWS))
         if not batch:
             return 0
-        session = self._pool.checkout()
-        try:
-            converted = self._convert(Transformer(session.conn), query, batch[0])
-            head: tuple[Statement, ...] = (*_HEAD, self._context)
-            changed = 0
-            while batch:
-                changed += _rows_changed(session.batch(head, converted, batch)[len(head) :])
-                head = ()
-                batch = list(islice(remaining, BATCH_ROWS))
-            session.flight((COMMIT,))
-        except FlightError as failure:
-            self._raise(session, failure)
-        except psycopg.Error as error:
-            # A row that does not fit the placeholders; what was sent is undone with the session.
-            raise statement_error(error, f"{self._method}()", self._target) from error
-        except BaseException:
-            if not session.reusable:
-                # The caller's iterator failed with the transaction half done.
-                session.close()
-            raise
-        else:
-            return changed
-        finally:
-            self._pool.give_back(session)
+        while True:
+            session = self._pool.checkout()
+            changed = -1
+            try:
+                converted = self._convert(Transformer(session.conn), query, batch[0])
+                head: tuple[Statement, ...] = (*_HEAD, self._context)
+                changed = _rows_changed(session.batch(head, converted, batch)[len(head) :])
+                while batch := list(islice(remaining, BATCH_ROWS)):
+                    changed += _rows_changed(session.batch((), converted, batch))
+                session.flight((COMMIT,))
+            except FlightError as failure:
+                # Once a batch is through, its rows are no longer at hand.
+                if changed >= 0 or not self._may_try_again(failure):
+                    self._raise(session, failure)
+            except psycopg.Error as error:
+                # A row that does not fit the placeholders; the session takes with it what was sent.
+                raise statement_error(error, f"{self._method}()", self._target) from error
+            except BaseException:
+                if not session.reusable:
+                    # The caller's iterator failed with the transaction half done.
+                    session.close()
+                raise
+            else:
+                return changed
+            finally:
+                self._pool.give_back(session)
 
     def _convert(
         self, transformer: AnyTransformer, query: Query, params: Params | None
@@ -140,13 +143,15 @@ class OneFlight:
             raise statement_error(error, f"{self._method}()", self._target) from error
         return converted
 
-    def _nothing_ran(self, failure: FlightError) -> bool:
-        # The server refused an earlier statement and hung up: by the protocol's order the
-        # caller's statement was not run, so it may go to another session.
+    def _may_try_again(self, failure: FlightError) -> bool:
+        self._tries_left -= 1
+        # The server said farewell at an earlier statement: by the protocol's order the caller's
+        # was not run, so it may go to another session.
         return (
-            failure.index is not None
+            self._tries_left > 0
+            and failure.index is not None
             and failure.index < _USER_INDEX
-            and is_connection_loss(failure.error)
+            and is_farewell(failure.error)
         )
 
     def _raise(self, session: Session, failure: FlightError) -> NoReturn:

@@ -29,6 +29,10 @@ __all__ = [
 
 OnRlsBypass: TypeAlias = Literal["error", "warn", "ignore"]
 
+# How long a silence is taken for work before the server is asked, see _postgres_silence.
+_SILENCE_WITHOUT_LIMIT = 30.0
+_SILENCE_GRACE = 0.5
+
 _MEND = "percent-encode special characters in user and password (urllib.parse.quote(..., safe=''))"
 
 
@@ -72,15 +76,12 @@ class PostgresSettings:
         return math.ceil(self.statement_timeout * 1000)
 
     @property
-    def silence_timeout(self) -> float | None:
-        """Seconds without a byte after which a connection is given up; None is no limit.
+    def silence_timeout(self) -> float:
+        """Seconds without a byte after which the server is asked whether it is still at work.
 
-        The server ends a statement after ``statement_timeout``; a network that swallows its
-        answer does not, and libpq would wait for ever.
+        The server ends a statement after ``statement_timeout`` and says so a moment later.
         """
-        if self.statement_timeout == 0:
-            return None
-        return self.statement_timeout + self.connect_timeout
+        return (self.statement_timeout or _SILENCE_WITHOUT_LIMIT) + _SILENCE_GRACE
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +111,8 @@ class UrlSource:
         self._url = url
         self._lock = threading.Lock()
         self._fresh: str | None = None
+        #: How often it was asked for a fresh value.
+        self.renewals = 0
         if not callable(url) and not isinstance(url, str):
             raise PostgresConfigurationError(
                 f"{name} must be a URL or a callable that returns one, not {type(url).__name__}"
@@ -121,10 +124,15 @@ class UrlSource:
         """Return the URL; None when a callable says that there is none."""
         return self._url() if callable(self._url) else self._url
 
-    def fresh(self, refused: str) -> str | None:
+    def fresh(self, refused: str, renewals: int) -> str | None:
         """Return the URL after the server refused *refused*.
 
-        Any number of threads that were refused the same value ask the callable once.
+        Any number of threads that were refused at the same time ask the callable once.
+
+        Args:
+            refused: What ``current`` returned.
+            renewals: What the attribute was before ``current`` was called: when it has grown
+                since, another thread has asked already.
 
         Returns:
             Another URL than *refused*, or None when there is no other: the refused one is not
@@ -133,8 +141,9 @@ class UrlSource:
         if not callable(self._url):
             return None
         with self._lock:
-            if self._fresh is None or self._fresh == refused:
+            if self.renewals == renewals:
                 self._fresh = self._url(use_cache=False) if self._takes_use_cache else self._url()
+                self.renewals += 1
             return self._fresh if self._fresh != refused else None
 
 

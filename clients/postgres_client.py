@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 from clients._lifecycle import Lifecycle
 from clients._postgres_block import Block, JoinedBlock, context_statement, open_block
 from clients._postgres_connect import Connector
-from clients._postgres_errors import statement_error
+from clients._postgres_errors import is_connection_loss, statement_error
 from clients._postgres_flight import FlightError
 from clients._postgres_in_block import InBlock
 from clients._postgres_pool import Pool
 from clients._postgres_probe import look_at
 from clients._postgres_query import OneFlight
 from clients._postgres_settings import PostgresSettings, UrlSource, check_integer
+from clients._postgres_silence import SilenceError
 from clients._postgres_statements import refuse_unsuitable
 from clients.errors import NoRowsError, PostgresError
 from utils.user_context import get_current_user_id, parse_user_id
@@ -319,15 +320,20 @@ class PostgresClient(Lifecycle):
         Raises:
             PostgresError: There is none; it says why.
         """
-        session = self._pool.checkout()
-        try:
-            session.message(b"SELECT 1")
-        except FlightError as failure:
-            raise statement_error(
-                failure.error, "health_check()", self._connector.target
-            ) from failure.error
-        finally:
-            self._pool.give_back(session)
+        for repeated in (False, True):
+            session = self._pool.checkout()
+            try:
+                session.message(b"SELECT 1")
+                break
+            except FlightError as failure:
+                error = failure.error
+                # The session may have been killed this moment: that says nothing of the server.
+                if repeated or not is_connection_loss(error) or isinstance(error, SilenceError):
+                    raise statement_error(
+                        error, "health_check()", self._connector.target
+                    ) from error
+            finally:
+                self._pool.give_back(session)
         return True
 
     def server_version(self) -> str:

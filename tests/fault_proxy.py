@@ -17,8 +17,12 @@ class FaultProxy:
     Attributes that steer it may be set at any time:
 
     * ``delay``: seconds that each chunk is held, in each direction;
+    * ``drip``: when true, chunks from the server arrive byte by byte;
     * ``stall``: when set, chunks from the server are swallowed (the request still arrives);
-    * ``refuse``: when set, new connections are accepted and cut at once.
+    * ``refuse``: when set, new connections are accepted and cut at once;
+    * ``cut_before``, ``cut_after``: a text; the first chunk from a client that has it is not
+      relayed, or relayed and its answer lost, and its connection is cut;
+    * ``stall_at``: a text; the first client chunk that has it is relayed and sets ``stall``.
 
     What it counts: ``connections``, ``round_trips`` (a chunk from the client after one from the
     server, or the first one), ``bytes_up``.
@@ -30,12 +34,17 @@ class FaultProxy:
     def __init__(self, port: int) -> None:
         self.target = port
         self.delay = 0.0
+        self.drip = False
+        self.cut_before = b""
+        self.cut_after = b""
+        self.stall_at = b""
         self.stall = threading.Event()
         self.refuse = threading.Event()
         self.connections = 0
         self.round_trips = 0
         self.bytes_up = 0
         self._sockets: set[socket.socket] = set()
+        self._muted: set[socket.socket] = set()
         self._lock = threading.Lock()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = int(self._listener.getsockname()[1])
@@ -61,6 +70,11 @@ class FaultProxy:
         for one in sockets:
             with contextlib.suppress(OSError):
                 one.shutdown(socket.SHUT_RDWR)
+
+    def mute(self) -> None:
+        """Swallow from now on what the server says on the connections that are open now."""
+        with self._lock:
+            self._muted |= self._sockets
 
     def reset_counts(self) -> None:
         """Start counting anew."""
@@ -102,22 +116,42 @@ class FaultProxy:
             while chunk := source.recv(65536):
                 if self.delay:
                     time.sleep(self.delay)
-                if up:
-                    self.bytes_up += len(chunk)
-                    if not turn["client"]:
-                        self.round_trips += 1
-                    turn["client"] = True
-                else:
-                    turn["client"] = False
-                    if self.stall.is_set():
-                        continue
-                sink.sendall(chunk)
+                if not (self._goes_up if up else self._goes_down)(chunk, turn):
+                    break
+                if not up and (self.stall.is_set() or source in self._muted):
+                    continue
+                step = 1 if self.drip and not up else len(chunk)
+                for start in range(0, len(chunk), step):
+                    sink.sendall(chunk[start : start + step])
         except OSError:
             pass
         finally:
             with self._lock:
                 self._sockets -= {source, sink}
+                self._muted.discard(source)
             for one in (source, sink):
                 with contextlib.suppress(OSError):
                     one.shutdown(socket.SHUT_RDWR)
             source.close()
+
+    def _goes_up(self, chunk: bytes, turn: dict[str, bool]) -> bool:
+        """Count a client's chunk, set off what waits for it; return False to cut instead."""
+        self.bytes_up += len(chunk)
+        if not turn["client"]:
+            self.round_trips += 1
+        turn["client"] = True
+        if self.cut_before and self.cut_before in chunk:
+            self.cut_before = b""
+            return False
+        if self.cut_after and self.cut_after in chunk:
+            self.cut_after = b""
+            turn["cut"] = True
+        if self.stall_at and self.stall_at in chunk:
+            self.stall_at = b""
+            self.stall.set()
+        return True
+
+    def _goes_down(self, chunk: bytes, turn: dict[str, bool]) -> bool:  # noqa: ARG002 - as above
+        """Note that the server has answered; return False to cut instead."""
+        turn["client"] = False
+        return not turn.get("cut")

@@ -1,0 +1,107 @@
+"""Tell a server that works in silence from an answer that will never come.
+
+``statement_timeout`` ends a slow statement on the server, but a network that swallows the answer
+leaves libpq waiting for ever, and TCP sees nothing wrong as long as something acknowledges.
+Silence alone proves nothing: a block may raise its own ``statement_timeout``, and a flight of a
+thousand rows is a thousand statements. So after the limit the server is asked, over a connection
+of its own, whether that session is still at work.
+"""
+
+from __future__ import annotations
+
+import select
+import time
+from typing import TYPE_CHECKING, TypeVar
+
+import psycopg
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from psycopg.abc import PQGen
+    from psycopg.pq.abc import PGconn
+
+__all__ = ["SilenceError", "SilenceWatch", "WatchedConnection", "activity_query"]
+
+T = TypeVar("T")
+
+# The answer may have come while we asked.
+_LAST_LOOK_MS = 200
+
+
+class SilenceError(psycopg.OperationalError):
+    """No byte came, and the server does not work on the statement: its answer is lost."""
+
+
+class SilenceWatch:
+    """Decides when a silent connection is given up.
+
+    Args:
+        limit: Seconds without a byte after which the server is asked.
+        is_working: Asks it about the session with that process id.
+    """
+
+    def __init__(self, limit: float, is_working: Callable[[int], bool]) -> None:
+        self.limit = limit
+        self._is_working = is_working
+
+    def check(self, pgconn: PGconn) -> None:
+        """Return when it is worth to go on waiting.
+
+        Raises:
+            SilenceError: It is not; the caller closes the connection.
+        """
+        if self._is_working(pgconn.backend_pid):
+            return
+        poller = select.poll()
+        poller.register(pgconn.socket, select.POLLIN)
+        if not poller.poll(_LAST_LOOK_MS):
+            raise SilenceError(
+                f"no answer within {self.limit:.1f} s, and the server is not at work on one: the "
+                "network or the server is stuck"
+            )
+
+    def over(self, generator: PQGen[T], pgconn: PGconn) -> PQGen[T]:
+        """Run psycopg's *generator*, and check whenever it has waited for too long."""
+        try:
+            waits_for = next(generator)
+            heard = time.monotonic()
+            while True:
+                ready = yield waits_for
+                if ready:
+                    heard = time.monotonic()
+                elif time.monotonic() - heard > self.limit:
+                    self.check(pgconn)
+                    heard = time.monotonic()
+                waits_for = generator.send(ready)
+        except StopIteration as done:
+            result: T = done.value
+            return result
+
+
+class WatchedConnection(psycopg.Connection[dict[str, object]]):
+    """A psycopg connection on which a statement of a block cannot hang for ever."""
+
+    watch: SilenceWatch | None = None
+
+    def wait(self, gen: PQGen[T], interval: float = 0.1, timeout: float | None = None) -> T:
+        """Consume *gen*, as psycopg does, and give up when the answer is lost."""
+        if self.watch is None:
+            return super().wait(gen, interval, timeout)
+        try:
+            return super().wait(self.watch.over(gen, self.pgconn), interval, timeout)
+        except SilenceError:
+            self.close()
+            raise
+
+
+def activity_query(backend_pid: int) -> bytes:
+    """Return the query that asks who answers, and whether *backend_pid* is at work.
+
+    A server that waits for the client to read or to write is as stuck as we are.
+    https://www.postgresql.org/docs/18/monitoring-stats.html#MONITORING-PG-STAT-ACTIVITY-VIEW
+    """
+    return (
+        b"SELECT pg_backend_pid(), EXISTS (SELECT FROM pg_stat_activity WHERE pid = %d"
+        b" AND state = 'active' AND wait_event_type IS DISTINCT FROM 'Client')" % backend_pid
+    )

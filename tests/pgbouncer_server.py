@@ -1,0 +1,99 @@
+"""PgBouncer in front of a PostgreSQL, for the tests; where it is missing they are deselected."""
+
+from __future__ import annotations
+
+import shutil
+from typing import TYPE_CHECKING
+
+import psycopg
+import pytest
+
+from utils._server_process import ServerProcess
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from utils._postgres_server import PostgresServer
+
+PROGRAM = shutil.which("pgbouncer", path="/usr/sbin:/usr/local/sbin:/usr/local/bin:/usr/bin")
+_DESELECTED = pytest.StashKey[int]()
+
+
+class PgBouncerServer(ServerProcess):
+    """PgBouncer in transaction mode with one server connection for each user and database.
+
+    It refuses to run as root, and knows the application's role by its password.
+
+    Args:
+        server: The PostgreSQL behind it.
+    """
+
+    name = "pgbouncer"
+
+    def __init__(self, server: PostgresServer) -> None:
+        super().__init__(unprivileged=True)
+        self._server = server
+
+    def url(self) -> str:
+        """Return the application's URL through the pooler."""
+        return f"postgresql://crm_user:secret@127.0.0.1:{self.port}/crm"
+
+    def command(self) -> list[str]:
+        """Write the configuration, and return the command."""
+        assert PROGRAM is not None
+        users = self.folder / "users.txt"
+        users.write_text('"crm_user" "secret"\n')
+        config = self.folder / "pgbouncer.ini"
+        config.write_text(
+            "[databases]\n"
+            f"crm = host=127.0.0.1 port={self._server.port} dbname=crm\n"
+            "[pgbouncer]\n"
+            "listen_addr = 127.0.0.1\n"
+            f"listen_port = {self.port}\n"
+            "unix_socket_dir =\n"
+            "auth_type = scram-sha-256\n"
+            f"auth_file = {users}\n"
+            "pool_mode = transaction\n"
+            "default_pool_size = 1\n"
+            "max_client_conn = 100\n"
+            "server_login_retry = 0.1\n"
+            "admin_users = crm_user\n"
+        )
+        return [PROGRAM, str(config)]
+
+    def ready(self) -> bool:
+        """Return True when the application's role reaches the database."""
+        try:
+            psycopg.connect(self.url(), connect_timeout=2).close()
+        except psycopg.OperationalError:
+            return False
+        return True
+
+
+@pytest.fixture
+def pgbouncer(fault_server: PostgresServer) -> Iterator[PgBouncerServer]:
+    """A PgBouncer with one server connection in front of the fault tests' server."""
+    with PgBouncerServer(fault_server) as pooler:
+        yield pooler
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Deselect what needs the program, where it is missing: a skip would look like a defect."""
+    if PROGRAM is not None:
+        return
+    needy = [item for item in items if item.get_closest_marker("pgbouncer")]
+    if needy:
+        config.stash[_DESELECTED] = len(needy)
+        config.hook.pytest_deselected(items=needy)
+        items[:] = [item for item in items if item not in needy]
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    """Say so in one line."""
+    if count := config.stash.get(_DESELECTED, 0):
+        terminalreporter.write_line(
+            f"{count} tests deselected: the program pgbouncer is missing (apt install pgbouncer)"
+        )
