@@ -33,9 +33,9 @@ _REFUSED = (
     "Connection reset by peer",
 )
 # https://www.postgresql.org/docs/18/errcodes-appendix.html
-_PROTOCOL_VIOLATION = "08P01"
 _FAREWELL = ("57P01", "57P02", "57P05", "25P03", "25P04")
 _CONNECTION_LOSS = ("08", "57P03", *_FAREWELL)
+_PROTOCOL_VIOLATION = "08P01"
 
 
 def is_login_refusal(error: psycopg.Error) -> bool:

@@ -59,7 +59,8 @@ def run_in_thread(function: Any, timeout: float = 20.0) -> Any:
         except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread
             outcome.append((None, error))
 
-    thread = threading.Thread(target=target)
+    # A daemon: one that hangs shall fail its test, and not the end of the run.
+    thread = threading.Thread(target=target, daemon=True)
     thread.start()
     thread.join(timeout)
     assert not thread.is_alive(), "the thread hangs"

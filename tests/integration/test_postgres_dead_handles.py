@@ -287,6 +287,10 @@ def test_copy_to_works_and_sees_one_users_rows(client: PostgresClient, user: UUI
             copy.set_types(["text"])
             rows = list(copy.rows())
 
+        for use in (copy.read, copy.read_row, lambda: copy.write(b"x")):
+            with pytest.raises(PostgresError, match="COPY has ended"):
+                use()
+
     assert data == b"mine\n"
     assert rows == [("mine",)]
 

@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 import psycopg
 import pytest
 
-from clients.errors import PostgresError
+from clients.errors import PostgresError, TransactionAbortedError
 from clients.postgres_client import PostgresClient
 from tests.fault_proxy import FaultProxy
 
@@ -139,6 +139,22 @@ def test_a_failed_block_costs_no_more(client: PostgresClient, trips: Trips) -> N
             block()
 
     assert trips(fail) == 3
+
+
+def test_a_swallowed_error_costs_no_more(client: PostgresClient, trips: Trips) -> None:
+    """Begin, two statements that fail, rollback: nobody asks the server about the context."""
+
+    def block() -> None:
+        with client.connection(USER) as conn:
+            for _ in range(2):
+                with pytest.raises(psycopg.Error):
+                    conn.execute("SELECT 1/0")
+
+    def fail() -> None:
+        with pytest.raises(TransactionAbortedError):
+            block()
+
+    assert trips(fail) == 4
 
 
 @pytest.mark.parametrize(("rows", "limit"), [(1, 2), (1000, 4), (2500, 12)])

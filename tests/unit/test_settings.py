@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import ast
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -131,33 +128,3 @@ def test_a_child_gets_one_vault_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "VAULT_NAMESPACE" not in child
     assert child["OTHER"] == "stays"
     assert child_environment({})["VAULT_NAMESPACE"] == "ambient"
-
-
-def test_no_other_module_reads_the_environment() -> None:
-    """os.environ and getenv stand in utils/settings.py alone."""
-    readers = set()
-    for path in [*ROOT.glob("clients/*.py"), *ROOT.glob("utils/*.py")]:
-        for node in ast.walk(ast.parse(path.read_text())):
-            name = node.attr if isinstance(node, ast.Attribute) else getattr(node, "id", "")
-            if name in {"environ", "environb", "getenv", "getenvb"}:
-                readers.add(path.relative_to(ROOT).as_posix())
-
-    assert readers <= {"utils/settings.py"}
-
-
-def test_importing_reads_nothing_and_opens_nothing() -> None:
-    """Our modules import with an environment that fails on a read, and open no socket."""
-    code = (
-        "import sys\n"
-        "def hook(event, args):\n"
-        "    if event.startswith('socket.') and event != 'socket.gethostname':\n"
-        "        raise SystemExit(f'{event} at import')\n"
-        "import psycopg\n"
-        "sys.addaudithook(hook)\n"
-        "import clients.errors, clients.postgres_client, utils.settings, utils.user_context\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-
-    assert (done.returncode, done.stderr) == (0, "")
