@@ -173,7 +173,7 @@ def refusal(server: PostgresServer) -> str:
         try:
             psycopg.connect(server.url()).close()
         except psycopg.OperationalError as error:
-            if "refused" not in str(error):
+            if "starting up" in str(error):
                 return str(error)
         else:
             return "the server was up at once"
