@@ -37,7 +37,7 @@ def checked_key(prefix: str, key: object) -> str:
         raise ValkeyConfigurationError(f"a key is {type(key).__name__}: it must be a str")
     if not key:
         raise ValkeyConfigurationError("a key is empty: name what it stands for, as in 'user:42'")
-    return prefix + _encodable(key, f"the key {key!r}")
+    return prefix + (key if key.isascii() else _encodable(key, f"the key {key!r}"))
 
 
 def checked_keys(prefix: str, keys: Iterable[object]) -> list[str]:
@@ -78,7 +78,7 @@ def checked_text(key: str, value: object) -> str:
             f"the value for key {key!r} is {type(value).__name__}: it must be a str; set_json() "
             "stores other types"
         )
-    return _encodable(value, f"the value for key {key!r}")
+    return value if value.isascii() else _encodable(value, f"the value for key {key!r}")
 
 
 def checked_expiry(key: str, seconds: object) -> int:

@@ -16,6 +16,7 @@ import weakref
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
+import hiredis
 from redis.exceptions import (
     BusyLoadingError,
     MasterDownError,
@@ -41,6 +42,17 @@ Arguments = tuple[Any, ...]
 _LOOK_AGAIN = 0.05
 # Replies that say that this server is not, or not yet, the one to talk to.
 _WRONG_SERVER = (ReadOnlyError, MasterDownError, BusyLoadingError)
+
+
+def pack(arguments: Arguments) -> bytes:
+    """Return one command as the protocol has it.
+
+    With hiredis and the connection's own socket and parser, and not through the driver's call
+    path, which is slower and decides by itself what to close; tests/unit/test_redis_contract.py
+    pins what this leans on.
+    """
+    packed: bytes = hiredis.pack_command(arguments)
+    return packed
 
 
 class ServerPool:
@@ -83,20 +95,21 @@ class ServerPool:
             redis.exceptions.ResponseError: The server refused it.
             redis.exceptions.RedisError: There is no connection; nothing was sent.
         """
+        packed = pack(arguments)
         connection = self._take()
         try:
-            connection.send_packed_command(connection.pack_command(*arguments), check_health=False)
-            reply = connection.read_response()
-        except ResponseError as error:
-            # A complete reply that says no.
-            if isinstance(error, _WRONG_SERVER):
-                self._leave(connection)
-            else:
-                self._give_back(connection)
-            raise
+            connection._sock.sendall(packed)  # noqa: SLF001 - see pack
+            reply = connection._parser.read_response()  # noqa: SLF001 - see pack
         except BaseException as error:
             self._abandon(connection, error)
             raise
+        if isinstance(reply, ResponseError):
+            # A complete reply that says no.
+            if isinstance(reply, _WRONG_SERVER):
+                self._leave(connection)
+            else:
+                self._give_back(connection)
+            raise reply
         self._give_back(connection)
         return reply
 
@@ -107,22 +120,16 @@ class ServerPool:
             ReplyLost: They were sent, at least in part, and not every reply came.
             redis.exceptions.RedisError: There is no connection; nothing was sent.
         """
+        packed = b"".join(map(pack, commands))
         connection = self._take()
-        replies: list[Any] = []
-        wrong_server = False
         try:
-            connection.send_packed_command(connection.pack_commands(commands), check_health=False)
-            read = connection.read_response
-            for _ in commands:
-                try:
-                    replies.append(read())
-                except ResponseError as error:
-                    replies.append(error)
-                    wrong_server = wrong_server or isinstance(error, _WRONG_SERVER)
+            connection._sock.sendall(packed)  # noqa: SLF001 - see pack
+            read = connection._parser.read_response  # noqa: SLF001 - see pack
+            replies = [read() for _ in commands]
         except BaseException as error:
             self._abandon(connection, error)
             raise
-        if wrong_server:
+        if any(isinstance(reply, _WRONG_SERVER) for reply in replies):
             self._leave(connection)
         else:
             self._give_back(connection)
@@ -159,7 +166,7 @@ class ServerPool:
                 return None
             try:
                 # Readable means closed by the server, or a reply that nobody asked for.
-                if not connection.can_read(0):
+                if not connection._parser.can_read(0):  # noqa: SLF001 - see pack
                     return connection
             except (RedisError, OSError):
                 pass

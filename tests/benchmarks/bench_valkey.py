@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.bench
 
 ROUNDS = 21
-CALLS = 1500
+CALLS = 600
 VALUE = "x" * 100
 THREADS = 8
 

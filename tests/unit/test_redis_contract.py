@@ -17,10 +17,12 @@ from redis._parsers.hiredis import _HiredisParser
 from redis._parsers.resp2 import _RESP2Parser
 from redis.backoff import NoBackoff
 from redis.connection import Connection, SSLConnection, UnixDomainSocketConnection
+from redis.exceptions import BusyLoadingError, ResponseError
 from redis.exceptions import ConnectionError as DriverConnectionError
-from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as DriverTimeoutError
 from redis.retry import Retry
+
+from clients._valkey_pool import pack
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -75,64 +77,89 @@ def test_our_handshake_replaces_the_drivers_own(peer: Peer) -> None:
     assert peer.server.recv(100) == b"*1\r\n$4\r\nPING\r\n"
 
 
-def test_several_commands_go_out_in_order(peer: Peer) -> None:
-    """pack_commands joins what pack_command makes of each."""
-    packed = peer.connection.pack_commands([("GET", "a"), ("SET", "b", 1)])
-
-    assert b"".join(packed) == (
-        b"*2\r\n$3\r\nGET\r\n$1\r\na\r\n*3\r\n$3\r\nSET\r\n$1\r\nb\r\n$1\r\n1\r\n"
-    )
+def test_commands_are_packed_as_the_protocol_has_them() -> None:
+    """Texts in UTF-8 and whole numbers, each with its length in bytes."""
+    assert pack(("SET", "\u00fc", 1)) == b"*3\r\n$3\r\nSET\r\n$2\r\n\xc3\xbc\r\n$1\r\n1\r\n"
 
 
-def test_a_refusal_is_raised_and_the_connection_stays(peer: Peer) -> None:
-    """An error reply is complete: the next reply on the connection is the next one."""
+def test_the_socket_is_at_hand(peer: Peer) -> None:
+    """What is sent on the connection's socket arrives."""
+    peer.connection._sock.sendall(b"x")
+
+    assert peer.server.recv(100) == b"x"
+
+
+def test_a_refusal_is_a_value_and_the_connection_stays(peer: Peer) -> None:
+    """The parser returns an error reply: whatever it raises is no complete reply."""
     peer.server.sendall(b"-WRONGTYPE x\r\n$2\r\nok\r\n")
+    refusal = peer.connection._parser.read_response()
 
-    with pytest.raises(ResponseError, match="WRONGTYPE"):
-        peer.connection.read_response()
-    assert peer.connection.read_response() == "ok"
-    assert peer.connection.is_connected
+    assert isinstance(refusal, ResponseError)
+    assert str(refusal) == "WRONGTYPE x"
+    assert peer.connection._parser.read_response() == "ok"
+
+
+def test_loading_is_raised(peer: Peer) -> None:
+    """The parser raises the replies that it counts as connection errors."""
+    peer.server.sendall(b"-LOADING x\r\n")
+
+    with pytest.raises(BusyLoadingError):
+        peer.connection._parser.read_response()
 
 
 def test_errors_inside_a_reply_are_values(peer: Peer) -> None:
     """An array may hold errors, and they are not raised."""
     peer.server.sendall(b"*2\r\n:1\r\n-ERR no\r\n")
 
-    first, second = peer.connection.read_response()
+    first, second = peer.connection._parser.read_response()
     assert first == 1
     assert isinstance(second, ResponseError)
 
 
-def test_silence_is_the_drivers_timeout_and_closes(peer: Peer) -> None:
-    """A read that times out raises, and the connection is gone."""
+def test_silence_is_the_drivers_timeout(peer: Peer) -> None:
+    """A read that takes too long raises."""
     with pytest.raises(DriverTimeoutError):
-        peer.connection.read_response()
+        peer.connection._parser.read_response()
 
-    assert not peer.connection.is_connected
+
+def test_a_closed_connection_is_an_error_when_read(peer: Peer) -> None:
+    """A read at the end of the stream raises, and does not return nothing."""
+    peer.server.close()
+
+    with pytest.raises((DriverConnectionError, OSError)):
+        peer.connection._parser.read_response()
 
 
 def test_an_idle_connection_cannot_be_read(peer: Peer) -> None:
     """can_read(0) is False and harmless while nothing has arrived."""
-    assert peer.connection.can_read(0) is False
+    assert peer.connection._parser.can_read(0) is False
     peer.server.sendall(b"+OK\r\n")
-    assert peer.connection.read_response() == "OK"
-    assert peer.connection.can_read(0) is False
+    assert peer.connection._parser.read_response() == "OK"
+    assert peer.connection._parser.can_read(0) is False
 
 
 def test_a_reply_that_nobody_asked_for_can_be_seen(peer: Peer) -> None:
     """can_read(0) tells it, also when it came together with the one before."""
     peer.server.sendall(b"+OK\r\n+LATE\r\n")
 
-    assert peer.connection.read_response() == "OK"
-    assert peer.connection.can_read(0)
+    assert peer.connection._parser.read_response() == "OK"
+    assert peer.connection._parser.can_read(0)
+
+
+def test_half_a_reply_that_nobody_asked_for_can_be_seen(peer: Peer) -> None:
+    """Even a part of one makes the connection unfit."""
+    peer.server.sendall(b"+OK\r\n$100\r\nhal")
+
+    assert peer.connection._parser.read_response() == "OK"
+    assert peer.connection._parser.can_read(0)
 
 
 def test_a_closed_connection_can_be_seen(peer: Peer) -> None:
-    """can_read(0) raises, or says True, once the server has closed."""
+    """can_read raises, or says True, once the server has closed."""
     peer.server.shutdown(socket.SHUT_RDWR)
 
     try:
-        seen = peer.connection.can_read(1)
+        seen = peer.connection._parser.can_read(1)
     except (DriverConnectionError, OSError):
         seen = True
     assert seen
@@ -157,8 +184,8 @@ def test_a_dropped_connection_closes_without_the_collector() -> None:
 
 @pytest.mark.parametrize("kind", [Connection, SSLConnection, UnixDomainSocketConnection])
 def test_each_connection_class_has_what_we_use(kind: Any) -> None:
-    """The methods and their parameters are there."""
+    """The methods and their parameters, for the handshake and for closing, are there."""
     assert "check_health" in inspect.signature(kind.send_packed_command).parameters
-    for name in ("pack_command", "pack_commands", "read_response", "can_read", "disconnect"):
+    for name in ("pack_command", "pack_commands", "read_response", "connect", "disconnect"):
         assert callable(getattr(kind, name))
     assert isinstance(kind.is_connected, property)
