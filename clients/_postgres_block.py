@@ -111,9 +111,9 @@ class Block:
         if self._handle is not None:
             raise PostgresError(f"{self.what} can be entered once: call connection() again")
         self.thread_id = threading.get_ident()
-        session, marker = self._begin()
+        session, marker, began = self._begin()
         expected = b"off" if self.user is None else str(self.user).encode()
-        self._state = BlockState(session, marker, expected, self.what)
+        self._state = BlockState(session, marker, expected, began, self.what)
         self._handle = GuardedConnection(self._state)
         _open_blocks.set((*_open_blocks.get(), self))
         return self._handle
@@ -151,7 +151,7 @@ class Block:
                 "child with os._exit() inside the block, or fork outside it"
             )
 
-    def _begin(self) -> tuple[Session, bytes]:
+    def _begin(self) -> tuple[Session, bytes, bytes]:
         """Open the transaction; a session that turns out to be dead is replaced.
 
         No statement of the caller's has run yet, so trying again repeats nothing.
@@ -161,7 +161,7 @@ class Block:
             session = self.pool.checkout()
             marker = session.application_name[:40] + b" [failfast block]"
             try:
-                session.message(begin_message(self._context, session.pgconn, marker))
+                context = session.message(begin_message(self._context, session.pgconn, marker))[-1]
             except FlightError as failure:
                 self.pool.retire(session)
                 tries_left -= 1
@@ -174,7 +174,7 @@ class Block:
                 self.pool.retire(session)
                 raise
             else:
-                return session, marker
+                return session, marker, context.get_value(0, context.nfields - 1) or b""
 
     def _finish(self, state: BlockState, exc: BaseException | None) -> None:
         session = state.session

@@ -48,9 +48,15 @@ _CLEAN = b"; ".join(
 COMMIT_AND_CLEAN = COMMIT + b"; " + _CLEAN
 ROLLBACK_AND_CLEAN = ROLLBACK + b"; " + _CLEAN
 
-#: Asks what the transaction's context is: the user, and whether policies may filter silently.
+# When the transaction began: no two of a session's began at the same time. As a number, its text
+# depends on no setting.
+_BEGAN = b"extract(epoch FROM now())"
+
+#: Asks what the transaction's context is: the user, whether policies may filter silently, and
+#: which transaction it is.
 CONTEXT_QUERY = (
-    b"SELECT current_setting('app.current_user_id', true), current_setting('row_security')"
+    b"SELECT current_setting('app.current_user_id', true), current_setting('row_security'), "
+    + _BEGAN
 )
 
 
@@ -86,6 +92,10 @@ def admin_context(statement_timeout_ms: int) -> bytes:
 def begin_message(context: bytes, pgconn: PGconn, marker: bytes) -> bytes:
     """Return the message that opens a block: reset, BEGIN, context, marker.
 
+    The reset has a transaction of its own: the statements of one message share one otherwise, and
+    a ROLLBACK in the block would bring back what the session's last borrower had set. The last
+    column of the last result says when the block's transaction began.
+
     The server reports every change of ``application_name`` by itself. Set locally, it changes
     back when the transaction ends, however it ends: that tells us, without a round trip, that
     the context is gone. https://www.postgresql.org/docs/18/libpq-status.html#LIBPQ-PQPARAMETERSTATUS
@@ -98,8 +108,10 @@ def begin_message(context: bytes, pgconn: PGconn, marker: bytes) -> bytes:
     literal = Escaping(pgconn).escape_literal(marker)
     return b"; ".join(
         (
-            *RESET_STATEMENTS,
             BEGIN,
-            b"%b, set_config('application_name', %b, true)" % (context, literal),
+            *RESET_STATEMENTS,
+            COMMIT,
+            BEGIN,
+            b"%b, set_config('application_name', %b, true), %b" % (context, literal, _BEGAN),
         )
     )
