@@ -55,7 +55,7 @@ def test_no_schedule_leaks_a_row_a_setting_or_a_place(
     new_client: NewClient,
     notes: psycopg.Connection[tuple[object, ...]],
 ) -> None:
-    """In 20,000 random operations no foreign row is read or written, and nothing is left behind."""
+    """In 20,000 random operations no foreign row is read or written, and nothing stays behind."""
     client = new_client(pool_size=POOL_SIZE, pool_timeout=20.0)
     world = World(client, notes)
     tally = Tally()
