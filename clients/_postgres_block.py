@@ -16,10 +16,12 @@ from clients._postgres_flight import FlightError, Session
 from clients._postgres_handle import BlockState, GuardedConnection
 from clients._postgres_silence import SilenceError
 from clients._postgres_sql import (
-    COMMIT_AND_CLEAN,
-    ROLLBACK_AND_CLEAN,
+    BEGIN,
+    COMMIT,
+    RESET,
+    ROLLBACK,
     admin_context,
-    begin_message,
+    marked,
     user_context,
 )
 from clients.errors import PostgresConnectionError, PostgresError, RlsContextError
@@ -110,12 +112,17 @@ class Block:
     def __enter__(self) -> GuardedConnection:
         if self._handle is not None:
             raise PostgresError(f"{self.what} can be entered once: call connection() again")
+        if (outer := open_block(self.pool, self.user)) is not None:
+            raise PostgresError(
+                f"{self.what} was made before {outer.what}: call connection() where it is entered"
+            )
         self.thread_id = threading.get_ident()
         session, marker, began = self._begin()
         expected = b"off" if self.user is None else str(self.user).encode()
         self._state = BlockState(session, marker, expected, began, self.what)
         self._handle = GuardedConnection(self._state)
-        _open_blocks.set((*_open_blocks.get(), self))
+        # A block that another thread ended stays in this thread's tuple until now.
+        _open_blocks.set((*(block for block in _open_blocks.get() if block.is_open), self))
         return self._handle
 
     def __exit__(
@@ -129,8 +136,7 @@ class Block:
             self._leave_to_the_parent(exc)
             return
         with state.lock:
-            assert self._handle is not None  # noqa: S101 - __enter__ made it
-            self._handle._end()  # noqa: SLF001 - the block owns its handle
+            state.ended = True
             self._state = None
             _open_blocks.set(tuple(b for b in _open_blocks.get() if b is not self))
             try:
@@ -142,8 +148,7 @@ class Block:
 
     def _leave_to_the_parent(self, exc: BaseException | None) -> None:
         """End a block that a forked child has inherited: the transaction is the parent's."""
-        assert self._handle is not None  # noqa: S101 - __enter__ made it
-        self._handle._end()  # noqa: SLF001 - the block owns its handle
+        self.state.ended = True
         self._state = None
         if exc is None:
             raise PostgresError(
@@ -161,7 +166,10 @@ class Block:
             session = self.pool.checkout()
             marker = session.application_name[:40] + b" [failfast block]"
             try:
-                context = session.message(begin_message(self._context, session.pgconn, marker))[-1]
+                results = session.flight(
+                    (RESET, BEGIN, marked(self._context, session.pgconn, marker))
+                )
+                context = results[-1]
             except FlightError as failure:
                 self.pool.retire(session)
                 tries_left -= 1
@@ -203,8 +211,11 @@ class Block:
 
     def _commit(self, session: Session) -> None:
         try:
-            session.message(COMMIT_AND_CLEAN)
+            session.flight((COMMIT, RESET))
         except FlightError as failure:
+            if failure.index:
+                # Committed; only the reset failed, and the session is retired for it.
+                return
             if is_read_only(failure.error):
                 self.pool.drain()
             if failure.index is None:
@@ -217,7 +228,7 @@ class Block:
         if session.transaction_status == TransactionStatus.ACTIVE or session.conn.closed:
             return
         try:
-            session.message(ROLLBACK_AND_CLEAN)
+            session.flight((ROLLBACK, RESET))
         except FlightError as failure:
             # Never instead of the error in flight; the server rolls back a lost session itself.
             logger.warning("rollback of %s failed: %s", self.what, type(failure.error).__name__)

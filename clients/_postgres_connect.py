@@ -83,6 +83,9 @@ class Connector:
                     time.sleep(_RETRY_PAUSE)
                     continue
                 failure = connect_error(error, self.target, waited)
+                # psycopg's frames hold the socket of an attempt that timed out, and whoever keeps
+                # our error would keep it open.
+                error.__traceback__ = None
                 password = self.target.password
                 if password and password in str(error):
                     # `from None`: the driver's own text shows the password.

@@ -35,6 +35,7 @@ _REFUSED = (
 # https://www.postgresql.org/docs/18/errcodes-appendix.html
 _FAREWELL = ("57P01", "57P02", "57P05", "25P03", "25P04")
 _CONNECTION_LOSS = ("08", "57P03", *_FAREWELL)
+_PROTOCOL_VIOLATION = "08P01"
 
 
 def is_login_refusal(error: psycopg.Error) -> bool:
@@ -57,6 +58,9 @@ def is_refused(error: psycopg.Error) -> bool:
 
 def is_connection_loss(error: psycopg.Error) -> bool:
     """Return True when *error* means that the session is gone."""
+    if error.sqlstate == _PROTOCOL_VIOLATION:
+        # Placeholders and parameters that do not match; fatal only from a pooler.
+        return error.diag.severity_nonlocalized != "ERROR"
     if error.sqlstate is not None:
         return error.sqlstate.startswith(_CONNECTION_LOSS)
     return isinstance(error, psycopg.OperationalError)

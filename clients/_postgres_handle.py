@@ -1,7 +1,7 @@
 """What a ``connection()`` block yields: a connection that guards its transaction and dies with it.
 
-The handle and all that comes from it (cursors, savepoints, streams) ask the block's state before
-each use: is the block still open, and is the transaction still the one that has the context?
+The handle and all that comes from it (cursors, savepoints, streams, copies) ask the block's state
+before each use: is the block still open, and is the transaction still the one with the context?
 """
 
 from __future__ import annotations
@@ -15,22 +15,23 @@ import psycopg
 from psycopg import pq
 from psycopg.rows import dict_row
 
+from clients._postgres_cursor import GuardedCursor
 from clients._postgres_errors import is_connection_loss, is_read_only
 from clients._postgres_flight import FlightError
 from clients._postgres_sql import CONTEXT_QUERY
 from clients.errors import PostgresError, RlsContextError, TransactionAbortedError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-    from contextlib import AbstractContextManager
+    from collections.abc import Iterator
     from types import TracebackType
 
     from psycopg.abc import Params, Query
 
     from clients._postgres_flight import Session
 
-__all__ = ["BlockState", "GuardedConnection", "GuardedCursor", "GuardedTransaction"]
+__all__ = ["BlockState", "GuardedConnection", "GuardedTransaction"]
 
+_ACTIVE = pq.TransactionStatus.ACTIVE
 _IDLE = pq.TransactionStatus.IDLE
 _INERROR = pq.TransactionStatus.INERROR
 
@@ -66,6 +67,8 @@ class BlockState:
         # Held while a statement runs and while the block ends: a thread that still has the handle
         # cannot slip a statement in between the check and the session's next borrower.
         self.lock = threading.RLock()
+        #: Whether the block is over; handles of it, a joined block's too, may still be held.
+        self.ended = False
         self._marker = marker
         self._expected = expected
         self._began = began
@@ -77,6 +80,9 @@ class BlockState:
             return True
         pgconn = self.session.pgconn
         if pgconn.status != pq.ConnStatus.OK:
+            return False
+        if pgconn.transaction_status == _INERROR:
+            # The marker is undone already, but the server refuses every statement, too.
             return False
         if pgconn.transaction_status == _IDLE:
             self.context_was_lost = True
@@ -126,8 +132,6 @@ class BlockState:
 
     def _ask_server(self) -> bool:
         pgconn = self.session.pgconn
-        if pgconn.transaction_status == _INERROR:
-            return False
         try:
             [result] = self.session.message(CONTEXT_QUERY)
         except FlightError:
@@ -156,7 +160,7 @@ class GuardedConnection:
         self.row_factory: Any = dict_row
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} of {self._state.what}{'' if self._alive else ', ended'}>"
+        return f"<{type(self).__name__} of {self._state.what}{'' if self._is_open else ', ended'}>"
 
     def execute(
         self, query: Query, params: Params | None = None, *, binary: bool = False
@@ -193,7 +197,7 @@ class GuardedConnection:
         Raises:
             PostgresError: The block has ended, or its context is lost (RlsContextError).
         """
-        self._check_open()
+        self.check_open()
         conn = self._state.session.conn
         factory = row_factory or self.row_factory
         raw: Any
@@ -216,14 +220,16 @@ class GuardedConnection:
         Raises:
             PostgresError: The block has ended, or its context is lost (RlsContextError).
         """
-        self._check_open()
-        raw = self._state.session.conn.transaction(savepoint_name, force_rollback)
+        self.check_open()
+        # Not conn.transaction(): that is a generator, and one that is dropped in mid-block would
+        # send its ROLLBACK TO to whoever has the session by then.
+        raw = psycopg.Transaction(self._state.session.conn, savepoint_name, force_rollback)
         return GuardedTransaction(self, raw)
 
     @property
     def closed(self) -> bool:
         """Whether the block has ended or the connection is gone."""
-        return not self._alive or self._state.session.conn.closed
+        return not self._is_open or self._state.session.conn.closed
 
     def commit(self) -> NoReturn:
         """Refuse: the block commits when it ends."""
@@ -243,12 +249,22 @@ class GuardedConnection:
             "to roll back, and use conn.transaction() for a part that may be undone alone"
         )
 
+    @property
+    def _is_open(self) -> bool:
+        return self._alive and not self._state.ended
+
     @contextmanager
-    def _guarded(self) -> Iterator[BlockState]:
+    def _guarded(self, *, sends: bool = True) -> Iterator[BlockState]:
         state = self._state
         with state.lock:
-            self._check_open()
+            self.check_open()
             state.check_context()
+            if sends and state.session.transaction_status == _ACTIVE:
+                # psycopg would wait for its own lock, and for ever.
+                raise PostgresError(
+                    f"{state.what} is busy with a stream() or a COPY: read that to its end or "
+                    "close it first, or use a server-side cursor"
+                )
             try:
                 yield state
             except psycopg.Error as error:
@@ -257,8 +273,13 @@ class GuardedConnection:
             if state.session.transaction_status != _INERROR:
                 state.swallowed = None
 
-    def _check_open(self) -> None:
-        if not self._alive:
+    def check_open(self) -> None:
+        """Refuse to go on when the block has ended.
+
+        Raises:
+            PostgresError: It has.
+        """
+        if not self._is_open:
             raise PostgresError(
                 f"{self._state.what} has ended, and its connection with it: open a new connection()"
             )
@@ -274,18 +295,15 @@ class GuardedConnection:
 class GuardedTransaction:
     """A savepoint of a block; psycopg's ``Rollback`` works with it."""
 
-    __slots__ = ("_handle", "_raw", "_transaction")
+    __slots__ = ("_handle", "_raw")
 
-    def __init__(
-        self, handle: GuardedConnection, raw: AbstractContextManager[psycopg.Transaction]
-    ) -> None:
+    def __init__(self, handle: GuardedConnection, raw: psycopg.Transaction) -> None:
         self._handle = handle
         self._raw = raw
-        self._transaction: psycopg.Transaction | None = None
 
     def __enter__(self) -> Self:
         with self._handle._guarded():  # noqa: SLF001 - one guard in three classes
-            self._transaction = self._raw.__enter__()
+            self._raw.__enter__()
         return self
 
     def __exit__(
@@ -301,11 +319,11 @@ class GuardedTransaction:
                     self._undo_and_raise(state)
                 return bool(self._raw.__exit__(None, None, None))
         with handle._state.lock:  # noqa: SLF001 - likewise
-            if not handle._alive:  # noqa: SLF001 - likewise
+            if not handle._is_open:  # noqa: SLF001 - likewise
                 # The session may be another user's by now: nothing of ours goes there.
                 return False
             if isinstance(exc, psycopg.Rollback) and exc.transaction is self:  # type: ignore[comparison-overlap]  # we gave the caller ourselves
-                exc_type, exc = psycopg.Rollback, psycopg.Rollback(self._transaction)
+                exc_type, exc = psycopg.Rollback, psycopg.Rollback(self._raw)
             done = bool(self._raw.__exit__(exc_type, exc, traceback))
             if handle._state.session.transaction_status != _INERROR:  # noqa: SLF001 - likewise
                 handle._state.swallowed = None  # noqa: SLF001 - likewise
@@ -316,116 +334,3 @@ class GuardedTransaction:
         self._raw.__exit__(type(aborted), aborted, None)
         state.swallowed = None
         raise aborted
-
-
-class GuardedCursor:
-    """A psycopg cursor that works only while its block is open."""
-
-    __slots__ = ("_handle", "_raw")
-
-    def __init__(self, handle: GuardedConnection, raw: Any) -> None:
-        self._handle = handle
-        self._raw = raw
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.close()
-
-    def __iter__(self) -> Iterator[Any]:
-        while (row := self.fetchone()) is not None:
-            yield row
-
-    @property
-    def connection(self) -> GuardedConnection:
-        """The block's handle; never psycopg's connection."""
-        return self._handle
-
-    @property
-    def description(self) -> Any:
-        """The columns of the result; None for a statement without rows."""
-        return self._raw.description
-
-    @property
-    def rowcount(self) -> int:
-        """How many rows the statement returned or changed."""
-        return int(self._raw.rowcount)
-
-    @property
-    def statusmessage(self) -> str | None:
-        """The command tag, such as ``INSERT 0 1``."""
-        tag: str | None = self._raw.statusmessage
-        return tag
-
-    def execute(self, query: Query, params: Params | None = None) -> Self:
-        """Run a statement.
-
-        Raises:
-            psycopg.Error: It failed.
-            PostgresError: The block has ended, or its context is lost (RlsContextError).
-        """
-        with self._handle._guarded():  # noqa: SLF001 - one guard in three classes
-            self._raw.execute(query, params)
-        return self
-
-    def executemany(
-        self, query: Query, params_seq: Iterable[Params], *, returning: bool = False
-    ) -> Self:
-        """Run a statement once for each row of parameters; raises as ``execute`` does."""
-        with self._handle._guarded():  # noqa: SLF001 - one guard in three classes
-            self._raw.executemany(query, params_seq, returning=returning)
-        return self
-
-    def fetchone(self) -> Any:
-        """Return the next row, or None when there is no further one."""
-        with self._handle._guarded():  # noqa: SLF001 - one guard in three classes
-            return self._raw.fetchone()
-
-    def fetchmany(self, size: int = 0) -> list[Any]:
-        """Return up to *size* further rows."""
-        with self._handle._guarded():  # noqa: SLF001 - one guard in three classes
-            return list(self._raw.fetchmany(size))
-
-    def fetchall(self) -> list[Any]:
-        """Return all further rows."""
-        with self._handle._guarded():  # noqa: SLF001 - one guard in three classes
-            return list(self._raw.fetchall())
-
-    def nextset(self) -> bool:
-        """Go on to the next result of several statements; return False when there is none."""
-        with self._handle._guarded():  # noqa: SLF001 - one guard in three classes
-            return bool(self._raw.nextset())
-
-    def scroll(self, value: int, mode: str = "relative") -> None:
-        """Move within the rows."""
-        with self._handle._guarded():  # noqa: SLF001 - one guard in three classes
-            self._raw.scroll(value, mode)
-
-    def stream(self, query: Query, params: Params | None = None) -> Iterator[Any]:
-        """Yield the rows one by one as the server sends them."""
-        rows = self._raw.stream(query, params)
-        with self._handle._guarded() as state:  # noqa: SLF001 - one guard in three classes
-            state.closables.append(rows)
-        while True:
-            with self._handle._guarded():  # noqa: SLF001 - one guard in three classes
-                try:
-                    row = next(rows)
-                except StopIteration:
-                    return
-            yield row
-
-    @contextmanager
-    def copy(self, statement: Query, params: Params | None = None) -> Iterator[psycopg.Copy]:
-        """Open a COPY, as psycopg's cursor does.
-
-        COPY FROM is PostgreSQL's to refuse on tables with row-level security.
-        """
-        with self._handle._guarded(), self._raw.copy(statement, params) as copy:  # noqa: SLF001
-            yield copy
-
-    def close(self) -> None:
-        """Close the cursor; it may outlive its block for that."""
-        with self._handle._state.lock:  # noqa: SLF001 - one guard in three classes
-            if not self._handle.closed:
-                self._raw.close()

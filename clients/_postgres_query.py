@@ -22,7 +22,7 @@ from clients._postgres_errors import (
     statement_error,
 )
 from clients._postgres_flight import FlightError, Session
-from clients._postgres_sql import BEGIN, COMMIT, RESET_STATEMENTS, ROLLBACK_AND_CLEAN
+from clients._postgres_sql import BEGIN, COMMIT, RESET, ROLLBACK
 from clients.errors import PostgresError
 
 if TYPE_CHECKING:
@@ -36,12 +36,35 @@ if TYPE_CHECKING:
     from clients._postgres_pool import Pool
     from clients._postgres_settings import Target
 
-__all__ = ["OneFlight", "rows_of"]
+__all__ = ["BATCH_ROWS", "OneFlight", "rows_of", "twin_columns"]
 
-# The caller's statement comes behind the resets, BEGIN and the context.
-_HEAD = (*RESET_STATEMENTS, BEGIN)
+# The caller's statement comes behind the reset, BEGIN and the context.
+_HEAD = (RESET, BEGIN)
 _USER_INDEX = len(_HEAD) + 1
-_BATCH_ROWS = 1000
+#: How many rows one flight of execute_many() takes.
+BATCH_ROWS = 1000
+
+
+class _ConvertedQuery(PostgresQuery):
+    """psycopg's converted query, whose every complaint about a value is a psycopg error."""
+
+    __slots__ = ("_literal",)
+
+    def convert(self, query: Query, vars: Params | None) -> None:  # noqa: A002 - psycopg's name
+        self._literal = vars is None
+        try:
+            super().convert(query, vars)
+        except (TypeError, ValueError) as error:
+            # A text that UTF-8 cannot say, or parameters that are no sequence.
+            raise psycopg.DataError(str(error)) from error
+
+    def dump(self, vars: Params | None) -> None:  # noqa: A002 - psycopg's name
+        if self._literal and vars:
+            raise psycopg.ProgrammingError("the first row has no parameters, and a later one has")
+        try:
+            super().dump(None if self._literal else vars)
+        except (TypeError, ValueError) as error:
+            raise psycopg.DataError(str(error)) from error
 
 
 class OneFlight:
@@ -73,16 +96,13 @@ class OneFlight:
             except FlightError as failure:
                 if not self._may_try_again(failure):
                     self._raise(session, failure)
-            except psycopg.Error as error:
-                # A value that Python cannot hold, such as a date of year 10000.
-                raise statement_error(error, f"{self._method}()", self._target) from error
             finally:
                 self._pool.give_back(session)
 
     def run_many(self, query: Query, rows: Iterable[Params]) -> int:
         """Run *query* once for each of *rows*, commit once, and return how many rows changed."""
         remaining = iter(rows)
-        batch = list(islice(remaining, _BATCH_ROWS))
+        batch = list(islice(remaining, BATCH_ROWS))
         if not batch:
             return 0
         while True:
@@ -92,7 +112,7 @@ class OneFlight:
                 converted = self._convert(Transformer(session.conn), query, batch[0])
                 head: tuple[Statement, ...] = (*_HEAD, self._context)
                 changed = _rows_changed(session.batch(head, converted, batch)[len(head) :])
-                while batch := list(islice(remaining, _BATCH_ROWS)):
+                while batch := list(islice(remaining, BATCH_ROWS)):
                     changed += _rows_changed(session.batch((), converted, batch))
                 session.flight((COMMIT,))
             except FlightError as failure:
@@ -103,8 +123,9 @@ class OneFlight:
                 # A row that does not fit the placeholders; the session takes with it what was sent.
                 raise statement_error(error, f"{self._method}()", self._target) from error
             except BaseException:
-                # The caller's iterator failed with the transaction half done.
-                session.close()
+                if not session.reusable:
+                    # The caller's iterator failed with the transaction half done.
+                    session.close()
                 raise
             else:
                 return changed
@@ -114,14 +135,12 @@ class OneFlight:
     def _convert(
         self, transformer: AnyTransformer, query: Query, params: Params | None
     ) -> PostgresQuery:
-        converted = PostgresQuery(transformer)
+        converted = _ConvertedQuery(transformer)
         try:
             # Without parameters a percent sign is a percent sign.
             converted.convert(query, params or None)
-        except (psycopg.Error, TypeError) as error:
-            if isinstance(error, psycopg.Error):
-                raise statement_error(error, f"{self._method}()", self._target) from error
-            raise PostgresError(f"{self._method}() failed: {error}") from error
+        except psycopg.Error as error:
+            raise statement_error(error, f"{self._method}()", self._target) from error
         return converted
 
     def _may_try_again(self, failure: FlightError) -> bool:
@@ -148,7 +167,7 @@ class OneFlight:
 
     def _undo(self, session: Session) -> None:
         try:
-            session.message(ROLLBACK_AND_CLEAN)
+            session.flight((ROLLBACK, RESET))
         except FlightError:
             # The statement's own error is the one to report; give_back sees the dead session.
             session.close()
@@ -158,20 +177,36 @@ def rows_of(result: PGresult, transformer: AnyTransformer, method: str) -> list[
     """Return a result's rows as dicts.
 
     Raises:
-        PostgresError: Two columns have one name, and a dict would silently lose one.
+        PostgresError: Two columns have one name, and a dict would silently lose one; or a value
+            cannot be read.
     """
     if result.status != ExecStatus.TUPLES_OK:
         return []
-    names = [(result.fname(i) or b"").decode() for i in range(result.nfields)]
-    if len(set(names)) != len(names):
-        twice = sorted({name for name in names if names.count(name) > 1})
-        raise PostgresError(
-            f"{method}() returned two columns of one name ({', '.join(twice)}), and a dict would "
-            "lose one: name them apart with AS. The statement itself was committed"
-        )
+    encoding = transformer.encoding
+    names = [(result.fname(i) or b"").decode(encoding) for i in range(result.nfields)]
+    if twins := twin_columns(names):
+        raise PostgresError(f"{method}() returned {twins}. The statement itself was committed")
     transformer.set_pgresult(result)
-    return transformer.load_rows(
-        0, result.ntuples, lambda values: dict(zip(names, values, strict=True))
+    try:
+        return transformer.load_rows(
+            0, result.ntuples, lambda values: dict(zip(names, values, strict=True))
+        )
+    except (psycopg.Error, ValueError) as error:
+        # A value that Python cannot hold, such as a date of year 10000.
+        raise PostgresError(
+            f"{method}() returned a value that cannot be read: {error}. The statement itself was "
+            "committed"
+        ) from error
+
+
+def twin_columns(names: list[str]) -> str:
+    """Say which columns have one name; empty when there are none."""
+    if len(set(names)) == len(names):
+        return ""
+    twice = sorted({name for name in names if names.count(name) > 1})
+    return (
+        f"two columns of one name ({', '.join(twice)}), and a dict would lose one: name them apart "
+        "with AS"
     )
 
 

@@ -14,13 +14,11 @@ if TYPE_CHECKING:
 __all__ = [
     "BEGIN",
     "COMMIT",
-    "COMMIT_AND_CLEAN",
     "CONTEXT_QUERY",
-    "RESET_STATEMENTS",
+    "RESET",
     "ROLLBACK",
-    "ROLLBACK_AND_CLEAN",
     "admin_context",
-    "begin_message",
+    "marked",
     "user_context",
 ]
 
@@ -28,25 +26,13 @@ BEGIN = b"BEGIN"
 COMMIT = b"COMMIT"
 ROLLBACK = b"ROLLBACK"
 
-# What can steer the next borrower's statements: settings, the role, and temporary tables, which
-# shadow real ones. A function can set each of them, so they are reset before every transaction,
-# whoever ran last. https://www.postgresql.org/docs/18/sql-discard.html lists what a session holds.
-RESET_STATEMENTS = (b"RESET SESSION AUTHORIZATION", b"RESET ALL", b"DISCARD TEMP")
-
-# DISCARD ALL cannot follow COMMIT in one message; these are the statements that it stands for,
-# less the plan cache, which holds nothing of a user's.
-_CLEAN = b"; ".join(
-    (
-        b"CLOSE ALL",
-        b"DEALLOCATE ALL",
-        b"UNLISTEN *",
-        b"SELECT pg_advisory_unlock_all()",
-        b"DISCARD SEQUENCES",
-        *RESET_STATEMENTS,
-    )
-)
-COMMIT_AND_CLEAN = COMMIT + b"; " + _CLEAN
-ROLLBACK_AND_CLEAN = ROLLBACK + b"; " + _CLEAN
+#: Forgets what a session can carry over to its next borrower: settings, the role, temporary tables
+#: (which shadow real ones), cursors WITH HOLD (which hold rows), prepared statements, advisory
+#: locks, LISTEN, sequence values. A function can set each of them, so every flight begins with it,
+#: whoever ran last. It cannot share a simple message with BEGIN or COMMIT; a flight takes it, and
+#: commits it at once, so that a ROLLBACK in the transaction that follows brings nothing back.
+#: https://www.postgresql.org/docs/18/sql-discard.html
+RESET = b"DISCARD ALL"
 
 # When the transaction began: no two of a session's began at the same time. As a number, its text
 # depends on no setting.
@@ -70,7 +56,7 @@ def user_context(user_id: UUID, statement_timeout_ms: int) -> bytes:
     # Set locally: PgBouncer and a rollback both forget it with the transaction.
     return (
         b"SELECT set_config('app.current_user_id', '%b', true),"
-        b" set_config('statement_timeout', '%d', true), pg_advisory_unlock_all()"
+        b" set_config('statement_timeout', '%d', true)"
         % (str(user_id).encode(), statement_timeout_ms)
     )
 
@@ -84,21 +70,17 @@ def admin_context(statement_timeout_ms: int) -> bytes:
     """
     return (
         b"SELECT set_config('app.current_user_id', '', true), set_config('row_security', 'off',"
-        b" true), set_config('statement_timeout', '%d', true), pg_advisory_unlock_all()"
-        % statement_timeout_ms
+        b" true), set_config('statement_timeout', '%d', true)" % statement_timeout_ms
     )
 
 
-def begin_message(context: bytes, pgconn: PGconn, marker: bytes) -> bytes:
-    """Return the message that opens a block: reset, BEGIN, context, marker.
-
-    The reset has a transaction of its own: the statements of one message share one otherwise, and
-    a ROLLBACK in the block would bring back what the session's last borrower had set. The last
-    column of the last result says when the block's transaction began.
+def marked(context: bytes, pgconn: PGconn, marker: bytes) -> bytes:
+    """Return the context statement of a block, which marks its transaction.
 
     The server reports every change of ``application_name`` by itself. Set locally, it changes
     back when the transaction ends, however it ends: that tells us, without a round trip, that
-    the context is gone. https://www.postgresql.org/docs/18/libpq-status.html#LIBPQ-PQPARAMETERSTATUS
+    the context is gone. The last column of the result says when the transaction began.
+    https://www.postgresql.org/docs/18/libpq-status.html#LIBPQ-PQPARAMETERSTATUS
 
     Args:
         context: What ``user_context`` or ``admin_context`` returned.
@@ -106,12 +88,4 @@ def begin_message(context: bytes, pgconn: PGconn, marker: bytes) -> bytes:
         marker: The transaction's ``application_name``.
     """
     literal = Escaping(pgconn).escape_literal(marker)
-    return b"; ".join(
-        (
-            BEGIN,
-            *RESET_STATEMENTS,
-            COMMIT,
-            BEGIN,
-            b"%b, set_config('application_name', %b, true), %b" % (context, literal, _BEGAN),
-        )
-    )
+    return b"%b, set_config('application_name', %b, true), %b" % (context, literal, _BEGAN)

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
+
+from psycopg import sql
 
 from clients.errors import PostgresError
+
+if TYPE_CHECKING:
+    from psycopg.abc import Query
 
 __all__ = ["refuse_unsuitable"]
 
@@ -47,19 +53,29 @@ _LONGEST = max(len(words) for words, _ in _WORDS)
 
 # White space, line comments and block comments; nested ones are rare enough for the server.
 _SKIP = re.compile(r"(?:\s+|--[^\n]*(?:\n|$)|/\*.*?\*/|;)*", re.DOTALL)
-_WORD = re.compile(r"[A-Za-z]+")
+_WORD = re.compile(r"[^\W\d][\w$]*")
 
 
-def refuse_unsuitable(query: str, method: str) -> None:
+def refuse_unsuitable(query: Query, method: str) -> None:
     """Refuse a statement that a one-flight method cannot run, before anything is sent.
 
     Args:
-        query: The SQL text.
+        query: The SQL, in any form that psycopg takes.
         method: The method's name, for the message.
 
     Raises:
         PostgresError: It is one of those; the message says what to use.
     """
+    if isinstance(query, sql.Composable):
+        query = query.as_bytes()
+    if isinstance(query, bytes):
+        query = query.decode(errors="replace")
+    if not isinstance(query, str):
+        # A template string of Python 3.14 has no text before psycopg converts it.
+        return
+    if "\0" in query:
+        # libpq would send the text up to there: perhaps without its WHERE.
+        raise PostgresError(f"the query of {method}() contains a NUL character")
     words: list[str] = []
     position = 0
     while len(words) < _LONGEST:

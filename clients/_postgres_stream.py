@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
 
-    from clients._postgres_handle import GuardedCursor
+    from clients._postgres_cursor import GuardedCursor
 
 __all__ = ["StreamedRows"]
 
@@ -39,7 +39,7 @@ class StreamedRows:
         return self
 
     def __next__(self) -> dict[str, Any]:
-        self._cursor.connection._check_open()  # noqa: SLF001 - one guard for all of a block
+        self._cursor.connection.check_open()
         row = next(self._batch, None)
         if row is None:
             with self._mapped():

@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import logging
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from itertools import count
 from typing import TYPE_CHECKING, Any
-
-import psycopg
 
 from clients._lifecycle import Lifecycle
 from clients._postgres_block import Block, JoinedBlock, context_statement, open_block
 from clients._postgres_connect import Connector
 from clients._postgres_errors import is_connection_loss, statement_error
 from clients._postgres_flight import FlightError
+from clients._postgres_in_block import InBlock
 from clients._postgres_pool import Pool
+from clients._postgres_probe import look_at
 from clients._postgres_query import OneFlight
 from clients._postgres_settings import PostgresSettings, UrlSource, check_integer
 from clients._postgres_silence import SilenceError
 from clients._postgres_statements import refuse_unsuitable
-from clients._postgres_stream import StreamedRows
-from clients._rls_role import find_bypass
-from clients.errors import NoRowsError, PostgresError, RlsContextError
+from clients.errors import NoRowsError, PostgresError
 from utils.user_context import get_current_user_id, parse_user_id
 
 if TYPE_CHECKING:
@@ -107,7 +105,9 @@ class PostgresClient(Lifecycle):
     def _probe(self, admin_url: str | Callable[..., str | None] | None) -> None:
         with ExitStack() as opened:
             sessions = [self._connect_first(self._connector, self._pool, opened)]
-            self._look_at(sessions[0])
+            self.behind_pooler = look_at(
+                sessions[0], self._connector.target, self._settings.on_rls_bypass
+            )
             sessions.extend(
                 self._connect_first(self._connector, self._pool, opened)
                 for _ in range(min(self._settings.min_size, self._settings.pool_size) - 1)
@@ -137,26 +137,6 @@ class PostgresClient(Lifecycle):
             max_size=self._settings.pool_size,
             timeout=self._settings.pool_timeout,
         )
-
-    def _look_at(self, session: Session) -> None:
-        """Refuse a role that bypasses row-level security, and notice a pooler in between."""
-        conn = session.conn
-        try:
-            pid = conn.execute("SELECT pg_backend_pid() AS pid").fetchone()
-            bypasses = [] if self._settings.on_rls_bypass == "ignore" else find_bypass(conn)
-        except psycopg.Error as error:
-            raise statement_error(error, "the role check", self._connector.target) from error
-        # A pooler answers the start-up with a number of its own.
-        self.behind_pooler = pid is not None and pid["pid"] != session.pgconn.backend_pid
-        if not bypasses:
-            return
-        what = (
-            f"row-level security does not bind the role of {self._connector.target.description}: "
-            + "; ".join(map(str, bypasses))
-        )
-        if self._settings.on_rls_bypass == "error":
-            raise RlsContextError(f"{what}; or connect as another role")
-        logger.warning("%s", what)
 
     # -- operations --
 
@@ -201,6 +181,8 @@ class PostgresClient(Lifecycle):
         self, query: Query, params: Params = (), user_id: UUID | str | None = None
     ) -> list[dict[str, Any]]:
         """Run one statement as one user, commit, and return its rows, in one round trip.
+
+        Inside an open block of the same user it is a part of that block, and commits with it.
 
         Args:
             query: One SQL statement with ``%s`` or ``%(name)s`` placeholders.
@@ -278,12 +260,11 @@ class PostgresClient(Lifecycle):
             PostgresError: One of them failed; none is committed.
         """
         user = self._user(user_id)
-        self._refuse(query, "execute_many")
+        refuse_unsuitable(query, "execute_many")
         outer = open_block(self._pool, user)
         if outer is None:
             return self._one_flight(user, "execute_many").run_many(query, rows)
-        with self._mapped("execute_many"), JoinedBlock(outer) as conn:
-            return conn.cursor().executemany(query, rows).rowcount
+        return self._in_block("execute_many", user).run_many(outer, query, rows)
 
     def execute_admin(self, query: Query, params: Params = ()) -> list[dict[str, Any]]:
         """Run one statement WITHOUT a user, as ``admin_connection`` would, in one round trip.
@@ -300,7 +281,6 @@ class PostgresClient(Lifecycle):
         """
         return self._execute("execute_admin", None, query, params)
 
-    @contextmanager
     def stream(
         self,
         query: Query,
@@ -308,7 +288,7 @@ class PostgresClient(Lifecycle):
         *,
         user_id: UUID | str | None = None,
         batch_size: int = 1000,
-    ) -> Iterator[Iterator[dict[str, Any]]]:
+    ) -> AbstractContextManager[Iterator[dict[str, Any]]]:
         """Read a large result in batches, through a cursor on the server, in bounded memory.
 
         Args:
@@ -317,19 +297,17 @@ class PostgresClient(Lifecycle):
             user_id: Whose rows: a UUID or its text; None: the current user.
             batch_size: Rows for each round trip.
 
-        Yields:
-            An iterator over the rows; it ends with the ``with`` block.
+        Returns:
+            A context manager; it yields an iterator over the rows, which ends with the block.
 
         Raises:
             PostgresError: As for ``connection``.
             PostgresConfigurationError: *batch_size* is unusable.
         """
         check_integer("batch_size", batch_size, least=1)
-        with self.connection(user_id) as conn:
-            cursor = conn.cursor(f"failfast_{next(self._cursor_numbers)}")
-            with self._mapped("stream"):
-                cursor.execute(query, params or None)
-            yield StreamedRows(cursor, batch_size, lambda: self._mapped("stream"))
+        name = f"failfast_{next(self._cursor_numbers)}"
+        in_block = InBlock("stream", self._connector.target)
+        return in_block.stream(self.connection(user_id), name, query, params, batch_size)
 
     # -- health --
 
@@ -403,26 +381,15 @@ class PostgresClient(Lifecycle):
         context = context_statement(user, self._settings.statement_timeout_ms)
         return OneFlight(self._pool_for(user), context, method, connector.target)
 
+    def _in_block(self, method: str, user: User) -> InBlock:
+        connector = self._admin_connector if user is None else self._connector
+        return InBlock(method, connector.target)
+
     def _execute(
         self, method: str, user: User, query: Query, params: Params
     ) -> list[dict[str, Any]]:
-        self._refuse(query, method)
+        refuse_unsuitable(query, method)
         outer = open_block(self._pool_for(user), user)
         if outer is None:
             return self._one_flight(user, method).run(query, params)
-        with self._mapped(method), JoinedBlock(outer) as conn:
-            cursor = conn.execute(query, params or None)
-            return cursor.fetchall() if cursor.description is not None else []
-
-    def _refuse(self, query: Query, method: str) -> None:
-        if isinstance(query, str):
-            refuse_unsuitable(query, method)
-        elif isinstance(query, bytes):
-            refuse_unsuitable(query.decode(errors="replace"), method)
-
-    @contextmanager
-    def _mapped(self, method: str) -> Iterator[None]:
-        try:
-            yield
-        except psycopg.Error as error:
-            raise statement_error(error, f"{method}()", self._connector.target) from error
+        return self._in_block(method, user).run(outer, query, params)

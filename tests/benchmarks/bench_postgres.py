@@ -116,7 +116,7 @@ def medians(*ways: Callable[[], object]) -> list[float]:
 
 
 def test_execute_costs_at_most_three_fifths_of_five_trips(ways: Ways) -> None:
-    """One flight against five round trips, on loopback, where a round trip costs next to nothing."""
+    """One flight against five round trips, on loopback, where a trip costs next to nothing."""
     ours, five = medians(ways.one_flight, ways.five_trips)
     report("execute() / five trips", ours, five)
     assert ours / five <= 0.6

@@ -173,7 +173,8 @@ def refusal(server: PostgresServer) -> str:
         try:
             psycopg.connect(server.url()).close()
         except psycopg.OperationalError as error:
-            if "refused" not in str(error):
+            # Before it says anything of its own, it refuses or hangs up.
+            if "FATAL" in str(error):
                 return str(error)
         else:
             return "the server was up at once"

@@ -1,0 +1,153 @@
+"""What a PostgreSQL URL may say, what is refused without echoing it, and the numbers."""
+
+from __future__ import annotations
+
+import traceback
+from typing import Any
+
+import pytest
+
+from clients._postgres_settings import PostgresSettings, UrlSource, parse_url
+from clients.errors import ConfigurationError, PostgresConfigurationError, PostgresError
+
+SECRET = "s3cr3t-pa55"
+
+GOOD = {
+    "postgresql://u:p@h:5433/d": ("h:5433/d as u", "p"),
+    "postgres://u:p@h/d": ("h:5432/d as u", "p"),
+    "postgresql://h": ("h:5432/ as default user", None),
+    "postgresql://u@h/d": ("h:5432/d as u", None),
+    "postgresql://u:p%2F%40%23%3F%20%25%3A@h/d": ("h:5432/d as u", "p/@#? %:"),
+    "postgresql://u%40x:p@h/d": ("h:5432/d as u@x", "p"),
+    "postgresql://u:a:b@h/d": ("h:5432/d as u", "a:b"),
+    "postgresql://u:p@h1:5432,h2:5433/d?target_session_attrs=read-write": (
+        "h1,h2:5432,5433/d as u",
+        "p",
+    ),
+    "postgresql://u:p@[::1]:5432/d": ("::1:5432/d as u", "p"),
+    "postgresql://h/d?user=u&password=p": ("h:5432/d as u", "p"),
+    "postgresql:///d?host=/run/postgresql&user=u": ("/run/postgresql/d as u", None),
+    "postgresql:///d": ("local socket:5432/d as default user", None),
+    "host=h dbname=d user=u password='p q'": ("h:5432/d as u", "p q"),
+    "hostaddr=127.0.0.1 dbname=d": ("127.0.0.1:5432/d as default user", None),
+}
+
+BAD = [
+    "",
+    "   ",
+    "\t\n",
+    "{p}",
+    "http://u:{p}@h/d",
+    "postgresql+psycopg://u:{p}@h/d",
+    "POSTGRESQL://u:{p}@h/d",
+    "{p}://u@h/d",
+    "postgresql://u:{p}@x@h/d",
+    "postgresql://u:{p}/x@h/d",
+    "postgresql://u:x/{p}@h/d",
+    "postgresql://u:{p}?x@h/d",
+    "postgresql://u:{p}#x@h/d",
+    "postgresql://u:{p} x@h/d",
+    "postgresql://u:x {p}@h/d",
+    "postgresql://u:{p}\n@h/d",
+    "postgresql://u:{p}%zz@h/d",
+    "postgresql://u:{p}%00@h/d",
+    "postgresql://u:x@h:{p}/d",
+    "postgresql://u:x@[h:{p}/d",
+    "postgresql://u:x@h/d?{p}",
+    "postgresql://u:x@h/d?nosuchoption={p}",
+    "host=h password={p} x",
+    "host=h password='{p}",
+]
+
+
+@pytest.mark.parametrize("url", GOOD)
+def test_a_url_is_described_without_its_password(url: str) -> None:
+    """Host, port, database and user, as libpq understands them."""
+    target = parse_url("connection_url", url)
+
+    assert (target.description, target.password) == GOOD[url]
+
+
+@pytest.mark.parametrize("pattern", BAD)
+def test_a_bad_url_is_refused_without_showing_it(pattern: str) -> None:
+    """The parameter is named; no part of the URL that may be a password is."""
+    with pytest.raises(PostgresConfigurationError) as caught:
+        parse_url("admin_url", pattern.replace("{p}", SECRET))
+
+    shown = "".join(traceback.format_exception(caught.value)) + repr(caught.value)
+    assert SECRET not in shown
+    assert str(caught.value).startswith("admin_url ")
+    assert isinstance(caught.value, ConfigurationError)
+    assert isinstance(caught.value, PostgresError)
+
+
+@pytest.mark.parametrize("value", [None, 7, b"postgresql://h", ["postgresql://h"], object()])
+def test_what_is_no_text_is_refused(value: object) -> None:
+    """The message names its type, and not its value."""
+    with pytest.raises(PostgresConfigurationError, match=type(value).__name__):
+        parse_url("connection_url", value)
+    if not callable(value):
+        with pytest.raises(PostgresConfigurationError, match="URL or a callable"):
+            UrlSource("connection_url", value)  # type: ignore[arg-type]  # what is tried here
+
+
+def settings(**changes: Any) -> PostgresSettings:
+    given = {
+        "pool_size": 10,
+        "min_size": 2,
+        "connect_timeout": 5.0,
+        "pool_timeout": 5.0,
+        "statement_timeout": 30.0,
+        "on_rls_bypass": "error",
+    }
+    return PostgresSettings(**{**given, **changes})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("pool_size", 0),
+        ("pool_size", True),
+        ("pool_size", 2.0),
+        ("min_size", -1),
+        ("connect_timeout", 0),
+        ("connect_timeout", float("nan")),
+        ("pool_timeout", -1),
+        ("pool_timeout", "1"),
+        ("statement_timeout", float("inf")),
+        ("statement_timeout", False),
+        ("on_rls_bypass", "warning"),
+    ],
+)
+def test_unusable_numbers_are_refused_by_name(name: str, value: object) -> None:
+    """The message has the name, the value, and what it must be."""
+    with pytest.raises(PostgresConfigurationError, match="must be") as caught:
+        settings(**{name: value})
+
+    assert str(caught.value).startswith(f"{name} is {value!r}: ")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("pool_size", 1),
+        ("min_size", 0),
+        ("connect_timeout", 0.1),
+        ("pool_timeout", 0),
+        ("statement_timeout", 0),
+        ("on_rls_bypass", "ignore"),
+    ],
+)
+def test_the_least_values_are_taken(name: str, value: object) -> None:
+    """Each limit's edge is inside."""
+    assert getattr(settings(**{name: value}), name) == value
+
+
+@pytest.mark.parametrize(
+    ("seconds", "milliseconds"), [(0, 0), (0.0001, 1), (1.5, 1500), (30, 30000)]
+)
+def test_a_small_statement_timeout_never_becomes_no_limit(
+    seconds: float, milliseconds: int
+) -> None:
+    """PostgreSQL takes whole milliseconds, and 0 as for ever."""
+    assert settings(statement_timeout=seconds).statement_timeout_ms == milliseconds

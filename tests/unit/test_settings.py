@@ -1,0 +1,164 @@
+"""The environment: read in one place, at call time, from any mapping."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from clients.errors import ConfigurationError
+from utils.settings import StackSettings, VaultSettings, child_environment
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_every_vault_variable_is_read() -> None:
+    """Each from its own name, stripped."""
+    read = VaultSettings.from_env(
+        {
+            "VAULT_ADDR": " http://v:8200 ",
+            "VAULT_TOKEN": "t\n",
+            "VAULT_NAMESPACE": "n",
+            "VAULT_ROLE_ID": "r",
+            "VAULT_SECRET_ID": "s",
+            "VAULT_CACERT": "/ca",
+            "VAULT_CLIENT_CERT": "/cert",
+            "VAULT_CLIENT_KEY": "/key",
+            "VAULT_SKIP_VERIFY": "true",
+        }
+    )
+
+    assert read == VaultSettings(
+        addr="http://v:8200",
+        token="t",
+        namespace="n",
+        role_id="r",
+        secret_id="s",
+        cacert="/ca",
+        client_cert="/cert",
+        client_key="/key",
+        skip_verify=True,
+    )
+
+
+@pytest.mark.parametrize("value", ["", "  ", None])
+def test_empty_is_unset(value: str | None) -> None:
+    """A variable that is set to nothing counts as missing."""
+    environ = {} if value is None else {"VAULT_ADDR": value, "VAULT_TOKEN": value, "STACK": value}
+
+    assert VaultSettings.from_env(environ) == VaultSettings()
+    assert StackSettings.from_env(environ) == StackSettings()
+
+
+def test_the_processs_environment_is_read_at_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not when the module is imported."""
+    for address in ("http://one", "http://two"):
+        monkeypatch.setenv("VAULT_ADDR", address)
+        assert VaultSettings.from_env().addr == address
+
+
+@pytest.mark.parametrize("word", ["1", "TRUE", "t", "yes", " on "])
+def test_true_has_many_words(word: str) -> None:
+    """As HashiCorp's own tools take them, in any case."""
+    assert VaultSettings.from_env({"VAULT_SKIP_VERIFY": word}).skip_verify
+
+
+@pytest.mark.parametrize("word", ["0", "False", "f", "no", " off", ""])
+def test_false_has_many_words(word: str) -> None:
+    """Nothing at all is false, too."""
+    assert not VaultSettings.from_env({"VAULT_SKIP_VERIFY": word}).skip_verify
+
+
+@pytest.mark.parametrize("word", ["maybe", "2", "truee", "-"])
+def test_an_unknown_word_is_refused_by_name(word: str) -> None:
+    """A typing error must not turn verification off, or leave it on unnoticed."""
+    with pytest.raises(ConfigurationError, match=f"VAULT_SKIP_VERIFY is '{word}'"):
+        VaultSettings.from_env({"VAULT_SKIP_VERIFY": word})
+
+
+def test_all_missing_names_come_at_once() -> None:
+    """One error can list them, for each way to log in."""
+    nothing = VaultSettings()
+
+    assert nothing.missing_names("token") == ["VAULT_ADDR", "VAULT_TOKEN"]
+    assert nothing.missing_names("approle") == ["VAULT_ADDR", "VAULT_ROLE_ID", "VAULT_SECRET_ID"]
+    assert VaultSettings(addr="a", token="t").missing_names("token") == []
+    assert VaultSettings(addr="a", role_id="r").missing_names("approle") == ["VAULT_SECRET_ID"]
+
+
+def test_secrets_stay_out_of_the_repr() -> None:
+    """Token and secret id do not show; the rest does."""
+    shown = repr(VaultSettings(addr="http://v", token="hunter2", secret_id="hunter3", role_id="r"))
+
+    assert "hunter" not in shown
+    assert "http://v" in shown
+
+
+@pytest.mark.parametrize("kind", ["embedded", "docker", "external"])
+def test_the_stack_is_one_of_three(kind: str) -> None:
+    """With the ports that Docker shall publish."""
+    read = StackSettings.from_env({"STACK": kind, "SDK_POSTGRES_PORT": "15432"})
+
+    assert read == StackSettings(kind=kind, postgres_port=15432)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("STACK", "Docker"),
+        ("STACK", "podman"),
+        *[("SDK_VAULT_PORT", port) for port in ("0", "65536", "-1", "1.5", "x", "\u0661")],
+    ],
+)
+def test_an_unusable_stack_setting_is_refused_by_name(name: str, value: str) -> None:
+    """The message has the name and the value."""
+    with pytest.raises(ConfigurationError, match=name) as caught:
+        StackSettings.from_env({name: value})
+
+    assert repr(value) in str(caught.value)
+
+
+def test_a_child_gets_one_vault_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ambient VAULT_* variables do not mix with another server's; all else stays."""
+    monkeypatch.setenv("VAULT_NAMESPACE", "ambient")
+    monkeypatch.setenv("OTHER", "stays")
+
+    child = child_environment({"VAULT_ADDR": "http://v"})
+    assert child["VAULT_ADDR"] == "http://v"
+    assert "VAULT_NAMESPACE" not in child
+    assert child["OTHER"] == "stays"
+    assert child_environment({})["VAULT_NAMESPACE"] == "ambient"
+
+
+def test_no_other_module_reads_the_environment() -> None:
+    """os.environ and getenv stand in utils/settings.py alone."""
+    readers = set()
+    for path in [*ROOT.glob("clients/*.py"), *ROOT.glob("utils/*.py")]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            reads = isinstance(node, ast.Attribute) and node.attr in {"environ", "getenv"}
+            imports = isinstance(node, ast.ImportFrom) and node.module == "os"
+            if reads or imports:
+                readers.add(path.relative_to(ROOT).as_posix())
+
+    assert readers == {"utils/settings.py"}
+
+
+def test_importing_reads_nothing_and_opens_nothing() -> None:
+    """Our modules import with an environment that fails on a read, and open no socket."""
+    code = (
+        "import sys\n"
+        "def hook(event, args):\n"
+        "    if event.startswith('socket.') and event != 'socket.gethostname':\n"
+        "        raise SystemExit(f'{event} at import')\n"
+        "import psycopg\n"
+        "sys.addaudithook(hook)\n"
+        "import clients.errors, clients.postgres_client, utils.settings, utils.user_context\n"
+    )
+    done = subprocess.run(  # noqa: S603 - our own interpreter and code
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+
+    assert (done.returncode, done.stderr) == (0, "")

@@ -1,0 +1,161 @@
+"""The current user: per thread and task, nested, restored, and missing loudly."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from typing import TYPE_CHECKING, Any
+from uuid import UUID, uuid4
+
+import pytest
+
+from clients.errors import PostgresError, RlsContextError
+from utils.user_context import (
+    clear_current_user_id,
+    get_current_user_id,
+    parse_user_id,
+    set_current_user_id,
+    user_context,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ANN, BOB = UUID(int=1), UUID(int=2)
+
+
+@pytest.fixture(autouse=True)
+def _nobody() -> Iterator[None]:
+    clear_current_user_id()
+    yield
+    clear_current_user_id()
+
+
+def test_there_is_no_user_at_first() -> None:
+    """The error names every mend, and the trap of thread pools."""
+    with pytest.raises(RlsContextError) as caught:
+        get_current_user_id()
+
+    for words in ("set_current_user_id()", "user_context()", "user_id=", "copy_context().run"):
+        assert words in str(caught.value)
+    assert "thread pool's threads do not inherit" in str(caught.value)
+    assert isinstance(caught.value, PostgresError)
+
+
+def test_set_and_clear() -> None:
+    """What was set is there until it is cleared."""
+    set_current_user_id(ANN)
+    assert get_current_user_id() == ANN
+    set_current_user_id(str(BOB))
+    assert get_current_user_id() == BOB
+    clear_current_user_id()
+    with pytest.raises(RlsContextError):
+        get_current_user_id()
+
+
+def test_contexts_nest_and_restore() -> None:
+    """Each end brings the one before it back, and the last one nobody."""
+    with user_context(ANN) as outer:
+        with user_context(str(BOB)) as inner:
+            assert (outer, inner, get_current_user_id()) == (ANN, BOB, BOB)
+        assert get_current_user_id() == ANN
+    with pytest.raises(RlsContextError):
+        get_current_user_id()
+
+
+def test_an_exception_restores_too() -> None:
+    """The user does not outlive the block that failed."""
+    set_current_user_id(ANN)
+    with pytest.raises(KeyError), user_context(BOB):
+        raise KeyError
+
+    assert get_current_user_id() == ANN
+
+
+def test_what_is_set_inside_a_context_ends_with_it() -> None:
+    """A set or clear in the block is undone by its end."""
+    with user_context(ANN):
+        with user_context(ANN):
+            set_current_user_id(BOB)
+        assert get_current_user_id() == ANN
+        clear_current_user_id()
+    with pytest.raises(RlsContextError):
+        get_current_user_id()
+
+
+@pytest.mark.parametrize(
+    "bad", [None, "", " ", "nobody", "0" * 31, "0" * 33, 7, b"0" * 16, ["x"], object(), "x" * 9999]
+)
+def test_what_is_no_uuid_is_refused_and_changes_nothing(bad: Any) -> None:
+    """The message has the value, shortened, and its type."""
+    set_current_user_id(ANN)
+    for call in (set_current_user_id, parse_user_id, lambda value: user_context(value).__enter__()):
+        with pytest.raises(RlsContextError, match=type(bad).__name__) as caught:
+            call(bad)
+        assert "is not a UUID" in str(caught.value)
+        assert len(str(caught.value)) < 200
+
+    assert get_current_user_id() == ANN
+
+
+def test_a_uuid_and_its_texts_are_one_user() -> None:
+    """Case, braces and missing dashes do not make another user."""
+    user = uuid4()
+
+    for form in (user, str(user), str(user).upper(), user.hex, f"{{{user}}}", user.urn):
+        assert parse_user_id(form) == user
+
+
+def test_a_thread_starts_without_a_user() -> None:
+    """A thread of its own inherits nobody, and what it sets stays with it."""
+    seen: list[object] = []
+
+    def target() -> None:
+        try:
+            seen.append(get_current_user_id())
+        except RlsContextError:
+            seen.append(None)
+        set_current_user_id(BOB)
+
+    with user_context(ANN):
+        thread = threading.Thread(target=target)
+        thread.start()
+        thread.join()
+        assert get_current_user_id() == ANN
+
+    assert seen == [None]
+
+
+def test_a_thread_pool_needs_the_context_given() -> None:
+    """submit() alone raises; copy_context().run and user_context() inside the task work."""
+
+    def inside() -> UUID:
+        with user_context(BOB):
+            return get_current_user_id()
+
+    with ThreadPoolExecutor(1) as pool, user_context(ANN):
+        with pytest.raises(RlsContextError):
+            pool.submit(get_current_user_id).result()
+        assert pool.submit(copy_context().run, get_current_user_id).result() == ANN
+        assert pool.submit(inside).result() == BOB
+        with pytest.raises(RlsContextError):
+            pool.submit(get_current_user_id).result()
+
+
+def test_tasks_do_not_see_each_other() -> None:
+    """Two tasks of one thread that take turns keep a user each."""
+
+    async def task(user: UUID) -> list[UUID]:
+        with user_context(user):
+            seen = []
+            for _ in range(5):
+                await asyncio.sleep(0)
+                seen.append(get_current_user_id())
+            return seen
+
+    async def both() -> list[list[UUID]]:
+        return list(await asyncio.gather(task(ANN), task(BOB)))
+
+    assert asyncio.run(both()) == [[ANN] * 5, [BOB] * 5]
