@@ -129,11 +129,11 @@ def test_execute_costs_at_most_twice_the_bare_query(ways: Ways) -> None:
     assert ours / bare <= 1.9
 
 
-def test_a_block_with_one_statement_costs_less_than_five_trips(ways: Ways) -> None:
-    """Three round trips with all guards against five without any."""
+def test_a_block_with_one_statement_costs_little_more_than_five_trips(ways: Ways) -> None:
+    """Three round trips with all guards and a whole reset, against five without any."""
     ours, five = medians(ways.block, ways.five_trips)
     report("connection() / five trips", ours, five)
-    assert ours / five <= 1.0
+    assert ours / five <= 1.4
 
 
 def report(what: str, ours: float, other: float) -> None:
