@@ -117,9 +117,9 @@ class Block:
                 f"{self.what} was made before {outer.what}: call connection() where it is entered"
             )
         self.thread_id = threading.get_ident()
-        session, marker = self._begin()
+        session, marker, began = self._begin()
         expected = b"off" if self.user is None else str(self.user).encode()
-        self._state = BlockState(session, marker, expected, self.what)
+        self._state = BlockState(session, marker, expected, began, self.what)
         self._handle = GuardedConnection(self._state)
         # A block that another thread ended stays in this thread's tuple until now.
         _open_blocks.set((*(block for block in _open_blocks.get() if block.is_open), self))
@@ -148,8 +148,7 @@ class Block:
 
     def _leave_to_the_parent(self, exc: BaseException | None) -> None:
         """End a block that a forked child has inherited: the transaction is the parent's."""
-        assert self._handle is not None  # noqa: S101 - __enter__ made it
-        self._handle._end()  # noqa: SLF001 - the block owns its handle
+        self.state.ended = True
         self._state = None
         if exc is None:
             raise PostgresError(
@@ -157,7 +156,7 @@ class Block:
                 "child with os._exit() inside the block, or fork outside it"
             )
 
-    def _begin(self) -> tuple[Session, bytes]:
+    def _begin(self) -> tuple[Session, bytes, bytes]:
         """Open the transaction; a session that turns out to be dead is replaced.
 
         No statement of the caller's has run yet, so trying again repeats nothing.
@@ -167,7 +166,10 @@ class Block:
             session = self.pool.checkout()
             marker = session.application_name[:40] + b" [failfast block]"
             try:
-                session.flight((RESET, BEGIN, marked(self._context, session.pgconn, marker)))
+                results = session.flight(
+                    (RESET, BEGIN, marked(self._context, session.pgconn, marker))
+                )
+                context = results[-1]
             except FlightError as failure:
                 self.pool.retire(session)
                 tries_left -= 1
@@ -180,7 +182,7 @@ class Block:
                 self.pool.retire(session)
                 raise
             else:
-                return session, marker
+                return session, marker, context.get_value(0, context.nfields - 1) or b""
 
     def _finish(self, state: BlockState, exc: BaseException | None) -> None:
         session = state.session

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, Self
 
 import psycopg
@@ -16,7 +16,7 @@ from psycopg import pq
 from psycopg.rows import dict_row
 
 from clients._postgres_cursor import GuardedCursor
-from clients._postgres_errors import is_read_only
+from clients._postgres_errors import is_connection_loss, is_read_only
 from clients._postgres_flight import FlightError
 from clients._postgres_sql import CONTEXT_QUERY
 from clients.errors import PostgresError, RlsContextError, TransactionAbortedError
@@ -50,10 +50,13 @@ class BlockState:
         session: The session that runs it.
         marker: The ``application_name`` that the transaction set locally.
         expected: What one column of the context query answers while the context is there.
+        began: When the transaction began, as the context query says it.
         what: The block, for messages.
     """
 
-    def __init__(self, session: Session, marker: bytes, expected: bytes, what: str) -> None:
+    def __init__(
+        self, session: Session, marker: bytes, expected: bytes, began: bytes, what: str
+    ) -> None:
         self.session = session
         self.what = what
         self.pid = os.getpid()
@@ -68,6 +71,7 @@ class BlockState:
         self.ended = False
         self._marker = marker
         self._expected = expected
+        self._began = began
         self.context_was_lost = False
 
     def context_is_lost(self) -> bool:
@@ -116,8 +120,13 @@ class BlockState:
     def close_what_is_open(self) -> None:
         """Close streams and server-side cursors that the block left open."""
         for closable in self.closables:
-            # Never instead of the error in flight; the transaction's end closes them in any case.
-            with suppress(psycopg.Error):
+            try:
+                closable.close()
+            except psycopg.Error as error:
+                # Never instead of the error in flight; the end of the block reports this one.
+                self.note(error)
+                if is_connection_loss(error):
+                    self.session.close()
                 closable.close()
         self.closables.clear()
 
@@ -128,7 +137,8 @@ class BlockState:
         except FlightError:
             # The connection is gone: the next statement says so in its own words.
             return True
-        if self._expected not in (result.get_value(0, 0), result.get_value(0, 1)):
+        user, row_security, began = (result.get_value(0, column) for column in range(3))
+        if began != self._began or self._expected not in (user, row_security):
             return False
         self._marker = pgconn.parameter_status(b"application_name") or b""
         return True

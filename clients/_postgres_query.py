@@ -22,7 +22,13 @@ from clients._postgres_errors import (
     statement_error,
 )
 from clients._postgres_flight import FlightError, Session
-from clients._postgres_sql import BEGIN, COMMIT, RESET, ROLLBACK
+from clients._postgres_sql import (
+    BEGIN,
+    COMMIT,
+    RESET,
+    ROLLBACK,
+    STANDING_HEAD,
+)
 from clients.errors import PostgresError
 
 if TYPE_CHECKING:
@@ -34,13 +40,12 @@ if TYPE_CHECKING:
 
     from clients._postgres_flight import Statement
     from clients._postgres_pool import Pool
+    from clients._postgres_prepared import Standing
     from clients._postgres_settings import Target
 
 __all__ = ["BATCH_ROWS", "OneFlight", "rows_of", "twin_columns"]
 
-# The caller's statement comes behind the reset, BEGIN and the context.
-_HEAD = (RESET, BEGIN)
-_USER_INDEX = len(_HEAD) + 1
+_WHOLE_HEAD = (RESET, BEGIN)
 #: How many rows one flight of execute_many() takes.
 BATCH_ROWS = 1000
 
@@ -77,12 +82,14 @@ class OneFlight:
         target: The server, for messages.
     """
 
-    def __init__(self, pool: Pool, context: bytes, method: str, target: Target) -> None:
+    def __init__(self, pool: Pool, context: Standing, method: str, target: Target) -> None:
         self._pool = pool
         self._context = context
         self._method = method
         self._target = target
         self._tries_left = pool.max_size + 1
+        # The caller's statement comes behind the reset, BEGIN and the context.
+        self._user_index = 0
 
     def run(self, query: Query, params: Params | None) -> list[dict[str, Any]]:
         """Run *query*, commit, and return its rows; ``[]`` for a statement without rows."""
@@ -91,10 +98,14 @@ class OneFlight:
             try:
                 transformer = Transformer(session.conn)
                 converted = self._convert(transformer, query, params)
-                results = session.flight((*_HEAD, self._context, converted, COMMIT))
-                return rows_of(results[_USER_INDEX], transformer, self._method)
+                results = session.flight((*self._head(session), converted, COMMIT))
+                self._notice_pooler(session, results[self._user_index - 1])
+                return rows_of(results[self._user_index], transformer, self._method)
             except FlightError as failure:
-                if not self._may_try_again(failure):
+                self._tries_left -= 1
+                if self._is_out_of_date(session, failure):
+                    self._undo(session)
+                elif not self._may_try_again(failure):
                     self._raise(session, failure)
             finally:
                 self._pool.give_back(session)
@@ -110,12 +121,14 @@ class OneFlight:
             changed = -1
             try:
                 converted = self._convert(Transformer(session.conn), query, batch[0])
-                head: tuple[Statement, ...] = (*_HEAD, self._context)
+                head: tuple[Statement, ...] = (*_WHOLE_HEAD, self._context)
+                self._user_index = len(head)
                 changed = _rows_changed(session.batch(head, converted, batch)[len(head) :])
                 while batch := list(islice(remaining, BATCH_ROWS)):
                     changed += _rows_changed(session.batch((), converted, batch))
                 session.flight((COMMIT,))
             except FlightError as failure:
+                self._tries_left -= 1
                 # Once a batch is through, its rows are no longer at hand.
                 if changed >= 0 or not self._may_try_again(failure):
                     self._raise(session, failure)
@@ -143,14 +156,34 @@ class OneFlight:
             raise statement_error(error, f"{self._method}()", self._target) from error
         return converted
 
+    def _head(self, session: Session) -> tuple[Statement, ...]:
+        """Return what comes before the caller's statement."""
+        head: tuple[Statement, ...] = STANDING_HEAD
+        if not session.prepared or session.prepared.full:
+            head = _WHOLE_HEAD
+        self._user_index = len(head) + 1
+        return (*head, self._context)
+
+    def _notice_pooler(self, session: Session, context: PGresult) -> None:
+        # A pooler answers the start-up with a number of its own.
+        session.prepared.enabled = context.get_value(0, 0) == b"%d" % session.pgconn.backend_pid
+
+    def _is_out_of_date(self, session: Session, failure: FlightError) -> bool:
+        """Return True when the flight ended before the caller's statement ran, but may yet run."""
+        if self._tries_left < 1 or failure.index is None or not session.prepared:
+            return False
+        if failure.index == self._user_index - 1 and failure.error.sqlstate == "22012":
+            # The context statement found what somebody else had prepared.
+            return True
+        return failure.index <= self._user_index and session.prepared.is_out_of_date(failure.error)
+
     def _may_try_again(self, failure: FlightError) -> bool:
-        self._tries_left -= 1
         # The server said farewell at an earlier statement: by the protocol's order the caller's
         # was not run, so it may go to another session.
         return (
             self._tries_left > 0
             and failure.index is not None
-            and failure.index < _USER_INDEX
+            and failure.index < self._user_index
             and is_farewell(failure.error)
         )
 

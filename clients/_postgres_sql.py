@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 from psycopg.pq import Escaping
 
+from clients._postgres_prepared import Standing
+
 if TYPE_CHECKING:
     from uuid import UUID
 
@@ -17,8 +19,10 @@ __all__ = [
     "CONTEXT_QUERY",
     "RESET",
     "ROLLBACK",
+    "STANDING_HEAD",
     "admin_context",
     "marked",
+    "standing_context",
     "user_context",
 ]
 
@@ -29,13 +33,48 @@ ROLLBACK = b"ROLLBACK"
 #: Forgets what a session can carry over to its next borrower: settings, the role, temporary tables
 #: (which shadow real ones), cursors WITH HOLD (which hold rows), prepared statements, advisory
 #: locks, LISTEN, sequence values. A function can set each of them, so every flight begins with it,
-#: whoever ran last. It cannot share a simple message with BEGIN or COMMIT; a flight takes it.
+#: whoever ran last. It cannot share a simple message with BEGIN or COMMIT; a flight takes it, and
+#: commits it at once, so that a ROLLBACK in the transaction that follows brings nothing back.
 #: https://www.postgresql.org/docs/18/sql-discard.html
 RESET = b"DISCARD ALL"
 
-#: Asks what the transaction's context is: the user, and whether policies may filter silently.
+#: What RESET stands for, less what would forget prepared statements, up to the BEGIN; the context
+#: statement sees to the rest. In a transaction of its own: the next one begins with the defaults
+#: that were reset, such as default_transaction_read_only, and no ROLLBACK brings any back.
+STANDING_HEAD = tuple(
+    Standing(text)
+    for text in (
+        BEGIN,
+        b"CLOSE ALL",
+        b"RESET SESSION AUTHORIZATION",
+        b"RESET ALL",
+        b"UNLISTEN *",
+        b"DISCARD TEMP",
+        b"DISCARD SEQUENCES",
+        COMMIT,
+        BEGIN,
+    )
+)
+
+# Its columns: whether a pooler stands between, and the last of what STANDING_HEAD leaves. A
+# statement that somebody else prepared makes it fail, before the caller's statement runs.
+_STANDING = (
+    b"SELECT pg_backend_pid(), pg_advisory_unlock_all(), 1 / CASE WHEN EXISTS (SELECT FROM"
+    b" pg_prepared_statements WHERE from_sql) THEN 0 ELSE 1 END,"
+    b" set_config('statement_timeout', $1, true), set_config('app.current_user_id', "
+)
+_STANDING_USER = _STANDING + b"$2, true)"
+_STANDING_ADMIN = _STANDING + b"'', true), set_config('row_security', 'off', true)"
+
+# When the transaction began: no two of a session's began at the same time. As a number, its text
+# depends on no setting.
+_BEGAN = b"extract(epoch FROM now())"
+
+#: Asks what the transaction's context is: the user, whether policies may filter silently, and
+#: which transaction it is.
 CONTEXT_QUERY = (
-    b"SELECT current_setting('app.current_user_id', true), current_setting('row_security')"
+    b"SELECT current_setting('app.current_user_id', true), current_setting('row_security'), "
+    + _BEGAN
 )
 
 
@@ -67,12 +106,26 @@ def admin_context(statement_timeout_ms: int) -> bytes:
     )
 
 
+def standing_context(user_id: UUID | None, statement_timeout_ms: int) -> Standing:
+    """Return what ``user_context`` or ``admin_context`` does, for a flight to prepare.
+
+    Args:
+        user_id: The user; None is an administrator.
+        statement_timeout_ms: Limits each statement, in milliseconds; 0 is no limit.
+    """
+    limit = b"%d" % statement_timeout_ms
+    if user_id is None:
+        return Standing(_STANDING_ADMIN, (limit,))
+    return Standing(_STANDING_USER, (limit, str(user_id).encode()))
+
+
 def marked(context: bytes, pgconn: PGconn, marker: bytes) -> bytes:
     """Return the context statement of a block, which marks its transaction.
 
     The server reports every change of ``application_name`` by itself. Set locally, it changes
     back when the transaction ends, however it ends: that tells us, without a round trip, that
-    the context is gone. https://www.postgresql.org/docs/18/libpq-status.html#LIBPQ-PQPARAMETERSTATUS
+    the context is gone. The last column of the result says when the transaction began.
+    https://www.postgresql.org/docs/18/libpq-status.html#LIBPQ-PQPARAMETERSTATUS
 
     Args:
         context: What ``user_context`` or ``admin_context`` returned.
@@ -80,4 +133,4 @@ def marked(context: bytes, pgconn: PGconn, marker: bytes) -> bytes:
         marker: The transaction's ``application_name``.
     """
     literal = Escaping(pgconn).escape_literal(marker)
-    return b"%b, set_config('application_name', %b, true)" % (context, literal)
+    return b"%b, set_config('application_name', %b, true), %b" % (context, literal, _BEGAN)

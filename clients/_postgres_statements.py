@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from psycopg import sql
@@ -76,6 +77,13 @@ def refuse_unsuitable(query: Query, method: str) -> None:
     if "\0" in query:
         # libpq would send the text up to there: perhaps without its WHERE.
         raise PostgresError(f"the query of {method}() contains a NUL character")
+    if (found := _unsuitable_phrase(query)) is not None:
+        phrase, mend = found
+        raise PostgresError(f"{phrase} cannot run in {method}(): {mend}")
+
+
+@lru_cache(maxsize=512)
+def _unsuitable_phrase(query: str) -> tuple[str, str] | None:
     words: list[str] = []
     position = 0
     while len(words) < _LONGEST:
@@ -85,11 +93,12 @@ def refuse_unsuitable(query: Query, method: str) -> None:
             break
         words.append(word.group().upper())
         if words[0] not in _FIRST_WORDS:
-            return
+            return None
         position = word.end()
     for phrase, mend in _WORDS:
         if tuple(words[: len(phrase)]) == phrase:
-            raise PostgresError(f"{' '.join(phrase)} cannot run in {method}(): {mend}")
+            return " ".join(phrase), mend
+    return None
 
 
 def _end_of_skip(query: str, position: int) -> int:

@@ -7,13 +7,14 @@ from itertools import count
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from clients._lifecycle import Lifecycle
-from clients._postgres_block import Block, JoinedBlock, context_statement, open_block
+from clients._postgres_block import Block, JoinedBlock, open_block
 from clients._postgres_connect import Connector
 from clients._postgres_in_block import InBlock
 from clients._postgres_pool import Pool
 from clients._postgres_probe import ask, look_at
 from clients._postgres_query import OneFlight
 from clients._postgres_settings import PostgresSettings, UrlSource, check_integer
+from clients._postgres_sql import standing_context
 from clients._postgres_statements import refuse_unsuitable
 from clients._rls_check import Finding, check_rls
 from clients.errors import NoRowsError, PostgresError
@@ -377,7 +378,7 @@ class PostgresClient(Lifecycle):
 
     def _one_flight(self, user: User, method: str) -> OneFlight:
         connector = self._admin_connector if user is None else self._connector
-        context = context_statement(user, self._settings.statement_timeout_ms)
+        context = standing_context(user, self._settings.statement_timeout_ms)
         return OneFlight(self._pool_for(user), context, method, connector.target)
 
     def _in_block(self, method: str, user: User) -> InBlock:

@@ -62,18 +62,20 @@ PROBE = """
 SELECT current_setting('app.current_user_id', true) AS who,
     current_setting('search_path') AS path,
     current_user = session_user AS same_role,
-    EXISTS (SELECT FROM pg_class WHERE relnamespace = pg_my_temp_schema()) AS temp_tables,
-    EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()) AS locks,
+    to_regclass('pg_temp.notes') IS NOT NULL AS temp_table,
     current_setting('default_transaction_read_only') AS read_only,
     current_setting('statement_timeout') AS statement_timeout,
     pg_backend_pid() AS pid
+"""
+#: Slow on the server, so it is asked now and then.
+LOCKS = """
+SELECT locktype FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()
 """
 CLEAN = {
     "who": "",
     "path": '"$user", public',
     "same_role": True,
-    "temp_tables": False,
-    "locks": False,
+    "temp_table": False,
     "read_only": "off",
     "statement_timeout": "30s",
 }

@@ -266,3 +266,21 @@ def test_a_stream_that_loses_its_session_raises_and_frees_its_place(
             kill_sessions(killer)
         assert len(list(rows)) < 1000
     all_places_can_be_used(client)
+
+
+@pytest.mark.parametrize("own_error", [True, False], ids=["own error", "no error"])
+def test_open_cursors_of_a_killed_session_do_not_replace_the_error(
+    server: PostgresServer, new_client: NewClient, *, own_error: bool
+) -> None:
+    """The block closes its server-side cursors on a dead session without raising for them."""
+    client = new_client(pool_size=1)
+    expected = pytest.raises(KeyError if own_error else PostgresConnectionError)
+    with expected, client.connection(USER) as conn:
+        cursors = [conn.cursor(name) for name in ("one", "two")]
+        for cursor in cursors:
+            cursor.execute("SELECT generate_series(1, 1000)")
+        with superuser(server) as killer:
+            kill_sessions(killer)
+        if own_error:
+            raise KeyError("the caller's")
+    all_places_can_be_used(client)

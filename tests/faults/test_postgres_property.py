@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import psycopg
 import pytest
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from clients.errors import PostgresConnectionError
 from tests.postgres_faults import all_places_can_be_used, superuser
-from tests.postgres_schedules import CLEAN, OPERATIONS, PROBE, TABLE, USERS, Turn, World
+from tests.postgres_schedules import CLEAN, LOCKS, OPERATIONS, PROBE, TABLE, USERS, Turn, World
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 WANTED = 20_000
 THREADS, POOL_SIZE = 3, 2
+_PID = "SELECT pg_backend_pid() AS pid"
+Superuser: TypeAlias = "psycopg.Connection[tuple[Any, ...]]"
 
 # One number is one operation: which, by whom, against whom, and in which variant.
 _turns = st.integers(0, len(OPERATIONS) * len(USERS) * 3 * 12 - 1)
@@ -36,12 +38,13 @@ class Tally:
     """What all schedules together came to."""
 
     operations: int = 0
+    looks: int = 0
     probes_on_the_same_session: int = 0
     losses: int = 0
 
 
 @pytest.fixture
-def notes(server: PostgresServer) -> Iterator[psycopg.Connection[tuple[object, ...]]]:
+def notes(server: PostgresServer) -> Iterator[Superuser]:
     """The table of the schedules, and a superuser's connection that can look at all of it."""
     with superuser(server) as conn, psycopg.ClientCursor(conn) as cursor:
         cursor.execute(TABLE, (USERS,))
@@ -53,9 +56,9 @@ def notes(server: PostgresServer) -> Iterator[psycopg.Connection[tuple[object, .
 def test_no_schedule_leaks_a_row_a_setting_or_a_place(
     server: PostgresServer,
     new_client: NewClient,
-    notes: psycopg.Connection[tuple[object, ...]],
+    notes: Superuser,
 ) -> None:
-    """In 20,000 random operations no foreign row is read or written, and nothing is left behind."""
+    """In 20,000 random operations no foreign row is read or written, and nothing stays behind."""
     client = new_client(pool_size=POOL_SIZE, pool_timeout=20.0)
     world = World(client, notes)
     tally = Tally()
@@ -70,26 +73,37 @@ def test_no_schedule_leaks_a_row_a_setting_or_a_place(
     )
     @given(_schedules)
     def run(schedule: list[list[int]]) -> None:
+        losses = tally.losses
         with ThreadPoolExecutor(THREADS) as threads:
             for part in threads.map(lambda turns: play(world, turns), schedule):
                 tally.operations += part.operations
                 tally.losses += part.losses
+                tally.looks += part.looks
                 tally.probes_on_the_same_session += part.probes_on_the_same_session
+        only_own_rows_were_written(notes, world, tally.losses - losses)
         all_places_can_be_used(client)
         assert client.stats()["size"] <= POOL_SIZE
 
     run()
     assert tally.operations >= WANTED
-    assert tally.probes_on_the_same_session > tally.operations / 4
+    # Two sessions for three threads: most calls in a row get the same one.
+    assert tally.probes_on_the_same_session > tally.looks / 4
     assert world.kills > 0
     assert tally.losses <= world.kills, "a call failed that no kill excuses"
+
+
+def only_own_rows_were_written(notes: Superuser, world: World, losses: int) -> None:
+    """Compare the table with what the threads wrote, and empty it for the next schedule."""
     strangers = "SELECT count(*) FROM notes WHERE user_id <> writer"
     assert notes.execute(strangers).fetchone() == (0,)
     # A write whose answer a kill took may be there or not; all others are there once.
     row = notes.execute("SELECT count(*) FROM notes").fetchone()
     assert row is not None
-    surplus = int(str(row[0])) - world.written - len(USERS)
-    assert 0 <= surplus <= 3 * tally.losses
+    surplus = int(row[0]) - world.written - len(USERS)
+    assert 0 <= surplus <= 3 * losses
+    world.written = 0
+    notes.execute("TRUNCATE notes")
+    notes.execute("INSERT INTO notes SELECT id, id FROM unnest(%s::uuid[]) AS id", (USERS,))
 
 
 def play(world: World, numbers: list[int]) -> Tally:
@@ -103,11 +117,14 @@ def play(world: World, numbers: list[int]) -> Tally:
         tally.operations += 1
         try:
             OPERATIONS[which](Turn(world, me, other, variant))
-            pid = world.client.execute("SELECT pg_backend_pid() AS pid", user_id=me)[0]["pid"]
+            pid = world.client.execute_admin(_PID)[0]["pid"] if variant < 3 else None
             [seen] = world.client.execute_admin(PROBE)
+            if variant == 0:
+                assert world.client.execute_admin(LOCKS) == []
         except (PostgresConnectionError, psycopg.OperationalError):
             tally.losses += 1
             continue
+        tally.looks += pid is not None
         tally.probes_on_the_same_session += seen.pop("pid") == pid
         assert seen == CLEAN, (OPERATIONS[which].__name__, seen)
     return tally

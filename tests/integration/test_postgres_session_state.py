@@ -35,7 +35,7 @@ LEFTOVERS = {
     "CREATE TEMP TABLE contacts AS SELECT 'stolen' AS name": (
         "SELECT to_regclass('pg_temp.contacts')"
     ),
-    "PREPARE kept AS SELECT 1": "SELECT count(*) FROM pg_prepared_statements",
+    "PREPARE kept AS SELECT 1": "SELECT count(*) FROM pg_prepared_statements WHERE from_sql",
     "DECLARE kept CURSOR WITH HOLD FOR SELECT * FROM contacts": (
         "SELECT count(*) FROM pg_cursors WHERE name = 'kept'"
     ),

@@ -1,0 +1,147 @@
+"""Statements that come again are prepared: within their flight, and without being noticed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+from uuid import UUID, uuid4
+
+import pytest
+
+from clients.errors import PostgresError
+from tests.fault_proxy import FaultProxy
+from tests.postgres_faults import INSERT, superuser, times_applied
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from clients.postgres_client import PostgresClient
+    from tests.postgres_faults import NewClient
+    from utils._postgres_server import PostgresServer
+
+ALICE, BOB = UUID(int=30, version=4), UUID(int=31, version=4)
+_OFTEN = 12
+
+
+@pytest.fixture
+def changing(server: PostgresServer) -> Iterator[str]:
+    """A table whose columns change."""
+    with superuser(server) as conn:
+        conn.execute(
+            "CREATE TABLE changing AS SELECT 1 AS one; GRANT SELECT ON changing TO crm_user"
+        )
+        yield "SELECT * FROM changing"
+        conn.execute("DROP TABLE changing")
+
+
+def prepared(client: PostgresClient) -> list[str]:
+    """Return what the session has prepared, without the client's own."""
+    query = (
+        "SELECT statement FROM pg_prepared_statements"
+        " WHERE statement LIKE '%often%' AND NOT statement LIKE '%%pg_prepared%%'"
+    )
+    return [row["statement"] for row in client.execute_admin(query)]
+
+
+def test_a_statement_that_comes_again_is_prepared_in_its_own_round_trip(
+    server: PostgresServer, new_client: NewClient
+) -> None:
+    """Every call is one round trip, the one that prepares included."""
+    with FaultProxy(server.port) as proxy:
+        client = new_client(f"postgresql://crm_user:secret@127.0.0.1:{proxy.port}/crm", pool_size=1)
+        for number in range(_OFTEN):
+            proxy.reset_counts()
+            query = "SELECT %s::int AS often"
+            assert client.execute(query, (number,), ALICE) == [{"often": number}]
+            assert proxy.round_trips == 1
+        assert prepared(client) == ["SELECT $1::int AS often"]
+
+
+def test_types_may_change_from_call_to_call(new_client: NewClient) -> None:
+    """One text with parameters of other types is never bound to the wrong ones."""
+    client = new_client(pool_size=1)
+    values: list[Any] = [1, 2**40, "text", None, uuid4(), 1.5]
+    for value in values * _OFTEN:
+        [row] = client.execute("SELECT %s AS often", (value,), ALICE)
+        assert row["often"] == value
+
+
+def test_a_deallocate_by_somebody_else_costs_no_call_and_repeats_nothing(
+    server: PostgresServer, new_client: NewClient
+) -> None:
+    """The server refuses before it runs anything, and the statement is sent anew."""
+    client = new_client(pool_size=1)
+    for _ in range(_OFTEN):
+        client.execute(INSERT, (uuid4(), ALICE), ALICE)
+    for _ in range(3):
+        client.execute("DO $$ BEGIN EXECUTE 'DEALLOCATE ALL'; END $$", user_id=ALICE)
+        token = uuid4()
+        client.execute(INSERT, (token, ALICE), ALICE)
+        assert times_applied(server, token) == 1
+
+
+def test_a_table_that_changes_its_columns_costs_no_call(
+    server: PostgresServer, new_client: NewClient, changing: str
+) -> None:
+    """A plan that no longer fits its result is made anew."""
+    client = new_client(pool_size=1)
+    for _ in range(_OFTEN):
+        assert client.execute(changing, user_id=ALICE) == [{"one": 1}]
+    with superuser(server) as conn:
+        conn.execute("ALTER TABLE changing ADD COLUMN two int DEFAULT 2")
+    for _ in range(_OFTEN):
+        assert client.execute(changing, user_id=ALICE) == [{"one": 1, "two": 2}]
+
+
+@pytest.mark.parametrize("command", ["DEALLOCATE failfast_1", "EXECUTE nobodys"])
+def test_the_same_error_out_of_a_function_is_never_taken_for_ours(
+    server: PostgresServer, new_client: NewClient, command: str
+) -> None:
+    """What the caller's statement has run by then must not run again."""
+    client = new_client(pool_size=1)
+    query = f"DO $$ BEGIN PERFORM nextval('runs'); EXECUTE '{command}'; EXECUTE '{command}'; END $$"
+
+    def runs() -> int:
+        with superuser(server) as conn:
+            row = conn.execute("SELECT last_value + is_called::int FROM runs").fetchone()
+        assert row is not None
+        return int(row[0])
+
+    for _ in range(_OFTEN):
+        before = runs()
+        with pytest.raises(PostgresError, match="26000"):
+            client.execute(query, user_id=ALICE)
+        assert runs() == before + 1
+
+
+def test_what_a_function_prepared_is_gone_for_the_next_borrower(new_client: NewClient) -> None:
+    """Also on a session that keeps the client's own prepared statements."""
+    client = new_client(pool_size=1)
+    for _ in range(_OFTEN):
+        assert client.execute("SELECT 1 AS often", user_id=ALICE) == [{"often": 1}]
+        client.execute("DO $$ BEGIN EXECUTE 'PREPARE trap AS SELECT 1'; END $$", user_id=ALICE)
+        left = "SELECT name FROM pg_prepared_statements WHERE from_sql"
+        assert client.execute(left, user_id=BOB) == []
+
+
+def test_one_text_serves_users_and_administrator_each_by_their_own_rules(
+    new_client: NewClient,
+) -> None:
+    """A prepared plan never carries one user's rows, or row_security = off, to another."""
+    client = new_client(pool_size=1)
+    for user in (ALICE, BOB):
+        client.execute(INSERT, (uuid4(), user), user)
+    query = "SELECT DISTINCT user_id FROM ledger WHERE user_id IN (%s, %s)"
+    for _ in range(_OFTEN):
+        for user in (ALICE, BOB):
+            assert client.execute(query, (ALICE, BOB), user) == [{"user_id": user}]
+        with pytest.raises(PostgresError, match="42501"):
+            client.execute_admin(query, (ALICE, BOB))
+
+
+def test_the_number_of_prepared_statements_is_bounded(new_client: NewClient) -> None:
+    """However many texts come, the server keeps few of them."""
+    client = new_client(pool_size=1)
+    for number in range(120):
+        for _ in range(6):
+            client.execute(f"SELECT {number} AS often", user_id=ALICE)
+        assert len(prepared(client)) <= 50
