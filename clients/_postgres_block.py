@@ -9,7 +9,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, TypeAlias
 from uuid import UUID
 
-from psycopg.pq import ConnStatus, TransactionStatus
+from psycopg.pq import TransactionStatus
 
 from clients._postgres_errors import is_connection_loss, is_read_only, lost_error, statement_error
 from clients._postgres_flight import FlightError, Session
@@ -189,7 +189,7 @@ class Block:
         if exc is not None:
             self._roll_back(session)
             return
-        if session.pgconn.status != ConnStatus.OK:
+        if state.connection_is_lost():
             raise PostgresConnectionError(
                 f"{self.what} lost its connection to {self._target.description}: nothing of it was "
                 "committed, run it again"

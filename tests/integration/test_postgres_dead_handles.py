@@ -11,7 +11,7 @@ from uuid import UUID, uuid4
 import psycopg
 import pytest
 
-from clients.errors import PostgresError, TransactionAbortedError
+from clients.errors import PostgresConnectionError, PostgresError, TransactionAbortedError
 from tests.postgres_helpers import add_contact, contact_names, one_session_client, run_in_thread
 
 if TYPE_CHECKING:
@@ -327,6 +327,25 @@ def test_a_named_cursor_on_a_killed_session_does_not_mask_the_error(
             conn.execute("SELECT pg_terminate_backend(pg_backend_pid())")
 
     with pytest.raises(psycopg.errors.AdminShutdown):
+        block()
+    assert contact_names(client, user) == []
+
+
+def test_a_lost_session_is_told_from_a_copy_that_still_runs(
+    client: PostgresClient, user: UUID
+) -> None:
+    """After a loss that psycopg reported and libpq has not seen yet, the end says that it is lost.
+
+    The race cannot be made at will: a COPY makes the state that it leaves.
+    """
+
+    def block() -> None:
+        with client.connection(user) as conn:
+            conn.execute(INSERT, (user, "lost"))
+            conn.cursor().copy("COPY (SELECT generate_series(1, 9)) TO STDOUT").__enter__()
+            conn._state.note(psycopg.OperationalError("consuming input failed"))
+
+    with pytest.raises(PostgresConnectionError, match="lost its connection"):
         block()
     assert contact_names(client, user) == []
 
