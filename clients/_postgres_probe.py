@@ -76,7 +76,7 @@ def ask(pool: Pool, target: Target, method: str, question: Callable[[Session], T
         session = pool.checkout()
         try:
             # What a function called by the last borrower has set must not colour the answer.
-            session.message(RESET)
+            session.flight((RESET,))
             return question(session)
         except FlightError as failure:
             error = failure.error

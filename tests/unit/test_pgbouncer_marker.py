@@ -16,7 +16,7 @@ sys.exit(pytest.main(["tests/faults/test_postgres_pgbouncer.py", "-q", "-p", "no
 
 def test_without_the_program_its_tests_are_deselected_with_a_line_that_says_so() -> None:
     """They are not skipped, they are not failures, and nobody has to guess why they are gone."""
-    done = subprocess.run(  # noqa: S603 - this interpreter
+    done = subprocess.run(
         [sys.executable, "-c", _RUN],
         capture_output=True,
         text=True,
