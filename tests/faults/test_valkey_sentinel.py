@@ -7,7 +7,10 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
+from redis.exceptions import ReadOnlyError
 
+from clients._valkey_connections import ConnectionFactory, Limits
+from clients._valkey_url import Address, parse_valkey_url
 from clients.errors import ValkeyConnectionError
 from clients.valkey_client import ValkeyClient, ValkeyError
 from tests.valkey_topologies import PASSWORD, SERVICE, SentinelTopology, admin
@@ -66,6 +69,18 @@ def test_a_wrong_password_is_the_primary_s_refusal(topology: SentinelTopology) -
     """The sentinels ask for none, the primary does."""
     with pytest.raises(ValkeyConnectionError, match="WRONGPASS"):
         ValkeyClient(topology.url.replace(PASSWORD, "wrong"))
+
+
+def test_a_replica_is_not_taken_for_the_primary(topology: SentinelTopology) -> None:
+    """Sentinels may be behind: a server that says it is a replica is refused before any command."""
+    target = parse_valkey_url(topology.url)
+    factory = ConnectionFactory(lambda: target, Limits(1.0, 1.0, 1))
+    replica = Address("127.0.0.1", topology.replicas[0].port)
+    connection = factory.make(replica, expect_primary=True)
+
+    with pytest.raises(ReadOnlyError, match="not the primary yet"):
+        connection.connect()
+    assert not connection.is_connected
 
 
 def test_a_killed_primary_is_replaced(topology: SentinelTopology) -> None:
