@@ -14,7 +14,7 @@ from redis.crc import key_slot
 from clients.errors import ValkeyConnectionError
 from clients.valkey_client import SessionStore, ValkeyClient, ValkeyError
 from tests.valkey_helpers import at_once
-from tests.valkey_topologies import PASSWORD, ClusterTopology, admin
+from tests.valkey_topologies import PASSWORD, ClusterTopology, admin, wait_until
 from utils._server_process import free_port
 from utils._valkey_server import ValkeyServer
 
@@ -162,6 +162,18 @@ def test_a_single_server_is_no_cluster() -> None:
         url = server.url.replace("redis://", "redis+cluster://").removesuffix("/0")
         with pytest.raises(ValkeyConnectionError, match="cluster support disabled"):
             ValkeyClient(url)
+
+
+def test_a_cluster_that_serves_no_slot_is_refused_and_left() -> None:
+    """The connections of a failed construction are closed, also while its error is kept."""
+    directives = ("cluster-enabled yes", f"cluster-port {free_port()}")
+    with ValkeyServer(password="", directives=directives) as server:
+        with pytest.raises(ValkeyConnectionError, match="served by nobody") as kept:
+            ValkeyClient(f"redis+cluster://127.0.0.1:{server.port}")
+        with admin(server.port, None) as asked:
+            wait_until("only our own", lambda: int(asked.info()["connected_clients"]) == 1, 5)
+
+    assert kept.value.code == "CLUSTERDOWN"
 
 
 def test_no_node_is_a_clear_error() -> None:
