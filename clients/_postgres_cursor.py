@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = ["GuardedCopy", "GuardedCursor"]
 
+_END = object()
+
 
 class GuardedCursor:
     """A psycopg cursor that works only while its block is open."""
@@ -38,9 +40,16 @@ class GuardedCursor:
     def __exit__(self, *exc_info: object) -> None:
         self.close()
 
-    def __iter__(self) -> Iterator[Any]:
-        while (row := self.fetchone()) is not None:
-            yield row
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Any:
+        with self._handle._guarded(sends=self._fetch_sends):
+            # Not fetchone(): its None can be a row, too, as a row factory makes it.
+            row = next(self._raw, _END)
+        if row is _END:
+            raise StopIteration
+        return row
 
     @property
     def connection(self) -> GuardedConnection:

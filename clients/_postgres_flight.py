@@ -22,7 +22,7 @@ from psycopg.errors import error_from_result
 from psycopg.pq import ConnStatus, DiagnosticField, ExecStatus, TransactionStatus
 
 from clients._postgres_prepared import Parse, PreparedStatements, without_parses
-from clients._postgres_sql import RESET
+from clients._postgres_sql import COMMIT, GUARD, LAST_COMMIT, RESET
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -40,6 +40,8 @@ Statement: TypeAlias = "bytes | Standing | PostgresQuery"
 
 # Plain numbers: an enumeration costs half a microsecond for each comparison.
 _SYNC = int(ExecStatus.PIPELINE_SYNC)
+# libpq 17 and later.
+_CAN_CLOSE = psycopg.capabilities.has_send_close_prepared()
 _FATAL = int(ExecStatus.FATAL_ERROR)
 _COPY = frozenset(map(int, (ExecStatus.COPY_IN, ExecStatus.COPY_OUT, ExecStatus.COPY_BOTH)))
 
@@ -132,6 +134,8 @@ class Session:
             for index, statement in enumerate(statements):
                 if isinstance(statement, bytes):
                     self._send(statement)
+                elif statement is LAST_COMMIT:
+                    self._send_last_commit()
                 else:
                     self._send_by_name(index, statement, parses)
             pgconn.pipeline_sync()
@@ -206,6 +210,8 @@ class Session:
             FlightError: The server refused one, or the connection broke and is closed now.
         """
         results: list[PGresult] = []
+        # A simple message drops the unnamed statement.
+        self.prepared.guard_is_unnamed = False
         try:
             self.pgconn.send_query(text)
             self._flush()
@@ -238,7 +244,26 @@ class Session:
             self.pgconn.send_prepare(name, statement.query, statement.types or None)
         self.pgconn.send_query_prepared(name, statement.params, statement.formats)
 
+    def _send_last_commit(self) -> None:
+        if not self.prepared.guard_is_unnamed or not _CAN_CLOSE:
+            self._send(COMMIT)
+            return
+        # A name for this once leaves the unnamed statement to the guard. The results of making and
+        # closing it come last, where nobody looks for one.
+        name = self.prepared.new_name()
+        self.pgconn.send_prepare(name, COMMIT)
+        self.pgconn.send_query_prepared(name, None)
+        self.pgconn.send_close_prepared(name)
+
     def _send(self, statement: Statement) -> None:
+        if statement is GUARD:
+            if self.prepared.guard_is_unnamed:
+                self.pgconn.send_query_prepared(b"", None)
+            else:
+                self.pgconn.send_query_params(GUARD, None)
+            self.prepared.guard_is_unnamed = True
+            return
+        self.prepared.guard_is_unnamed = False
         if isinstance(statement, bytes):
             if statement == RESET:
                 self.prepared.forget()

@@ -56,11 +56,13 @@ class Parse(NamedTuple):
 class PreparedStatements:
     """What one session has prepared."""
 
-    __slots__ = ("_names", "_number", "_uses", "enabled")
+    __slots__ = ("_names", "_number", "_uses", "enabled", "guard_is_unnamed")
 
     def __init__(self) -> None:
         #: Whether libpq and the server agree on the process: no pooler stands between.
         self.enabled = False
+        #: Whether the server's unnamed statement is the guard, and needs no parsing again.
+        self.guard_is_unnamed = False
         # By the text; the types are compared, since one text may come with others.
         self._names: dict[bytes, tuple[bytes, tuple[int, ...]]] = {}
         self._uses: dict[bytes, int] = {}
@@ -85,7 +87,10 @@ class PreparedStatements:
             uses = self._uses[query] = self._uses.get(query, 0) + 1
             if uses < _WORTH_IT:
                 return None
-        # Never the same name twice: what was forgotten may still be there.
+        return self.new_name()
+
+    def new_name(self) -> bytes:
+        """Return a name; never the same twice, since what was forgotten may still be there."""
         self._number += 1
         return _NAME % self._number
 

@@ -16,6 +16,7 @@ from psycopg.adapt import Transformer
 from psycopg.pq import ExecStatus
 
 from clients._postgres_errors import (
+    is_connection_loss,
     is_farewell,
     is_read_only,
     lost_error,
@@ -25,6 +26,8 @@ from clients._postgres_flight import FlightError, Session
 from clients._postgres_sql import (
     BEGIN,
     COMMIT,
+    GUARD,
+    LAST_COMMIT,
     RESET,
     ROLLBACK,
     STANDING_HEAD,
@@ -90,6 +93,7 @@ class OneFlight:
         self._tries_left = pool.max_size + 1
         # The caller's statement comes behind the reset, BEGIN and the context.
         self._user_index = 0
+        self._head_stands = False
 
     def run(self, query: Query, params: Params | None) -> list[dict[str, Any]]:
         """Run *query*, commit, and return its rows; ``[]`` for a statement without rows."""
@@ -98,7 +102,7 @@ class OneFlight:
             try:
                 transformer = Transformer(session.conn)
                 converted = self._convert(transformer, query, params)
-                results = session.flight((*self._head(session), converted, COMMIT))
+                results = session.flight((*self._head(session), converted, LAST_COMMIT))
                 self._notice_pooler(session, results[self._user_index - 1])
                 return rows_of(results[self._user_index], transformer, self._method)
             except FlightError as failure:
@@ -158,9 +162,10 @@ class OneFlight:
 
     def _head(self, session: Session) -> tuple[Statement, ...]:
         """Return what comes before the caller's statement."""
-        head: tuple[Statement, ...] = STANDING_HEAD
-        if not session.prepared or session.prepared.full:
-            head = _WHOLE_HEAD
+        head: tuple[Statement, ...] = _WHOLE_HEAD
+        self._head_stands = bool(session.prepared) and not session.prepared.full
+        if self._head_stands:
+            head = (GUARD, *STANDING_HEAD)
         self._user_index = len(head) + 1
         return (*head, self._context)
 
@@ -170,10 +175,10 @@ class OneFlight:
 
     def _is_out_of_date(self, session: Session, failure: FlightError) -> bool:
         """Return True when the flight ended before the caller's statement ran, but may yet run."""
-        if self._tries_left < 1 or failure.index is None or not session.prepared:
+        if self._tries_left < 1 or failure.index is None or not self._head_stands:
             return False
-        if failure.index == self._user_index - 1 and failure.error.sqlstate == "22012":
-            # The context statement found what somebody else had prepared.
+        if failure.index < self._user_index and not is_connection_loss(failure.error):
+            # The guard found what SQL had prepared, or that SQL's leftovers are in the way.
             return True
         return failure.index <= self._user_index and session.prepared.is_out_of_date(failure.error)
 

@@ -17,6 +17,8 @@ __all__ = [
     "BEGIN",
     "COMMIT",
     "CONTEXT_QUERY",
+    "GUARD",
+    "LAST_COMMIT",
     "RESET",
     "ROLLBACK",
     "STANDING_HEAD",
@@ -38,6 +40,15 @@ ROLLBACK = b"ROLLBACK"
 #: https://www.postgresql.org/docs/18/sql-discard.html
 RESET = b"DISCARD ALL"
 
+#: Fails when SQL has prepared a statement: it may bear the name of one of ours, and would run in
+#: the next borrower's transaction. Nothing prepared runs before it, and it is never prepared under
+#: a name itself: SQL cannot touch the unnamed statement. Every name has its schema, since the last
+#: borrower's search_path and temporary tables are still there.
+GUARD = (
+    b"SELECT pg_catalog.int4div(1, CASE WHEN EXISTS (SELECT FROM"
+    b" pg_catalog.pg_prepared_statements AS p WHERE p.from_sql) THEN 0 ELSE 1 END)"
+)
+
 #: What RESET stands for, less what would forget prepared statements, up to the BEGIN; the context
 #: statement sees to the rest. In a transaction of its own: the next one begins with the defaults
 #: that were reset, such as default_transaction_read_only, and no ROLLBACK brings any back.
@@ -56,12 +67,13 @@ STANDING_HEAD = tuple(
     )
 )
 
-# Its columns: whether a pooler stands between, and the last of what STANDING_HEAD leaves. A
-# statement that somebody else prepared makes it fail, before the caller's statement runs.
+#: COMMIT behind the caller's statement: never under a name that this could have taken.
+LAST_COMMIT = Standing(COMMIT)
+
+# Its columns: whether a pooler stands between, and the last of what STANDING_HEAD leaves.
 _STANDING = (
-    b"SELECT pg_backend_pid(), pg_advisory_unlock_all(), 1 / CASE WHEN EXISTS (SELECT FROM"
-    b" pg_prepared_statements WHERE from_sql) THEN 0 ELSE 1 END,"
-    b" set_config('statement_timeout', $1, true), set_config('app.current_user_id', "
+    b"SELECT pg_backend_pid(), pg_advisory_unlock_all(), set_config('statement_timeout', $1, true),"
+    b" set_config('app.current_user_id', "
 )
 _STANDING_USER = _STANDING + b"$2, true)"
 _STANDING_ADMIN = _STANDING + b"'', true), set_config('row_security', 'off', true)"

@@ -91,8 +91,10 @@ def test_everything_kept_from_a_block_is_dead_after_it(
     assert repr(kept).endswith("ended>")
     with client.connection(uuid4()) as conn:
         for name, use in uses.items():
-            with pytest.raises(PostgresError):
-                pytest.fail(f"{name} returned {run(use)!r}")
+            # Twice: a generator would raise once, and then look like rows that have come to an end.
+            for _ in range(1 if name.startswith("late") else 2):
+                with pytest.raises(PostgresError):
+                    pytest.fail(f"{name} returned {run(use)!r}")
         assert conn.execute("SELECT 1 AS a").fetchall() == [{"a": 1}]
 
 

@@ -129,6 +129,40 @@ def test_what_a_function_prepared_is_gone_for_the_next_borrower(new_client: NewC
         assert client.execute(left, user_id=BOB) == []
 
 
+@pytest.mark.parametrize("shadow", [False, True])
+def test_a_statement_of_ours_cannot_be_replaced_by_sql(
+    new_client: NewClient, *, shadow: bool
+) -> None:
+    """Whatever bears its name then, the next user's call runs as that user and on real tables."""
+    client = new_client(pool_size=1)
+    for user in (ALICE, BOB):
+        client.execute(INSERT, (uuid4(), user), user)
+    query = "SELECT DISTINCT user_id FROM ledger"
+    names = "SELECT name, parameter_types::text AS types FROM pg_prepared_statements"
+    cover = (
+        "SET search_path = pg_temp, pg_catalog; CREATE TEMP TABLE ledger AS"
+        f" SELECT '{BOB}'::uuid AS user_id;"
+        " CREATE TEMP TABLE pg_prepared_statements (name text, from_sql bool)"
+    )
+    replaced = 0
+    for turn in range(_OFTEN):
+        assert client.execute(query, user_id=ALICE) == [{"user_id": ALICE}], turn
+        for row in client.execute(names, user_id=BOB):
+            types = row["types"].strip("{}")
+            forged = f"SELECT set_config('app.current_user_id', '{BOB}', false)"
+            replace = f"DEALLOCATE {row['name']}; PREPARE {row['name']}"
+            replace += f"({types}) AS {forged}" if types else f" AS {forged}"
+            commands = [*replace.split("; "), *(cover.split("; ") if shadow else [])]
+            body = " ".join(f"EXECUTE $q${command}$q$;" for command in commands)
+            for _ in range(2):
+                client.execute("SELECT 1 AS often", user_id=BOB)
+            client.execute(f"DO $$ BEGIN {body} END $$", user_id=BOB)
+            replaced += 1
+            assert client.execute(query, user_id=ALICE) == [{"user_id": ALICE}], row
+            break
+    assert replaced > 0
+
+
 def test_one_text_serves_users_and_administrator_each_by_their_own_rules(
     new_client: NewClient,
 ) -> None:

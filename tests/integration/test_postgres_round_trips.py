@@ -87,6 +87,18 @@ def test_a_call_is_one_round_trip(client: PostgresClient, trips: Trips, name: st
     assert counts == [1] * 8
 
 
+@pytest.mark.parametrize("question", ["health_check", "server_version", "check_rls"])
+def test_a_call_after_a_question_is_one_round_trip(
+    client: PostgresClient, trips: Trips, question: str
+) -> None:
+    """The question resets the session, and the client knows that nothing is prepared any more."""
+    for _ in range(8):
+        client.execute_scalar("SELECT 1", user_id=USER)
+    getattr(client, question)()
+
+    assert trips(lambda: client.execute_scalar("SELECT 1", user_id=USER)) == 1
+
+
 def test_a_failing_call_is_two_round_trips(client: PostgresClient, trips: Trips) -> None:
     """One to learn of the error, one to clean up; and the next is one again."""
 
@@ -174,6 +186,17 @@ def test_calls_inside_a_block_are_three_round_trips(client: PostgresClient, trip
     with client.connection(USER):
         for name in ("execute", "execute, writing", "execute_one", "execute_scalar"):
             assert trips(lambda name=name: CALLS[name](client)) <= 3
+
+
+def test_a_named_cursor_is_iterated_in_batches(client: PostgresClient, trips: Trips) -> None:
+    """A loop over it is one round trip for a hundred rows, and not for each."""
+
+    def read() -> None:
+        with client.connection(USER) as conn:
+            cursor = conn.cursor("named").execute("SELECT g FROM generate_series(1, 1000) g")
+            assert sum(1 for _ in cursor) == 1000
+
+    assert trips(read) <= 10 + 6
 
 
 def test_a_stream_is_one_round_trip_for_a_batch(client: PostgresClient, trips: Trips) -> None:

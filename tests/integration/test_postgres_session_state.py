@@ -206,9 +206,10 @@ def test_the_row_factory_is_the_blocks_own(client: PostgresClient, user: UUID) -
     with client.connection(user) as conn:
         conn.row_factory = psycopg.rows.tuple_row
         assert conn.execute("SELECT 1 AS a").fetchall() == [(1,)]
-        assert conn.cursor(row_factory=psycopg.rows.scalar_row).execute("SELECT 2").fetchall() == [
-            2
-        ]
+        scalars = conn.cursor(row_factory=psycopg.rows.scalar_row)
+        assert scalars.execute("SELECT 2").fetchall() == [2]
+        # A None is a row there, and not the end of them.
+        assert list(scalars.execute("VALUES (1), (NULL), (3)")) == [1, None, 3]
         with pytest.raises(AttributeError):
             conn.autocommit = True  # type: ignore[attr-defined]  # what is tried here
 
