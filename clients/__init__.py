@@ -23,7 +23,7 @@ from clients.errors import (
 )
 from clients.factory import Clients, HealthReport, ServiceHealth, build_clients
 from clients.postgres_client import PostgresClient
-from clients.valkey_client import RateLimit, ValkeyClient
+from clients.valkey_client import Pipeline, RateLimit, Session, SessionStore, ValkeyClient
 from clients.vault_client import VaultClient
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "ConfigurationError",
     "HealthReport",
     "NoRowsError",
+    "Pipeline",
     "PostgresClient",
     "PostgresConfigurationError",
     "PostgresConnectionError",
@@ -39,6 +40,8 @@ __all__ = [
     "RateLimit",
     "RlsContextError",
     "ServiceHealth",
+    "Session",
+    "SessionStore",
     "TransactionAbortedError",
     "ValkeyClient",
     "ValkeyConfigurationError",

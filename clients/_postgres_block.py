@@ -9,7 +9,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, TypeAlias
 from uuid import UUID
 
-from psycopg.pq import TransactionStatus
+from psycopg.pq import ConnStatus, TransactionStatus
 
 from clients._postgres_errors import is_connection_loss, is_read_only, lost_error, statement_error
 from clients._postgres_flight import FlightError, Session
@@ -189,13 +189,16 @@ class Block:
         if exc is not None:
             self._roll_back(session)
             return
-        if state.connection_is_lost():
+        status = session.transaction_status
+        # A statement sent to a session that was just killed leaves libpq waiting for its results,
+        # and not yet sure that the connection is gone; the caller swallowed the error.
+        waiting = status == TransactionStatus.ACTIVE
+        if session.pgconn.status != ConnStatus.OK or (waiting and state.swallowed is not None):
             raise PostgresConnectionError(
                 f"{self.what} lost its connection to {self._target.description}: nothing of it was "
                 "committed, run it again"
             ) from state.swallowed
-        status = session.transaction_status
-        if status == TransactionStatus.ACTIVE:
+        if waiting:
             raise PostgresError(
                 f"{self.what} ended while a COPY was still running: nothing was committed"
             )

@@ -92,14 +92,6 @@ class BlockState:
             self.context_was_lost = not self._ask_server()
         return self.context_was_lost
 
-    def connection_is_lost(self) -> bool:
-        """Return True when libpq knows that it is, or an error in mid-statement has said so."""
-        if self.session.pgconn.status != pq.ConnStatus.OK:
-            return True
-        if self.swallowed is None or self.session.transaction_status != _ACTIVE:
-            return False
-        return is_connection_loss(self.swallowed)
-
     def check_context(self) -> None:
         """Refuse to go on without the context."""
         if self.context_is_lost():

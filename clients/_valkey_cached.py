@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from clients._valkey_arguments import to_json
-from clients._valkey_commands import script_command
+from clients._valkey_commands import same, script_command
 from clients._valkey_scripts import Script
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ class Lookup:
         token = secrets.token_hex(16)
         early = int(self.expire_seconds * 1000 * _EARLY)
         keys = (self.name, lock_name(self.name))
-        look = script_command(_LOOK, keys, (token, self.lock_seconds * 1000, early), _same)
+        look = script_command(_LOOK, keys, (token, self.lock_seconds * 1000, early), same)
         pause = _SHORTEST_PAUSE
         # A lock ends after lock_seconds at the latest; after two of them, produce without one.
         patience = time.monotonic() + 2 * self.lock_seconds
@@ -187,7 +187,3 @@ def lock_name(name: str) -> str:
     end = name.find("}", start + 1)
     has_tag = start >= 0 and end > start + 1
     return f"{name}:lock" if has_tag else f"{{{name}}}:lock"
-
-
-def _same(reply: Any) -> Any:
-    return reply

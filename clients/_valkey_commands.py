@@ -22,14 +22,15 @@ if TYPE_CHECKING:
 
     from clients._valkey_scripts import Script
 
-__all__ = ["Command", "CommandSet"]
+__all__ = ["Command", "CommandSet", "same", "script_command"]
 
 T = TypeVar("T")
 
 _KEYS_SHOWN = 3
 
 
-def _same(reply: Any) -> Any:
+def same(reply: Any) -> Any:
+    """Return the reply as it is."""
     return reply
 
 
@@ -95,9 +96,9 @@ class CommandSet:
     def get(self, key: str, expire_seconds: int | None) -> Command[str | None]:
         name = checked_key(self.prefix, key)
         if expire_seconds is None:
-            return Command(("GET", name), (name,), _same, writes=False)
+            return Command(("GET", name), (name,), same, writes=False)
         seconds = checked_expiry(name, expire_seconds)
-        return Command(("GETEX", name, "EX", seconds), (name,), _same)
+        return Command(("GETEX", name, "EX", seconds), (name,), same)
 
     def get_json(self, key: str, expire_seconds: int | None) -> Command[Any]:
         command = self.get(key, expire_seconds)

@@ -14,6 +14,7 @@ import threading
 import time
 import weakref
 from collections import deque
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import hiredis
@@ -194,7 +195,9 @@ class ServerPool:
             turn = threading.Lock()
             turn.acquire()
             self._waiters.append(turn)
-            turn.acquire(timeout=min(remaining, _LOOK_AGAIN))
+            if not turn.acquire(timeout=min(remaining, _LOOK_AGAIN)):
+                with suppress(ValueError):
+                    self._waiters.remove(turn)
             connection = self._take_idle()
             if connection is not None:
                 return connection

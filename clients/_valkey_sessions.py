@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from clients._valkey_arguments import checked_expiry, checked_key, from_json, to_json
-from clients._valkey_commands import script_command
+from clients._valkey_commands import same, script_command
 from clients._valkey_scripts import Script
 from clients.errors import ValkeyConfigurationError, ValkeyError
 
@@ -197,7 +197,7 @@ class SessionStore:
             return None
         key = self._key(parts[0])
         arguments = (_digest(parts[1]), self._idle)
-        row = self._run(script_command(_READ, (key,), arguments, _same))
+        row = self._run(script_command(_READ, (key,), arguments, same))
         return None if row is None else _session(key, row)
 
     def revoke(self, session: str | Session) -> bool:
@@ -249,7 +249,7 @@ class SessionStore:
             ValkeyError: The call failed.
         """
         key = self._key(self._tag(user_id))
-        rows = self._run(script_command(_LIST, (key,), (), _same))
+        rows = self._run(script_command(_LIST, (key,), (), same))
         return sorted((_session(key, row) for row in rows), key=lambda one: one.created_at)
 
     def _tag(self, user_id: str) -> str:
@@ -281,7 +281,3 @@ def _session(key: str, row: list[str]) -> Session:
     except (TypeError, ValueError):
         raise ValkeyError(f"the sessions in key {key!r} are not of this store") from None
     return Session(name, user_id, data, int(created) / 1000, int(expires) / 1000, int(ends) / 1000)
-
-
-def _same(reply: Any) -> Any:
-    return reply

@@ -250,3 +250,15 @@ def test_a_process_of_multiprocessing_works_and_leaves_the_parents_sessions_alon
     assert times_applied(server, token) == 3
     all_places_can_be_used(client)
     assert client.stats()["stale"] == 0
+
+
+def test_a_child_that_closes_an_inherited_session_says_no_good_bye_for_its_parent(
+    server: PostgresServer, new_client: NewClient
+) -> None:
+    """Whoever reaches an inherited session in the child cannot end it on the server."""
+    client = new_client(pool_size=1)
+    session = client._pool._idle[0][0]
+    before = backend_pid(client)
+    assert in_child(lambda: [session.close(), "closed"]) == [None, "closed"]
+    assert backend_pid(client) == before
+    assert client.stats()["stale"] == 0

@@ -275,7 +275,7 @@ def test_open_cursors_of_a_killed_session_do_not_replace_the_error(
     """The block closes its server-side cursors on a dead session without raising for them."""
     client = new_client(pool_size=1)
     expected = pytest.raises(KeyError if own_error else PostgresConnectionError)
-    with expected, client.connection(USER) as conn:
+    with expected as caught, client.connection(USER) as conn:
         cursors = [conn.cursor(name) for name in ("one", "two")]
         for cursor in cursors:
             cursor.execute("SELECT generate_series(1, 1000)")
@@ -283,4 +283,22 @@ def test_open_cursors_of_a_killed_session_do_not_replace_the_error(
             kill_sessions(killer)
         if own_error:
             raise KeyError("the caller's")
+    if not own_error:
+        assert isinstance(caught.value.__cause__, psycopg.errors.AdminShutdown)
     all_places_can_be_used(client)
+
+
+def test_one_stale_session_has_all_others_looked_at(
+    server: PostgresServer, new_client: NewClient
+) -> None:
+    """The stale ones behind a living one are swept as well, and hold no place on the pool."""
+    client = new_client(pool_size=5, min_size=5)
+    pids = [session.pgconn.backend_pid for session, _ in client._pool._idle]
+    dead = [*pids[:3], pids[4]]
+    alive = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE pid = ANY(%s))"
+    with superuser(server) as conn:
+        conn.execute("SELECT pg_terminate_backend(pid) FROM unnest(%s::int[]) AS pid", (dead,))
+        wait_for(lambda: conn.execute(alive, (dead,)).fetchone() == (False,))
+    assert client.execute("SELECT pg_backend_pid() AS pid", user_id=USER) == [{"pid": pids[3]}]
+    assert client.stats()["size"] == 1
+    assert client.stats()["stale"] == 4

@@ -14,7 +14,7 @@ from redis.crc import key_slot
 from clients.errors import ValkeyConnectionError
 from clients.valkey_client import SessionStore, ValkeyClient, ValkeyError
 from tests.valkey_helpers import at_once
-from tests.valkey_topologies import PASSWORD, ClusterTopology, admin
+from tests.valkey_topologies import PASSWORD, ClusterTopology, admin, wait_until
 from utils._server_process import free_port
 from utils._valkey_server import ValkeyServer
 
@@ -164,6 +164,18 @@ def test_a_single_server_is_no_cluster() -> None:
             ValkeyClient(url)
 
 
+def test_a_cluster_that_serves_no_slot_is_refused_and_left() -> None:
+    """The connections of a failed construction are closed, also while its error is kept."""
+    directives = ("cluster-enabled yes", f"cluster-port {free_port()}")
+    with ValkeyServer(password="", directives=directives) as server:
+        with pytest.raises(ValkeyConnectionError, match="served by nobody") as kept:
+            ValkeyClient(f"redis+cluster://127.0.0.1:{server.port}")
+        with admin(server.port, None) as asked:
+            wait_until("only our own", lambda: int(asked.info()["connected_clients"]) == 1, 5)
+
+    assert kept.value.code == "CLUSTERDOWN"
+
+
 def test_no_node_is_a_clear_error() -> None:
     """Nobody listens: refused, at once."""
     start = time.monotonic()
@@ -173,14 +185,19 @@ def test_no_node_is_a_clear_error() -> None:
     assert time.monotonic() - start < 1
 
 
+def _name_in_slots_of_the_first() -> str:
+    return next(f"marker-{n}" for n in range(100) if key_slot(f"marker-{n}".encode()) <= 5460)
+
+
 def test_a_killed_primary_is_replaced(client: ValkeyClient, topology: ClusterTopology) -> None:
     """Its slots fail clearly until its replica takes over; no value is read as another's."""
     names = [f"value-{number}" for number in range(300)]
     for name in names:
         client.set(name, name)
-    for one in topology.servers[:3]:
-        with admin(one.port) as asked:
-            asked.wait(1, 5000)
+    with admin(topology.servers[0].port) as asked:
+        # WAIT is for the writes of its own connection, and those before them.
+        asked.set(_name_in_slots_of_the_first(), "x")
+        assert asked.wait(1, 10_000) == 1
     topology.servers[0].stop(signal.SIGKILL)
     failures = []
     end, working = time.monotonic() + 40, 0

@@ -10,6 +10,7 @@ import pytest
 from clients._postgres_errors import (
     connect_error,
     is_connection_loss,
+    is_farewell,
     is_login_refusal,
     is_read_only,
     is_refused,
@@ -136,3 +137,8 @@ def test_the_kinds_are_told_apart() -> None:
     assert not is_read_only(psycopg.errors.DivisionByZero())
     assert is_connection_loss(psycopg.OperationalError("gone"))
     assert not is_connection_loss(psycopg.ProgrammingError("mistake"))
+
+
+def test_a_farewell_that_names_no_function_of_the_server_is_a_poolers() -> None:
+    """A pooler may say the server's words while the answer to a statement that ran is lost."""
+    assert not is_farewell(psycopg.errors.AdminShutdown("terminating connection"))
