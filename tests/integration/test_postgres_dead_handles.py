@@ -338,11 +338,13 @@ def test_a_lost_session_is_told_from_a_copy_that_still_runs(
 
     The race cannot be made at will: a COPY makes the state that it leaves.
     """
+    kept: list[Any] = []
 
     def block() -> None:
         with client.connection(user) as conn:
             conn.execute(INSERT, (user, "lost"))
-            conn.cursor().copy("COPY (SELECT generate_series(1, 9)) TO STDOUT").__enter__()
+            kept.append(conn.cursor().copy("COPY (SELECT generate_series(1, 9)) TO STDOUT"))
+            kept[0].__enter__()
             conn._state.note(psycopg.OperationalError("consuming input failed"))
 
     with pytest.raises(PostgresConnectionError, match="lost its connection"):
