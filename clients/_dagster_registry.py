@@ -56,7 +56,8 @@ class _Registry:
         except BaseException as error:
             # Forgotten before the waiting threads hear of it, so that the next call tries anew.
             with self._lock:
-                self._clients.pop(key, None)
+                if self._clients.get(key) is mine:
+                    del self._clients[key]
             if isinstance(error, ClientError):
                 mine.set_exception(error)
             else:  # an interruption of this thread, which is no answer for another one

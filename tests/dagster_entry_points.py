@@ -75,19 +75,19 @@ def _in_an_entered_context(vault: VaultSecretsResource) -> str:
 
 
 def _sensor_in_a_context(vault: VaultSecretsResource) -> str:
-    with dg.DagsterInstance.get() as instance:
+    with dg.DagsterInstance.ephemeral() as instance:
         context = dg.build_sensor_context(instance, resources={"vault": vault})
         return _reason(url_sensor(context))
 
 
 def _sensor_tick(vault: VaultSecretsResource) -> str:
-    with dg.DagsterInstance.get() as instance:
+    with dg.DagsterInstance.ephemeral() as instance:
         context = dg.build_sensor_context(instance, resources={"vault": vault})
         return url_sensor.evaluate_tick(context).skip_message or ""
 
 
 def _schedule_tick(vault: VaultSecretsResource) -> str:
-    with dg.DagsterInstance.get() as instance:
+    with dg.DagsterInstance.ephemeral() as instance:
         context = dg.build_schedule_context(instance, resources={"vault": vault})
         return url_schedule.evaluate_tick(context).skip_message or ""
 

@@ -5,6 +5,8 @@ it that nobody else's contacts are counted.
 """
 # Without `from __future__ import annotations`: Dagster reads the class OneUser from the signature.
 
+from collections.abc import Iterator
+
 import dagster as dg
 
 from clients.dagster_adapter import ClientsResource, VaultSecretsResource
@@ -32,18 +34,16 @@ def vault_answers(vault: VaultSecretsResource) -> dg.AssetCheckResult:
 
 
 @dg.sensor(target=contact_count)
-def contacts_changed(clients: ClientsResource) -> dg.RunRequest | dg.SkipReason:
-    """Count anew for the user whose id an application left in Valkey."""
-    user_id = clients.valkey.get("contacts:changed")
-    if user_id is None:
-        return dg.SkipReason("no contact has changed")
-    clients.valkey.delete("contacts:changed")
-    return dg.RunRequest(run_config=dg.RunConfig({"contact_count": OneUser(user_id=user_id)}))
+def missing_figures(clients: ClientsResource) -> Iterator[dg.RunRequest]:
+    """Ask for the figure of each user who has none, or whose figure has expired."""
+    for user in clients.postgres.execute_admin("SELECT id::text AS user_id FROM users"):
+        if not clients.valkey.exists(f"contacts:{user['user_id']}"):
+            yield dg.RunRequest(run_config=dg.RunConfig({"contact_count": OneUser(**user)}))
 
 
 defs = dg.Definitions(
     assets=[contact_count],
     asset_checks=[vault_answers],
-    sensors=[contacts_changed],
+    sensors=[missing_figures],
     resources={"clients": ClientsResource.from_env(), "vault": VaultSecretsResource.from_env()},
 )

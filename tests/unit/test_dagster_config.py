@@ -124,7 +124,7 @@ def test_a_variable_that_is_no_number_is_named(kind: Any, monkeypatch: pytest.Mo
     monkeypatch.setenv("A_TIMEOUT", CANARY)
     config = kind(**BY_TOKEN, token="x", timeout=EnvVar.int("A_TIMEOUT"))
 
-    with pytest.raises(VaultConfigurationError, match="timeout.*A_TIMEOUT") as raised:
+    with pytest.raises(VaultConfigurationError, match=r"^timeout: .* A_TIMEOUT") as raised:
         resolve(config)
 
     assert CANARY not in "".join(traceback.format_exception(raised.value))
@@ -158,8 +158,7 @@ def test_secrets_stay_out_of_every_repr(kind: Any) -> None:
     assert CANARY not in f"{config!r} {config} {resolve(config)!r}"
 
 
-@pytest.mark.parametrize("name", ["secret_id", "token"])
-def test_secret_fields_are_flagged_for_dagster(kind: Any, name: str) -> None:
+def test_secret_fields_are_flagged_for_dagster(kind: Any) -> None:
     """Dagster masks the fields that are flagged, and no others hold secrets."""
     flagged = {
         field
