@@ -85,7 +85,8 @@ class _Registry:
             return
         self._closes_at_exit = True
         atexit.register(close_shared_clients)
-        # The children of multiprocessing end in os._exit, which runs no atexit callback.
+        # The children of multiprocessing end in os._exit, which runs no atexit callback. This
+        # would do for both; it is undocumented, so it is not all that is relied on.
         Finalize(None, close_shared_clients, exitpriority=100)
 
 

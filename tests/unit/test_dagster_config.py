@@ -153,9 +153,10 @@ def test_bad_fields_are_refused_without_their_values(kind: Any, settings: dict[s
 
 def test_secrets_stay_out_of_every_repr(kind: Any) -> None:
     """Neither the resource nor what it resolves to shows a secret."""
-    config = kind(role_id="r", secret_id=CANARY, token=CANARY)
+    for method in ("approle", "token"):
+        config = kind(auth_method=method, role_id="r", secret_id=CANARY, token=CANARY)
 
-    assert CANARY not in f"{config!r} {config} {resolve(config)!r}"
+        assert CANARY not in f"{config!r} {config} {resolve(config)!r}"
 
 
 def test_secret_fields_are_flagged_for_dagster(kind: Any) -> None:
