@@ -11,7 +11,12 @@ import hvac
 import pytest
 from dagster import EnvVar
 
-from clients import ClientError, PostgresConfigurationError, VaultSecretNotFoundError
+from clients import (
+    ClientError,
+    PostgresConfigurationError,
+    ValkeyClient,
+    VaultSecretNotFoundError,
+)
 from clients._dagster_registry import close_shared_clients
 from clients.dagster_adapter import ClientsResource, VaultSecretsResource
 
@@ -82,6 +87,20 @@ def test_settings_may_be_variables(
 
     assert clients.postgres.stats()["max_size"] == 3
     assert clients.valkey.get("none") is None
+
+
+def test_each_setting_reaches_its_client(resource: ClientsResource, stack: StackEndpoints) -> None:
+    """Pool sizes and time limit are PostgreSQL's, the prefix is Valkey's."""
+    clients = ClientsResource.from_env(
+        pool_size=4, min_size=3, statement_timeout=7.0, key_prefix=resource.key_prefix
+    )
+    clients.valkey.set("a", "1", expire_seconds=60)
+
+    with ValkeyClient(stack.valkey_url) as bare:
+        assert bare.get(f"{resource.key_prefix}a") == "1"
+    numbers = clients.postgres.stats()
+    assert (numbers["max_size"], numbers["size"]) == (4, 3)
+    assert clients.postgres.execute_scalar("SHOW statement_timeout", user_id=uuid4()) == "7s"
 
 
 def test_an_unfit_setting_is_named(resource: ClientsResource) -> None:
