@@ -7,4 +7,5 @@ pytest_plugins = [
     "tests.vault_fixtures",
     "tests.postgres_faults",
     "tests.pgbouncer_server",
+    "tests.dagster_fixtures",
 ]

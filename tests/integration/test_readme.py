@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from dataclasses import fields
 from pathlib import Path
@@ -29,7 +30,29 @@ def test_every_python_block_runs(
     for name, value in stack.environment().items():
         monkeypatch.setenv(name, value)
 
-    exec(compile(block, "README.md", "exec"), {"__name__": "readme"})  # noqa: S102 - our own README
+    # A reader's file has none of this file's __future__ imports.
+    program = compile(block, "README.md", "exec", dont_inherit=True)
+    exec(program, {"__name__": "readme"})  # noqa: S102 - our own README
+
+
+def test_the_dagster_block_is_the_example() -> None:
+    """What the README shows is the code location that the tests run, without its docstrings."""
+    example = (ROOT / "tests/examples/contacts_location.py").read_text()
+    (block,) = [one for one in PYTHON if "dagster_adapter" in one]
+
+    assert _program(block) == _program(example)
+    # Blank lines are the formatter's.
+    assert sum(1 for line in block.splitlines() if line.strip()) < 30
+
+
+def _program(text: str) -> str:
+    tree = ast.parse(text)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(
+            node
+        ):
+            del node.body[0]
+    return ast.dump(tree)
 
 
 def test_every_make_target_in_it_exists() -> None:

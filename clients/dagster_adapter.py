@@ -1,0 +1,275 @@
+"""The clients as Dagster resources, for assets, checks, sensors and schedules.
+
+Every behaviour is the clients' own. What is added: all resource objects of a process share one
+client for each configuration; it is made at the first use, never by a hook of Dagster's, and
+closed when the process ends. https://docs.dagster.io/guides/build/external-resources
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any, Self
+
+from clients.errors import (
+    ClientError,
+    VaultAuthenticationError,
+    VaultConnectionError,
+    VaultSecretNotFoundError,
+    VaultSecretsError,
+)
+
+try:
+    import dagster as dg
+except ModuleNotFoundError as error:
+    if error.name != "dagster":  # Dagster is there, and something that it needs is not
+        raise
+    raise ModuleNotFoundError(
+        "clients.dagster_adapter needs Dagster: pip install 'failfast-clients[dagster]'",
+        name="dagster",
+    ) from error
+
+from pydantic import Field
+
+from clients._dagster_config import VARIABLES, VaultSecretsResourceConfig, resolve, setting
+from clients._dagster_fake import FakeVaultClient
+from clients._dagster_registry import existing_client, shared_client
+from clients.factory import Clients, build_clients
+from clients.vault_client import VaultClient
+from utils.settings import VaultSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from clients.postgres_client import PostgresClient
+    from clients.valkey_client import ValkeyClient
+
+__all__ = [
+    "ClientsResource",
+    "FakeVaultSecretsResource",
+    "VaultAuthenticationError",
+    "VaultConnectionError",
+    "VaultSecretNotFoundError",
+    "VaultSecretsError",
+    "VaultSecretsResource",
+    "VaultSecretsResourceConfig",
+    "vault_secrets_resource",
+]
+
+_log = logging.getLogger(__name__)
+
+
+class _VaultResource(VaultSecretsResourceConfig, dg.ConfigurableResource[Any]):
+    """What the resources share: the settings, and the process's client for them."""
+
+    @classmethod
+    def from_env(cls, **settings: Any) -> Self:
+        """Make the resource from those ``VAULT_*`` variables that are set.
+
+        The variables' names are stored, never their values. Where one is missing, the code
+        location loads all the same, and the first use says which.
+
+        Args:
+            settings: Fields to set otherwise, such as ``cache_ttl=60``. Without ``auth_method``
+                it is ``"approle"`` when there are a role id and no token, else ``"token"``.
+        """
+        env = VaultSettings.from_env()
+        # Dagster refuses a variable that is unset even for an optional field, so only those that
+        # are set; an empty address is an unset one, and keeps the default from being asked.
+        found: dict[str, Any] = {"vault_addr": ""} | {
+            name: dg.EnvVar(variable)
+            for name, (variable, setting) in VARIABLES.items()
+            if getattr(env, setting)
+        }
+        found["auth_method"] = "approle" if env.role_id and not env.token else "token"
+        return cls(**found | settings)
+
+    @classmethod
+    def from_config(cls, config: VaultSecretsResourceConfig, **settings: Any) -> Self:
+        """Make the resource from *config*, and further fields from *settings*."""
+        return cls(**config.model_dump() | settings)
+
+    def _shared_vault(self) -> VaultClient:
+        resolved = resolve(self)
+        return shared_client(resolved, resolved.connect)
+
+
+class VaultSecretsResource(_VaultResource):
+    """Secrets from Vault or OpenBao. The first use in a process logs in.
+
+    An AppRole's token is revoked when the process ends, a token that was given never.
+    """
+
+    @property
+    def client(self) -> VaultClient:
+        """The process's client; it is shared, so do not close it.
+
+        Raises:
+            VaultError: A setting is missing, or Vault cannot be reached or refuses the login.
+        """
+        return self._shared_vault()
+
+    def get_secret(
+        self,
+        path: str,
+        version: int | None = None,
+        use_cache: bool = True,  # noqa: FBT001, FBT002 - as in VaultClient
+    ) -> dict[str, Any]:
+        """Return the fields of a secret.
+
+        Args:
+            path: ``crm/database``, or the HTTP API's spelling ``secret/data/crm/database``.
+            version: A version from 1 on; the latest one when None.
+            use_cache: False reads fresh, and refreshes the cache.
+
+        Raises:
+            VaultSecretNotFoundError: There is no such secret or version.
+            VaultAuthenticationError: The login is refused, or a policy denies the path.
+            VaultConnectionError: Vault could not be asked, or could not answer.
+        """
+        return self.client.get_secret(path, version, use_cache)
+
+    def get_database_credentials(
+        self, database_path: str = "bike-data-flow/production/database"
+    ) -> dict[str, str]:
+        """Return ``username``, ``password``, ``host``, ``port`` and ``database``.
+
+        The port is ``"5432"`` where the secret has none.
+
+        Raises:
+            VaultError: There is no such secret or field.
+        """
+        return self.client.get_database_credentials(database_path)
+
+    def get_api_key(self, provider: str) -> str:
+        """Return the field ``api_key`` of ``bike-data-flow/production/api-keys/<provider>``.
+
+        Raises:
+            VaultError: There is no such secret or field.
+        """
+        return self.client.get_api_key(provider)
+
+    def list_secrets(self, path: str) -> list[str]:
+        """Return the names in a folder; those of folders end in a slash.
+
+        Raises:
+            VaultSecretNotFoundError: There is no such folder.
+            VaultError: Any other failure, as for ``get_secret``.
+        """
+        return self.client.list_secrets(path)
+
+    def health_check(self) -> bool:
+        """Return whether Vault is unsealed and knows us; never raise. The log says why not."""
+        return _answers("Vault", lambda: self.client.health_check())  # noqa: PLW0108 - `client` raises
+
+    def clear_cache(self) -> None:
+        """Forget the secrets that are cached for this configuration, in this process.
+
+        Raises:
+            VaultConfigurationError: A setting is missing.
+        """
+        client = existing_client(resolve(self))
+        if isinstance(client, VaultClient):
+            client.clear_cache()
+
+
+class FakeVaultSecretsResource(VaultSecretsResource):
+    """Secrets from a dict, for tests of your assets; it stands wherever the real one does.
+
+    ``FakeVaultSecretsResource(secrets={"crm/email": {"api_key": "x", "from_address": "a@b.c"}})``
+
+    Args:
+        secrets: The fields of each secret, by path.
+        healthy: False lets every call fail as if Vault were unreachable.
+    """
+
+    secrets: dict[str, dict[str, Any]] = Field(default={}, repr=False)
+    healthy: bool = True
+
+    @property
+    def client(self) -> VaultClient:
+        """A client that answers from *secrets*."""
+        return FakeVaultClient(self.secrets, healthy=self.healthy)
+
+    def clear_cache(self) -> None:
+        """Do nothing: nothing is cached."""
+
+
+class ClientsResource(_VaultResource):
+    """All three clients, as ``build_clients()`` makes them; the first use in a process connects.
+
+    Args:
+        pool_size: The largest number of PostgreSQL connections of a process.
+        min_size: How many of them are opened at once.
+        statement_timeout: Seconds for each SQL statement; 0 is no limit.
+        key_prefix: Stands before every Valkey key.
+    """
+
+    pool_size: int = Field(default=10, description="PostgreSQL: connections of a process, at most")
+    min_size: int = Field(default=2, description="PostgreSQL: connections opened at once")
+    statement_timeout: float = Field(default=30.0, description="Seconds for a statement; 0: any")
+    key_prefix: str = Field(default="", description="Valkey: stands before every key")
+
+    @property
+    def vault(self) -> VaultClient:
+        """Secrets. The clients are shared in the process, so do not close them.
+
+        Raises:
+            ClientError: One of the three could not be built; the message names it.
+        """
+        return self._shared_clients().vault
+
+    @property
+    def postgres(self) -> PostgresClient:
+        """Rows, one user at a time.
+
+        Raises:
+            ClientError: One of the three could not be built; the message names it.
+        """
+        return self._shared_clients().postgres
+
+    @property
+    def valkey(self) -> ValkeyClient:
+        """Sessions, counters, caches.
+
+        Raises:
+            ClientError: One of the three could not be built; the message names it.
+        """
+        return self._shared_clients().valkey
+
+    def health_check(self) -> bool:
+        """Return whether all three services work; never raise. The log says why not."""
+        return _answers(
+            "clients'",
+            lambda: self._shared_clients().health_check(raise_on_failure=True).healthy,
+        )
+
+    def _shared_clients(self) -> Clients:
+        settings = {
+            name: setting(self, name)
+            for name in ("pool_size", "min_size", "statement_timeout", "key_prefix")
+        }
+        # Asked for first, so that it is closed last, and shared with the resource for Vault alone.
+        vault = self._shared_vault()
+        return shared_client(
+            (vault, *settings.values()), lambda: build_clients(vault=vault, **settings)
+        )
+
+
+@dg.resource(
+    config_schema=VaultSecretsResource.to_config_schema(),
+    description="Secrets from Vault or OpenBao, shared by all that a process runs",
+)
+def vault_secrets_resource(context: dg.InitResourceContext) -> VaultSecretsResource:
+    """Make the resource from ``.configured({...})``, whose values may be ``{"env": NAME}``."""
+    resource: VaultSecretsResource = VaultSecretsResource.from_resource_context(context)
+    return resource
+
+
+def _answers(what: str, check: Callable[[], bool]) -> bool:
+    try:
+        return check()
+    except Exception as error:  # noqa: BLE001 - a question with two answers
+        # Another's error may show a secret in its text.
+        told = error if isinstance(error, ClientError) else type(error).__name__
+        _log.warning("the %s health check failed: %s", what, told)
+        return False

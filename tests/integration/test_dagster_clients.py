@@ -1,0 +1,123 @@
+"""``ClientsResource``: all three clients, once per process, closed at its end."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+import hvac
+import pytest
+from dagster import EnvVar
+
+from clients import (
+    ClientError,
+    PostgresConfigurationError,
+    ValkeyClient,
+    VaultSecretNotFoundError,
+)
+from clients._dagster_registry import close_shared_clients
+from clients.dagster_adapter import ClientsResource, VaultSecretsResource
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from utils.local_stack import StackEndpoints
+
+
+@pytest.fixture
+def resource(
+    stack: StackEndpoints, dagster_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> ClientsResource:
+    for name, value in stack.environment().items():
+        monkeypatch.setenv(name, value)
+    return ClientsResource.from_env(key_prefix=f"{uuid4()}:")
+
+
+def test_the_three_clients_work(resource: ClientsResource) -> None:
+    """Secrets, one user's rows and a counter."""
+    user = uuid4()
+
+    resource.postgres.execute(
+        "INSERT INTO contacts (user_id, name) VALUES (%s, 'Ada')", (user,), user_id=user
+    )
+
+    assert resource.postgres.execute_scalar("SELECT name FROM contacts", user_id=user) == "Ada"
+    assert resource.valkey.incr("visits") == 1
+    assert resource.vault.get_valkey_url().startswith("redis")
+    assert resource.health_check() is True
+
+
+def test_equal_configurations_share_their_clients(resource: ClientsResource) -> None:
+    """Sixteen threads with a resource object each get one pool; another setting gets another."""
+    settings = {"key_prefix": resource.key_prefix}
+
+    with ThreadPoolExecutor(16) as pool:
+        pools = set(pool.map(lambda _: ClientsResource.from_env(**settings).postgres, range(32)))
+
+    assert pools == {resource.postgres}
+    assert ClientsResource.from_env(**settings, pool_size=1, min_size=1).postgres not in pools
+    assert VaultSecretsResource.from_env().client is resource.vault
+
+
+def test_the_end_of_the_process_closes_all_three(resource: ClientsResource) -> None:
+    """Pools are closed before the Vault client that they ask; no thread stays."""
+    threads = threading.active_count()
+    held = (resource.valkey, resource.postgres, resource.vault)
+
+    close_shared_clients()
+
+    for client in held:
+        with pytest.raises(ClientError, match="is closed"):
+            client.health_check()
+    assert threading.active_count() == threads
+
+
+def test_settings_may_be_variables(
+    resource: ClientsResource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Numbers and text come from the environment, and what is unset is the default."""
+    monkeypatch.setenv("A_POOL_SIZE", "3")
+    prefix = EnvVar("AN_UNSET_PREFIX")
+
+    clients = ClientsResource.from_env(
+        pool_size=EnvVar.int("A_POOL_SIZE"), min_size=EnvVar.int("UNSET"), key_prefix=prefix
+    )
+
+    assert clients.postgres.stats()["max_size"] == 3
+    assert clients.valkey.get("none") is None
+
+
+def test_each_setting_reaches_its_client(resource: ClientsResource, stack: StackEndpoints) -> None:
+    """Pool sizes and time limit are PostgreSQL's, the prefix is Valkey's."""
+    clients = ClientsResource.from_env(
+        pool_size=4, min_size=3, statement_timeout=7.0, key_prefix=resource.key_prefix
+    )
+    clients.valkey.set("a", "1", expire_seconds=60)
+
+    with ValkeyClient(stack.valkey_url) as bare:
+        assert bare.get(f"{resource.key_prefix}a") == "1"
+    numbers = clients.postgres.stats()
+    assert (numbers["max_size"], numbers["size"]) == (4, 3)
+    assert clients.postgres.execute_scalar("SHOW statement_timeout", user_id=uuid4()) == "7s"
+
+
+def test_an_unfit_setting_is_named(resource: ClientsResource) -> None:
+    """The clients' own checks apply, and the error says which service it was."""
+    with pytest.raises(PostgresConfigurationError, match=r"^postgres: pool_size"):
+        ClientsResource.from_env(pool_size=0).postgres.health_check()
+
+
+def test_a_failure_is_not_kept(resource: ClientsResource, stack: StackEndpoints) -> None:
+    """Once the missing secret is there, the next use works."""
+    kv = hvac.Client(url=stack.vault_addr, token=stack.vault_root_token).secrets.kv.v2
+    kv.delete_latest_version_of_secret("crm/valkey")
+    try:
+        assert resource.health_check() is False
+        with pytest.raises(VaultSecretNotFoundError, match=r"^valkey: "):
+            resource.valkey.get("a")
+    finally:
+        kv.create_or_update_secret(path="crm/valkey", secret={"url": stack.valkey_url})
+
+    assert resource.valkey.get("a") is None

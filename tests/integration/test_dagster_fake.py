@@ -1,0 +1,111 @@
+"""The fake resource answers as the real one does, on the same secrets."""
+
+from __future__ import annotations
+
+from contextvars import copy_context
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from clients import ClientError, VaultConnectionError
+from clients.dagster_adapter import FakeVaultSecretsResource, VaultSecretsResource
+from tests.dagster_entry_points import ENTRY_POINTS, url
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.vault_fixtures import Role, VaultLab
+
+DATABASE = "bike-data-flow/production/database"
+SECRETS: dict[str, dict[str, Any]] = {
+    "app/db": {"url": "postgresql://app"},
+    "app/nested/deep": {"hosts": ["a", "b"]},
+    "app/partial": {"username": "u"},
+    DATABASE: {"username": "u", "password": "p", "host": "h", "database": "d"},
+    "bike-data-flow/production/api-keys/weather": {"api_key": "k"},
+}
+
+CALLS: dict[str, Callable[[VaultSecretsResource], Any]] = {
+    "a secret": lambda vault: vault.get_secret("app/db"),
+    "a secret with a list": lambda vault: vault.get_secret("app/nested/deep"),
+    "the API's spelling": lambda vault: vault.get_secret("secret/data/app/db"),
+    "version 1": lambda vault: vault.get_secret("app/nested/deep", 1),
+    "fresh": lambda vault: vault.get_secret("app/db", use_cache=False),
+    "a missing version": lambda vault: vault.get_secret("app/nested/deep", version=9),
+    "a missing secret": lambda vault: vault.get_secret("app/none"),
+    "a folder as a secret": lambda vault: vault.get_secret("app"),
+    "an empty path": lambda vault: vault.get_secret(""),
+    "a path that climbs": lambda vault: vault.get_secret("../sys"),
+    "credentials": lambda vault: vault.get_database_credentials(),
+    "credentials elsewhere": lambda vault: vault.get_database_credentials(database_path=DATABASE),
+    "credentials without fields": lambda vault: vault.get_database_credentials("app/partial"),
+    "an API key": lambda vault: vault.get_api_key("weather"),
+    "a missing API key": lambda vault: vault.get_api_key("none"),
+    "a folder": lambda vault: vault.list_secrets("app"),
+    "a folder with a slash": lambda vault: vault.list_secrets("bike-data-flow/production/"),
+    "a missing folder": lambda vault: vault.list_secrets("none"),
+    "a secret as a folder": lambda vault: vault.list_secrets("app/db"),
+    "health": lambda vault: vault.health_check(),
+}
+
+
+@pytest.fixture
+def real(role: Role, vault_lab: VaultLab) -> VaultSecretsResource:
+    for path, fields in SECRETS.items():
+        vault_lab.write(path, fields)
+    return VaultSecretsResource.from_env()
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_the_fake_answers_as_the_real_one(call: str, real: VaultSecretsResource) -> None:
+    """Values are equal, and so are the class and reason of errors."""
+    fake = FakeVaultSecretsResource(secrets=SECRETS)
+
+    assert outcome(CALLS[call], fake) == outcome(CALLS[call], real)
+
+
+#: These make a resource from the real class themselves.
+MAKE_THE_REAL_ONE = {"from_resource_context", "run config"} | {
+    name for name in ENTRY_POINTS if name.startswith("legacy")
+}
+
+
+@pytest.mark.parametrize("entry", sorted(ENTRY_POINTS.keys() - MAKE_THE_REAL_ONE))
+def test_the_fake_stands_wherever_the_real_one_does(entry: str, dagster_home: object) -> None:
+    """Annotations, contexts, sensors and nested resources take it, and nothing is asked."""
+    fake = FakeVaultSecretsResource(secrets=SECRETS)
+
+    assert copy_context().run(ENTRY_POINTS[entry], fake) == "postgresql://app"
+
+
+def test_a_caller_cannot_change_the_fakes_secrets() -> None:
+    """Each read is a copy."""
+    fake = FakeVaultSecretsResource(secrets=SECRETS)
+
+    fake.get_secret("app/nested/deep")["hosts"].append("c")
+
+    assert fake.get_secret("app/nested/deep") == {"hosts": ["a", "b"]}
+
+
+def test_an_unhealthy_fake_fails_as_an_unreachable_vault() -> None:
+    """Users can test what their assets do without Vault."""
+    fake = FakeVaultSecretsResource(secrets=SECRETS, healthy=False)
+
+    assert fake.health_check() is False
+    for call in (lambda: fake.get_secret("app/db"), lambda: fake.list_secrets("app")):
+        with pytest.raises(VaultConnectionError, match="healthy=False"):
+            call()
+    with pytest.raises(VaultConnectionError):
+        url(vault=fake)
+
+
+def test_the_fakes_secrets_show_in_no_repr() -> None:
+    """A failing test of a user's prints no secret."""
+    assert "postgresql" not in repr(FakeVaultSecretsResource(secrets=SECRETS))
+
+
+def outcome(call: Callable[[VaultSecretsResource], Any], vault: VaultSecretsResource) -> Any:
+    try:
+        return call(vault)
+    except ClientError as error:
+        return type(error), getattr(error, "reason", None)

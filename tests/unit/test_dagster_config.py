@@ -1,0 +1,212 @@
+"""The resource's configuration: defaults, variables, what is refused, and what never shows."""
+
+from __future__ import annotations
+
+import traceback
+from typing import Any
+
+import pytest
+from dagster import EnvVar
+from pydantic import ValidationError
+
+from clients import VaultConfigurationError
+from clients._dagster_config import resolve
+from clients.dagster_adapter import (
+    ClientsResource,
+    FakeVaultSecretsResource,
+    VaultSecretsResource,
+    VaultSecretsResourceConfig,
+)
+
+CANARY = "canary-4b7e"
+BY_TOKEN: dict[str, Any] = {"vault_addr": "http://127.0.0.1:1", "auth_method": "token"}
+
+
+@pytest.fixture(params=[VaultSecretsResourceConfig, VaultSecretsResource, ClientsResource])
+def kind(request: pytest.FixtureRequest) -> Any:
+    return request.param
+
+
+def test_the_defaults_are_the_agreed_ones() -> None:
+    """Nine fields with the defaults of the interface that users know."""
+    assert VaultSecretsResourceConfig().model_dump() == {
+        "vault_addr": "https://vault.internal.bike-data-flow.com:8200",
+        "auth_method": "approle",
+        "role_id": None,
+        "secret_id": None,
+        "token": None,
+        "namespace": None,
+        "timeout": 30,
+        "retries": 3,
+        "cache_ttl": 300,
+    }
+
+
+def test_a_resource_is_made_from_a_configuration() -> None:
+    """The configuration needs no running Dagster, and its variables stay variables."""
+    config = VaultSecretsResourceConfig(**BY_TOKEN, token=EnvVar("A_TOKEN"), timeout=7)
+
+    resource = VaultSecretsResource.from_config(config, retries=0)
+
+    assert resource.token == EnvVar("A_TOKEN")
+    assert isinstance(resource.token, EnvVar)
+    assert (resource.vault_addr, resource.timeout, resource.retries) == (
+        BY_TOKEN["vault_addr"],
+        7,
+        0,
+    )
+
+
+def test_variables_are_looked_up_at_use(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Text and numbers come from the environment of the moment, stripped."""
+    config = kind(**BY_TOKEN, token=EnvVar("A_TOKEN"), timeout=EnvVar.int("A_TIMEOUT"))
+    monkeypatch.setenv("A_TOKEN", f" {CANARY}\n")
+    monkeypatch.setenv("A_TIMEOUT", "7")
+
+    resolved = resolve(config)
+
+    assert (resolved.token, resolved.timeout) == (CANARY, 7)
+
+
+@pytest.mark.parametrize("value", [None, "", " "])
+def test_an_empty_variable_is_an_unset_one(
+    kind: Any, value: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An unset number is its default, an unset name none, and never 0 or the empty text."""
+    config = kind(
+        **BY_TOKEN,
+        token="x",
+        namespace=EnvVar("A_NAMESPACE"),
+        timeout=EnvVar.int("A_TIMEOUT"),
+        retries=0,
+    )
+    monkeypatch.delenv("A_TIMEOUT", raising=False)
+    if value is None:
+        monkeypatch.delenv("A_NAMESPACE", raising=False)
+    else:
+        monkeypatch.setenv("A_NAMESPACE", value)
+
+    resolved = resolve(config)
+
+    assert (resolved.namespace, resolved.timeout, resolved.retries) == (None, 30, 0)
+
+
+def test_an_unset_address_is_not_the_default_one(kind: Any) -> None:
+    """Credentials never go to a server that the user has not named."""
+    config = kind(vault_addr=EnvVar("AN_UNSET_ADDRESS"), auth_method="token", token="x")
+
+    with pytest.raises(VaultConfigurationError, match=r"^vault_addr \(AN_UNSET_ADDRESS\) not set"):
+        resolve(config)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"auth_method": "ldap"}, "auth_method is 'ldap': it must be 'approle' or 'token'"),
+        ({"auth_method": "token"}, r"^token \(VAULT_TOKEN\) not set: auth_method 'token'"),
+        ({}, r"^role_id \(VAULT_ROLE_ID\), secret_id \(VAULT_SECRET_ID\) not set: .*'approle'"),
+        ({"role_id": "r", "secret_id": EnvVar("NO_ID")}, r"^secret_id \(NO_ID\) not set"),
+        ({"role_id": "r", "secret_id": ""}, r"^secret_id \(VAULT_SECRET_ID\) not set"),
+    ],
+)
+def test_what_is_missing_is_named_before_any_request(
+    kind: Any, settings: dict[str, Any], words: str
+) -> None:
+    """A dead address plays no part: the settings are checked first, all in one message."""
+    config = kind(vault_addr="http://127.0.0.1:1", **settings)
+
+    with pytest.raises(VaultConfigurationError, match=words):
+        resolve(config)
+
+
+def test_a_variable_that_is_no_number_is_named(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The message has the variable and not its value."""
+    monkeypatch.setenv("A_TIMEOUT", CANARY)
+    config = kind(**BY_TOKEN, token="x", timeout=EnvVar.int("A_TIMEOUT"))
+
+    with pytest.raises(VaultConfigurationError, match=r"^timeout: .* A_TIMEOUT") as raised:
+        resolve(config)
+
+    assert CANARY not in "".join(traceback.format_exception(raised.value))
+
+
+def test_credentials_of_the_other_method_make_no_difference() -> None:
+    """Equal logins share a client, whatever else is configured beside them."""
+    config: dict[str, Any] = {**BY_TOKEN, "token": "x"}
+
+    one = resolve(VaultSecretsResource(**config, role_id="r", secret_id=CANARY))
+
+    assert one == resolve(VaultSecretsResource(**config))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"tokn": CANARY}, {"timeout": CANARY}, {"vault_addr": [CANARY], "token": 5}],
+)
+def test_bad_fields_are_refused_without_their_values(kind: Any, settings: dict[str, Any]) -> None:
+    """A misspelt field is an error, and no error shows what was given."""
+    with pytest.raises(ValidationError) as raised:
+        kind(**settings)
+
+    assert CANARY not in "".join(traceback.format_exception(raised.value))
+
+
+def test_secrets_stay_out_of_every_repr(kind: Any) -> None:
+    """Neither the resource nor what it resolves to shows a secret."""
+    for method in ("approle", "token"):
+        config = kind(auth_method=method, role_id="r", secret_id=CANARY, token=CANARY)
+
+        assert CANARY not in f"{config!r} {config} {resolve(config)!r}"
+
+
+def test_secret_fields_are_flagged_for_dagster(kind: Any) -> None:
+    """Dagster masks the fields that are flagged, and no others hold secrets."""
+    flagged = {
+        field
+        for field, info in kind.model_fields.items()
+        if (info.json_schema_extra or {}).get("dagster__is_secret")
+    }
+
+    assert flagged == {"secret_id", "token"}
+
+
+def test_from_env_takes_the_variables_that_are_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fields hold variables and no values; the login follows from what is there."""
+    monkeypatch.setenv("VAULT_ADDR", "http://127.0.0.1:1")
+    monkeypatch.setenv("VAULT_ROLE_ID", "r")
+    monkeypatch.setenv("VAULT_SECRET_ID", CANARY)
+
+    resource = VaultSecretsResource.from_env(cache_ttl=5)
+
+    assert isinstance(resource.secret_id, EnvVar)
+    assert (resource.auth_method, resource.token, resource.namespace) == ("approle", None, None)
+    assert resource.cache_ttl == 5
+    assert resolve(resource).secret_id == CANARY
+
+
+def test_a_token_goes_before_a_role(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As for VaultClient: where both are set, the token is used."""
+    monkeypatch.setenv("VAULT_ADDR", "http://127.0.0.1:1")
+    monkeypatch.setenv("VAULT_TOKEN", "t")
+    monkeypatch.setenv("VAULT_ROLE_ID", "r")
+
+    assert VaultSecretsResource.from_env().auth_method == "token"
+
+
+def test_from_env_lets_code_load_without_variables_and_names_them_at_use() -> None:
+    """A code location is checked where no secrets are; the first use says what is missing."""
+    resource = VaultSecretsResource.from_env()
+
+    words = r"^vault_addr \(VAULT_ADDR\), token \(VAULT_TOKEN\) not set"
+    with pytest.raises(VaultConfigurationError, match=words):
+        resource.get_secret("app/db")
+
+
+def test_the_health_check_never_raises(caplog: pytest.LogCaptureFixture) -> None:
+    """Missing settings are an unhealthy Vault too; the log says what is wrong."""
+    assert VaultSecretsResource.from_env().health_check() is False
+    assert ClientsResource.from_env().health_check() is False
+    assert FakeVaultSecretsResource(healthy=False).health_check() is False
+
+    assert [record.levelname for record in caplog.records] == ["WARNING"] * 3
+    assert "VAULT_ADDR" in caplog.text
