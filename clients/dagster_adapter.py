@@ -182,7 +182,8 @@ class FakeVaultSecretsResource(VaultSecretsResource):
         healthy: False lets every call fail as if Vault were unreachable.
     """
 
-    secrets: dict[str, dict[str, Any]] = Field(default={}, repr=False)
+    # Dagster lets a field be null only where the annotation says so.
+    secrets: dict[str, dict[str, Any | None]] = Field(default={}, repr=False)
     healthy: bool = True
 
     @property
