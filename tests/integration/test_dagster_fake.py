@@ -22,6 +22,9 @@ SECRETS: dict[str, dict[str, Any]] = {
     "app/db": {"url": "postgresql://app"},
     "app/nested/deep": {"hosts": ["a", "b"]},
     "app/partial": {"username": "u"},
+    # A folder that no other test writes to.
+    "shelf/book": {"title": "t"},
+    "shelf/inner/book": {"title": "t"},
     DATABASE: {"username": "u", "password": "p", "host": "h", "database": "d"},
     "bike-data-flow/production/api-keys/weather": {"api_key": "k"},
 }
@@ -42,7 +45,7 @@ CALLS: dict[str, Callable[[VaultSecretsResource], Any]] = {
     "credentials without fields": lambda vault: vault.get_database_credentials("app/partial"),
     "an API key": lambda vault: vault.get_api_key("weather"),
     "a missing API key": lambda vault: vault.get_api_key("none"),
-    "a folder": lambda vault: vault.list_secrets("app"),
+    "a folder": lambda vault: vault.list_secrets("shelf"),
     "a folder with a slash": lambda vault: vault.list_secrets("bike-data-flow/production/"),
     "a missing folder": lambda vault: vault.list_secrets("none"),
     "a secret as a folder": lambda vault: vault.list_secrets("app/db"),
