@@ -1,4 +1,4 @@
-"""Jobs that run in processes of their own, which load this module anew."""
+"""Jobs that run in processes of their own, which load this module anew, and their steps."""
 # Without `from __future__ import annotations`: Dagster reads the resource from the signature.
 
 import os
@@ -7,7 +7,7 @@ import dagster as dg
 
 from clients.dagster_adapter import VaultSecretsResource
 
-__all__ = ["STEPS", "failing_job", "steps_job"]
+__all__ = ["STEPS", "failing_job", "shows_itself", "steps_job"]
 
 STEPS = 5
 
@@ -24,6 +24,22 @@ def read_and_fail(vault: VaultSecretsResource) -> None:
     """Read a secret, and fail."""
     vault.get_secret("app/db")
     raise RuntimeError("this step fails after its login")
+
+
+@dg.op(required_resource_keys={"vault"})
+def shows_itself(context: dg.OpExecutionContext) -> None:
+    """Do with the resource what an author does who looks for a mistake."""
+    vault = context.resources.vault
+    shown = f"{vault!r} {vault}"
+    if vault.health_check():
+        shown += f" {vault.client!r}"
+    try:
+        vault.secret_id = f"{vault.secret_id}"
+    except dg.DagsterInvalidInvocationError:
+        context.log.exception("the resource is frozen")
+    print(shown)  # noqa: T201 - Dagster keeps a step's output, too
+    context.log.info(shown)
+    context.add_output_metadata({"vault": shown})
 
 
 def steps_job() -> dg.JobDefinition:
