@@ -2,12 +2,13 @@
 # Without `from __future__ import annotations`: Dagster reads the resource from the signature.
 
 import os
+import time
 
 import dagster as dg
 
 from clients.dagster_adapter import VaultSecretsResource
 
-__all__ = ["STEPS", "failing_job", "shows_itself", "steps_job"]
+__all__ = ["STEPS", "failing_job", "shows_itself", "steps_job", "waiting_job"]
 
 STEPS = 5
 
@@ -42,6 +43,14 @@ def shows_itself(context: dg.OpExecutionContext) -> None:
     context.add_output_metadata({"vault": shown})
 
 
+@dg.op
+def read_and_wait(vault: VaultSecretsResource) -> None:
+    """Read a secret, and wait to be ended."""
+    vault.get_secret("app/db")
+    for _ in range(600):  # short sleeps, since Dagster turns a signal into an exception
+        time.sleep(0.1)
+
+
 def steps_job() -> dg.JobDefinition:
     """Return a job whose five steps each log in."""
 
@@ -51,6 +60,16 @@ def steps_job() -> dg.JobDefinition:
             read_twice.alias(f"read_{number}")()
 
     return steps
+
+
+def waiting_job() -> dg.JobDefinition:
+    """Return a job whose step logs in and then waits for a minute."""
+
+    @dg.job(resource_defs={"vault": VaultSecretsResource.from_env()})
+    def waits() -> None:
+        read_and_wait()
+
+    return waits
 
 
 def failing_job() -> dg.JobDefinition:
