@@ -266,3 +266,18 @@ def test_the_health_check_never_raises(caplog: pytest.LogCaptureFixture) -> None
 
     assert [record.levelname for record in caplog.records] == ["WARNING"] * 3
     assert "VAULT_ADDR" in caplog.text
+
+
+def test_the_health_check_does_not_raise_what_nobody_expects(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Another's error is an unhealthy Vault, and only its class is logged."""
+
+    def breaks(_: object) -> bool:
+        raise RuntimeError(CANARY)
+
+    monkeypatch.setattr("clients._dagster_fake.FakeVaultClient.health_check", breaks)
+
+    assert FakeVaultSecretsResource().health_check() is False
+    assert "the Vault health check failed: RuntimeError" in caplog.text
+    assert CANARY not in caplog.text
