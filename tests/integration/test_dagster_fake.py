@@ -23,8 +23,7 @@ SECRETS: dict[str, dict[str, Any]] = {
     "app/nested/deep": {"hosts": ["a", "b"]},
     "app/partial": {"username": "u"},
     # A folder that no other test writes to.
-    "shelf/book": {"title": "t"},
-    "shelf/inner/book": {"title": "t"},
+    **{f"shelf/{name}": {"title": "t"} for name in ("d", "b", "inner/x", "c", "inner/y", "a", "e")},
     DATABASE: {"username": "u", "password": "p", "host": "h", "database": "d"},
     "bike-data-flow/production/api-keys/weather": {"api_key": "k"},
 }
