@@ -10,6 +10,7 @@ from pydantic import (
     ConfigDict,
     Field,
     JsonValue,
+    ValidationInfo,
     ValidatorFunctionWrapHandler,
     field_validator,
 )
@@ -69,11 +70,24 @@ class VaultSecretsResourceConfig(BaseModel):
 
     @field_validator("*", mode="wrap")
     @classmethod
-    def _keep_variables(cls, value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
+    def _keep_variables(
+        cls, value: Any, validate: ValidatorFunctionWrapHandler, info: ValidationInfo
+    ) -> Any:
+        if not hasattr(value, "env_var_name"):
+            return validate(value)
+        kind = cls.model_fields[str(info.field_name)].annotation
+        if kind is float:
+            raise ValueError(
+                "Dagster has variables for text and whole numbers only: give a number here"
+            )
+        if kind is int and not isinstance(value, int):
+            raise ValueError(
+                f"a whole number from a variable is EnvVar.int({value.env_var_name!r})"
+            )
         # An EnvVar is a str or int that holds the variable's name or 0; pydantic would make
         # a plain value of it, and "VAULT_TOKEN" would be sent as the token.
-        validated = validate(value)
-        return value if hasattr(value, "env_var_name") else validated
+        validate(value)
+        return value
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,8 +146,9 @@ def resolve(config: VaultSecretsResourceConfig) -> ResolvedVault:
     if missing := [name for name in needed if getattr(found, name) is None]:
         named = ", ".join(f"{name} ({_variable(config, name)})" for name in missing)
         raise VaultConfigurationError(
-            f"{named} not set: auth_method {method!r} needs it; set the environment variable to "
-            "more than nothing, and give the field as EnvVar or use from_env()",
+            f"{named} not set: auth_method {method!r} needs it; set the environment variable, "
+            "or the variable that you named instead, to more than nothing, and give the field as "
+            "EnvVar or use from_env()",
             reason="missing_setting",
         )
     unused: dict[str, Any] = dict.fromkeys({"role_id", "secret_id", "token"}.difference(needed))

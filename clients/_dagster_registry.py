@@ -37,22 +37,13 @@ class _Registry:
         self._closes_at_exit = False
 
     def get(self, key: Hashable, make: Callable[[], _ClientT]) -> _ClientT:
-        while True:
-            with self._lock:
-                self._close_at_exit()
-                other = self._clients.get(key)
-                if other is None:
-                    mine = self._clients[key] = Future[Any]()
-                    break
-            try:
-                client = other.result()
-            except ClientError as error:
-                # Threads must not raise one and the same object: each adds its own traceback.
-                raise copy.copy(error) from error.__cause__
-            if client is not None:
-                return cast("_ClientT", client)
+        mine: Future[Any] = Future()
         try:
+            while (other := self._reserve(key, mine)) is not mine:
+                if (client := _client_of(other)) is not None:
+                    return cast("_ClientT", client)
             made = make()
+            mine.set_result(made)
         except BaseException as error:
             # Forgotten before the waiting threads hear of it, so that the next call tries anew.
             with self._lock:
@@ -60,10 +51,9 @@ class _Registry:
                     del self._clients[key]
             if isinstance(error, ClientError):
                 mine.set_exception(error)
-            else:  # an interruption of this thread, which is no answer for another one
+            elif not mine.done():  # an interruption of this thread is no answer for another one
                 mine.set_result(None)
             raise
-        mine.set_result(made)
         return made
 
     def existing(self, key: Hashable) -> Lifecycle | None:
@@ -79,6 +69,12 @@ class _Registry:
         for future in futures:
             # What another thread is still making is closed when it is made.
             future.add_done_callback(_close_result)
+
+    def _reserve(self, key: Hashable, mine: Future[Any]) -> Future[Any]:
+        """Return who makes, or has made, the client for *key*: *mine*, when nobody did before."""
+        with self._lock:
+            self._close_at_exit()
+            return self._clients.setdefault(key, mine)
 
     def _close_at_exit(self) -> None:
         if self._closes_at_exit:
@@ -112,6 +108,16 @@ def existing_client(key: Hashable) -> Lifecycle | None:
 def close_shared_clients() -> None:
     """Close every client of this process; a client that is asked for afterwards is made anew."""
     _registry.close()
+
+
+def _client_of(other: Future[Any]) -> Lifecycle | None:
+    """Wait for another thread's client; None when that thread was interrupted."""
+    try:
+        client: Lifecycle | None = other.result()
+    except ClientError as error:
+        # Threads must not raise one and the same object: each adds its own traceback.
+        raise copy.copy(error) from error.__cause__
+    return client
 
 
 def _close_result(future: Future[Lifecycle | None]) -> None:

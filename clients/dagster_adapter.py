@@ -70,7 +70,11 @@ class _VaultResource(VaultSecretsResourceConfig, dg.ConfigurableResource[Any]):
 
         Args:
             settings: Fields to set otherwise, such as ``cache_ttl=60``. Without ``auth_method``
-                it is ``"approle"`` when there are a role id and no token, else ``"token"``.
+                it is ``"approle"`` when there are a role id and no token, else ``"token"``; where
+                a token or role id is among the *settings*, the variables play no part in that.
+
+        Raises:
+            ConfigurationError: ``VAULT_SKIP_VERIFY`` is no boolean.
         """
         env = VaultSettings.from_env()
         # Dagster refuses a variable that is unset even for an optional field, so only those that
@@ -80,13 +84,22 @@ class _VaultResource(VaultSecretsResourceConfig, dg.ConfigurableResource[Any]):
             for name, (variable, setting) in VARIABLES.items()
             if getattr(env, setting)
         }
-        found["auth_method"] = "approle" if env.role_id and not env.token else "token"
-        return cls(**found | settings)
+        # As in VaultClient: an ambient token must not override a role id that is spelled out.
+        own = settings.get("token") or settings.get("role_id")
+        decisive = settings if own else found | settings
+        approle = decisive.get("role_id") and not decisive.get("token")
+        return cls(**found | {"auth_method": "approle" if approle else "token"} | settings)
 
     @classmethod
     def from_config(cls, config: VaultSecretsResourceConfig, **settings: Any) -> Self:
         """Make the resource from *config*, and further fields from *settings*."""
         return cls(**config.model_dump() | settings)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        try:
+            super().__setattr__(name, value)
+        except dg.DagsterInvalidInvocationError as error:  # its cause repeats the value
+            raise dg.DagsterInvalidInvocationError(str(error)) from None
 
     def _shared_vault(self) -> VaultClient:
         resolved = resolve(self)
@@ -182,7 +195,8 @@ class FakeVaultSecretsResource(VaultSecretsResource):
         healthy: False lets every call fail as if Vault were unreachable.
     """
 
-    secrets: dict[str, dict[str, Any]] = Field(default={}, repr=False)
+    # Dagster lets a field be null only where the annotation says so.
+    secrets: dict[str, dict[str, Any | None]] = Field(default={}, repr=False)
     healthy: bool = True
 
     @property

@@ -1,14 +1,16 @@
 """Every way in which Dagster code comes by a resource; each reads one secret's ``url``."""
 # Without `from __future__ import annotations`: it breaks ResourceDependency.
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import dagster as dg
 
 from clients.dagster_adapter import VaultSecretsResource, vault_secrets_resource
 
-__all__ = ["ENTRY_POINTS", "PATH"]
+__all__ = ["ENTRY_POINTS", "PATH", "nesting"]
 
 PATH = "app/db"
 VARIABLES = {
@@ -134,8 +136,19 @@ def _run_config(_vault: VaultSecretsResource) -> str:
     )
 
 
+@contextmanager
+def nesting() -> Iterator[None]:
+    """Ignore that Dagster 1.13 calls a method that it deprecates, for each nested resource."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings(
+            "ignore", r"InitResourceContext\.dagster_run is deprecated", DeprecationWarning
+        )
+        yield
+
+
 def _nested(vault: VaultSecretsResource) -> str:
-    return _materialized(nested_url, {"vault": vault, "repository": Repository(vault=vault)})
+    with nesting():
+        return _materialized(nested_url, {"vault": vault, "repository": Repository(vault=vault)})
 
 
 def _check(vault: VaultSecretsResource) -> str:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from contextvars import copy_context
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
+import dagster as dg
 import hvac
 import pytest
 from dagster import EnvVar
@@ -16,9 +19,12 @@ from clients import (
     PostgresConfigurationError,
     ValkeyClient,
     VaultSecretNotFoundError,
+    build_clients,
 )
 from clients._dagster_registry import close_shared_clients
 from clients.dagster_adapter import ClientsResource, VaultSecretsResource
+from tests.dagster_entry_points import nesting
+from tests.dagster_nested import FigureManager, FigureRepository, doubled, figure, pools_used
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -107,6 +113,54 @@ def test_an_unfit_setting_is_named(resource: ClientsResource) -> None:
     """The clients' own checks apply, and the error says which service it was."""
     with pytest.raises(PostgresConfigurationError, match=r"^postgres: pool_size"):
         ClientsResource.from_env(pool_size=0).postgres.health_check()
+
+
+def test_it_may_be_nested_and_configured_at_launch(
+    resource: ClientsResource, dagster_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A repository and an I/O manager with the clients inside share them with the step."""
+    monkeypatch.setenv("A_POOL_SIZE", "3")
+    config = {
+        "vault_addr": {"env": "VAULT_ADDR"},
+        "auth_method": "token",
+        "token": {"env": "VAULT_TOKEN"},
+        "pool_size": {"env": "A_POOL_SIZE"},
+        "statement_timeout": 7.5,
+        "key_prefix": resource.key_prefix,
+    }
+    at_launch: Any = ClientsResource.configure_at_launch()
+    resources = {
+        "clients": at_launch,
+        "repository": FigureRepository(clients=at_launch),
+        "io_manager": FigureManager(clients=at_launch),
+    }
+
+    pools_used.clear()
+    with nesting():
+        done = copy_context().run(
+            dg.materialize,
+            [figure, doubled],
+            resources=resources,
+            run_config={"resources": {"clients": {"config": config}}},
+        )
+
+    settings = {"key_prefix": resource.key_prefix, "statement_timeout": 7.5, "pool_size": 3}
+    clients = ClientsResource.from_env(**settings)
+    assert done.success
+    assert clients.valkey.get("doubled") == "42"
+    assert clients.postgres.stats()["max_size"] == 3
+    assert pools_used == {clients.postgres}
+
+
+def test_the_defaults_are_the_factorys() -> None:
+    """What is not configured is as ``build_clients()`` has it."""
+    factory = inspect.signature(build_clients).parameters
+
+    own = ClientsResource.model_fields.keys() - VaultSecretsResource.model_fields.keys()
+
+    assert own == {"pool_size", "min_size", "statement_timeout", "key_prefix"}
+    for name in own:
+        assert ClientsResource.model_fields[name].default == factory[name].default
 
 
 def test_a_failure_is_not_kept(resource: ClientsResource, stack: StackEndpoints) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
 
+import dagster as dg
 import pytest
 
 from clients import ClientError, VaultConnectionError
@@ -21,6 +22,8 @@ SECRETS: dict[str, dict[str, Any]] = {
     "app/db": {"url": "postgresql://app"},
     "app/nested/deep": {"hosts": ["a", "b"]},
     "app/partial": {"username": "u"},
+    # A folder that no other test writes to.
+    **{f"shelf/{name}": {"title": "t"} for name in ("d", "b", "inner/x", "c", "inner/y", "a", "e")},
     DATABASE: {"username": "u", "password": "p", "host": "h", "database": "d"},
     "bike-data-flow/production/api-keys/weather": {"api_key": "k"},
 }
@@ -41,7 +44,7 @@ CALLS: dict[str, Callable[[VaultSecretsResource], Any]] = {
     "credentials without fields": lambda vault: vault.get_database_credentials("app/partial"),
     "an API key": lambda vault: vault.get_api_key("weather"),
     "a missing API key": lambda vault: vault.get_api_key("none"),
-    "a folder": lambda vault: vault.list_secrets("app"),
+    "a folder": lambda vault: vault.list_secrets("shelf"),
     "a folder with a slash": lambda vault: vault.list_secrets("bike-data-flow/production/"),
     "a missing folder": lambda vault: vault.list_secrets("none"),
     "a secret as a folder": lambda vault: vault.list_secrets("app/db"),
@@ -76,6 +79,24 @@ def test_the_fake_stands_wherever_the_real_one_does(entry: str, dagster_home: ob
     fake = FakeVaultSecretsResource(secrets=SECRETS)
 
     assert copy_context().run(ENTRY_POINTS[entry], fake) == "postgresql://app"
+
+
+def test_the_fake_keeps_any_json_in_a_run(dagster_home: object) -> None:
+    """Null, nested values and what looks like one of Dagster's variables come out unchanged."""
+    odd = {"none": None, "list": [None, 1.5, True], "inner": {"none": None}, "env": {"env": "HOME"}}
+    read: list[Any] = []
+
+    # Any, because this file's annotations are text, and Dagster looks for the class.
+    def reads(vault: Any) -> None:
+        read.append(vault.get_secret("app/odd"))
+
+    reads.__annotations__["vault"] = FakeVaultSecretsResource
+    fake = FakeVaultSecretsResource(secrets={"app/odd": odd, "env": {"env": "HOME"}})
+    copy_context().run(
+        dg.materialize_to_memory, [dg.asset(name="reads")(reads)], resources={"vault": fake}
+    )
+
+    assert read == [odd]
 
 
 def test_a_caller_cannot_change_the_fakes_secrets() -> None:

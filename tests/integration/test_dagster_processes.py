@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -9,7 +13,7 @@ import pytest
 
 from clients._dagster_registry import close_shared_clients
 from clients.dagster_adapter import VaultSecretsResource
-from tests.dagster_jobs import STEPS, failing_job, steps_job
+from tests.dagster_jobs import STEPS, failing_job, steps_job, waiting_job
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,6 +21,7 @@ if TYPE_CHECKING:
     from tests.http_fault_proxy import HttpFaultProxy
     from tests.vault_fixtures import Role, VaultLab
 
+ROOT = Path(__file__).parents[2]
 LOGIN, REVOKE = "auth/approle/login", "auth/token/revoke-self"
 
 
@@ -51,6 +56,29 @@ def test_a_failing_step_gives_its_token_back(
 
     assert vault_proxy.count("secret/data/app/db") == 1
     assert vault_proxy.count(LOGIN) == 1
+    assert vault_lab.tokens_of(role) == []
+
+
+@pytest.mark.slow
+def test_a_run_that_is_ended_gives_its_token_back(
+    dagster_home: Path, role: Role, vault_lab: VaultLab, vault_proxy: HttpFaultProxy
+) -> None:
+    """A platform that stops a run with SIGTERM leaves no token of its steps behind."""
+    command = [sys.executable, "-m", "dagster", "job", "execute", "-m", "tests.dagster_jobs"]
+    with subprocess.Popen(
+        [*command, "-a", waiting_job.__name__],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as running:
+        while vault_proxy.count("secret/data/app/db") == 0 and running.poll() is None:
+            time.sleep(0.05)
+        held = vault_lab.tokens_of(role)
+        running.terminate()
+
+    assert len(held) == 1
+    assert running.returncode != 0
+    assert (vault_proxy.count(LOGIN), vault_proxy.count(REVOKE)) == (1, 1)
     assert vault_lab.tokens_of(role) == []
 
 

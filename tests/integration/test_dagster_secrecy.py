@@ -13,6 +13,7 @@ from dagster._serdes import serialize_value
 
 from clients.dagster_adapter import VaultSecretsResource, vault_secrets_resource
 from tests.dagster_entry_points import VARIABLES, url_by_key
+from tests.dagster_jobs import shows_itself
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,6 +26,7 @@ CANARY = "canary-4b7e-9d21"
 def job(resource: dg.ResourceDefinition | VaultSecretsResource) -> dg.JobDefinition:
     @dg.job(resource_defs={"vault": resource})
     def reads() -> None:
+        shows_itself()
         url_by_key()
 
     return reads
@@ -85,6 +87,7 @@ def test_a_secret_given_as_a_variable_is_stored_nowhere(
 
         assert success is (secret != CANARY)
         assert "the login was refused" in kept or success
+        assert "VaultSecretsResource(vault_addr=" in kept
         assert secret not in kept
         assert files_with(secret, dagster_home) == []
         assert secret not in caplog.text + "".join(capfd.readouterr())

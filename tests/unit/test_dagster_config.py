@@ -6,7 +6,7 @@ import traceback
 from typing import Any
 
 import pytest
-from dagster import EnvVar
+from dagster import DagsterInvalidInvocationError, EnvVar
 from pydantic import ValidationError
 
 from clients import VaultConfigurationError
@@ -119,6 +119,14 @@ def test_what_is_missing_is_named_before_any_request(
         resolve(config)
 
 
+def test_an_empty_variable_of_ones_own_is_not_blamed_on_another(kind: Any) -> None:
+    """In a run Dagster has put the empty value in the variable's place, so its name is unknown."""
+    config = kind(vault_addr="http://127.0.0.1:1", role_id="r", secret_id="")
+
+    with pytest.raises(VaultConfigurationError, match="or the variable that you named instead"):
+        resolve(config)
+
+
 def test_a_variable_that_is_no_number_is_named(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The message has the variable and not its value."""
     monkeypatch.setenv("A_TIMEOUT", CANARY)
@@ -149,6 +157,33 @@ def test_bad_fields_are_refused_without_their_values(kind: Any, settings: dict[s
         kind(**settings)
 
     assert CANARY not in "".join(traceback.format_exception(raised.value))
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"timeout": EnvVar("A_TIMEOUT")}, r"EnvVar\.int\('A_TIMEOUT'\)"),
+        ({"pool_size": EnvVar("A_SIZE")}, r"EnvVar\.int\('A_SIZE'\)"),
+        ({"statement_timeout": EnvVar.int("A_TIME")}, "whole numbers"),
+        ({"statement_timeout": EnvVar("A_TIME")}, "whole numbers"),
+    ],
+)
+def test_a_variable_that_no_run_could_read_is_refused(settings: Any, words: str) -> None:
+    """It would work in a test and fail in a job; the error says what to write instead."""
+    with pytest.raises(ValidationError, match=words):
+        ClientsResource(**settings)
+
+
+@pytest.mark.parametrize("kind", [VaultSecretsResource, ClientsResource, FakeVaultSecretsResource])
+def test_a_secret_that_is_assigned_shows_in_no_traceback(kind: Any) -> None:
+    """Resources are frozen, and the error that says so does not repeat the value."""
+    resource = kind(token=CANARY)
+
+    with pytest.raises(DagsterInvalidInvocationError, match="frozen") as raised:
+        resource.token = f"{CANARY}-2"
+
+    assert CANARY not in "".join(traceback.format_exception(raised.value))
+    assert resource.token == CANARY
 
 
 def test_secrets_stay_out_of_every_repr(kind: Any) -> None:
@@ -193,6 +228,27 @@ def test_a_token_goes_before_a_role(monkeypatch: pytest.MonkeyPatch) -> None:
     assert VaultSecretsResource.from_env().auth_method == "token"
 
 
+@pytest.mark.parametrize(
+    ("ambient", "given", "method"),
+    [
+        (["VAULT_ROLE_ID", "VAULT_SECRET_ID"], {"token": EnvVar("A_TOKEN")}, "token"),
+        (["VAULT_TOKEN"], {"role_id": EnvVar("A_ROLE"), "secret_id": EnvVar("AN_ID")}, "approle"),
+        (["VAULT_TOKEN"], {"role_id": "r"}, "approle"),
+        ([], {"token": "t", "role_id": "r"}, "token"),
+        (["VAULT_TOKEN", "VAULT_ROLE_ID"], {"token": None}, "approle"),
+        (["VAULT_TOKEN"], {"role_id": "r", "auth_method": "token"}, "token"),
+    ],
+)
+def test_credentials_that_are_spelled_out_go_before_ambient_ones(
+    ambient: list[str], given: dict[str, Any], method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As for VaultClient: what the caller gives decides how to log in."""
+    for name in ambient:
+        monkeypatch.setenv(name, "ambient")
+
+    assert VaultSecretsResource.from_env(**given).auth_method == method
+
+
 def test_from_env_lets_code_load_without_variables_and_names_them_at_use() -> None:
     """A code location is checked where no secrets are; the first use says what is missing."""
     resource = VaultSecretsResource.from_env()
@@ -210,3 +266,18 @@ def test_the_health_check_never_raises(caplog: pytest.LogCaptureFixture) -> None
 
     assert [record.levelname for record in caplog.records] == ["WARNING"] * 3
     assert "VAULT_ADDR" in caplog.text
+
+
+def test_the_health_check_does_not_raise_what_nobody_expects(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Another's error is an unhealthy Vault, and only its class is logged."""
+
+    def breaks(_: object) -> bool:
+        raise RuntimeError(CANARY)
+
+    monkeypatch.setattr("clients._dagster_fake.FakeVaultClient.health_check", breaks)
+
+    assert FakeVaultSecretsResource().health_check() is False
+    assert "the Vault health check failed: RuntimeError" in caplog.text
+    assert CANARY not in caplog.text
