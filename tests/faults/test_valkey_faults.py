@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -18,6 +19,7 @@ from utils._valkey_server import ValkeyServer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from types import FrameType
 
 PASSWORD = "canary-pa55word"
 
@@ -196,6 +198,33 @@ def test_a_forked_child_gets_its_own_connection(client: ValkeyClient) -> None:
     assert client.get("child") == "done"
 
 
+def test_no_thread_of_a_forked_child_gets_a_parent_s_connection(client: ValkeyClient) -> None:
+    """Also not one that comes while another is still making the child's pool anew."""
+    pool = client._link.pool  # type: ignore[attr-defined]
+    parents = pool.call(("CLIENT", "ID"))
+    ids: list[int] = []
+
+    def between_lines(_frame: FrameType, event: str, _argument: object) -> Any:
+        if event == "line" and pool._pid == os.getpid():
+            thread = threading.Thread(target=lambda: ids.append(pool.call(("CLIENT", "ID"))))
+            thread.start()
+            thread.join()
+        return between_lines
+
+    def trace(frame: FrameType, _event: str, _argument: object) -> Any:
+        return between_lines if frame.f_code.co_name == "_reset" else None
+
+    child = os.fork()
+    if child == 0:
+        sys.settrace(trace)
+        ids.append(pool.call(("CLIENT", "ID")))
+        sys.settrace(None)
+        os._exit(1 if parents in ids else 0)
+    _, code = os.waitpid(child, 0)
+
+    assert code == 0
+
+
 def test_out_of_memory_is_named(server: ValkeyServer, client: ValkeyClient) -> None:
     """With noeviction a full server refuses writes, and reads still work."""
     client.set("a", "x")
@@ -249,10 +278,13 @@ def test_loading_is_named() -> None:
         time.sleep(0.5)
         with pytest.raises(ValkeyConnectionError, match=r"LOADING.*still loading") as caught:
             client.set("a", "x")
+        with pytest.raises(ValkeyConnectionError, match=r"SET 'a'.*LOADING.*all 2") as together:
+            client.pipeline().set("a", "x").incr("n").execute()
         loader.join()
 
-        assert caught.value.code == "LOADING"
-        assert not caught.value.maybe_applied
+        for one in (caught.value, together.value):
+            assert one.code == "LOADING"
+            assert not one.maybe_applied
         assert client.get("k1") == "x" * 100
 
 
