@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
@@ -14,6 +15,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from utils.local_stack import StackEndpoints
+
+
+class Number(int, Enum):
+    """A number whose text is its name."""
+
+    FIVE = 5
 
 
 @pytest.fixture
@@ -111,6 +118,29 @@ def test_incr_repairs_a_counter_without_expiry(client: ValkeyClient) -> None:
     assert 0 < client.ttl("n") <= 60
 
 
+@pytest.mark.parametrize("amount", [2**53 + 1, -(2**53) - 1, 2**63 - 1, -(2**63)])
+def test_a_large_counter_is_exact_with_and_without_expiry(
+    client: ValkeyClient, amount: int
+) -> None:
+    """What comes back is what the server holds, beyond the numbers that a script can hold."""
+    assert client.incr("plain", amount) == amount
+    assert client.incr("window", amount, 60) == amount
+    assert client.get("window") == str(amount)
+    assert 0 < client.ttl("window") <= 60
+
+
+def test_whole_numbers_of_other_classes_count_as_ints(client: ValkeyClient) -> None:
+    """A member of an enumeration of whole numbers is a number like any other."""
+    assert client.incr("n", Number.FIVE) == 5
+    assert client.incr("m", Number.FIVE, Number.FIVE) == 5
+    assert client.expire("n", Number.FIVE) is True
+    assert client.rate_limit("r", Number.FIVE, Number.FIVE, cost=Number.FIVE).remaining == 0
+    client.set_many({"a": "x"}, Number.FIVE)
+    client.set("b", "x", Number.FIVE)
+
+    assert {client.ttl(key) for key in ("n", "m", "a", "b")} <= {4, 5}
+
+
 def test_a_failed_incr_leaves_the_key_alone(client: ValkeyClient) -> None:
     """An increment of text fails, and does not make the text expire."""
     client.set("text", "hello")
@@ -153,6 +183,17 @@ def test_many_keys_take_one_step_each(client: ValkeyClient) -> None:
     assert 0 < client.ttl("d") <= 60
     assert client.delete_many(["a", "b", "missing"]) == 2
     assert client.get_many(k for k in ["a"]) == {"a": None}
+
+
+def test_another_type_among_many_is_not_absence(client: ValkeyClient) -> None:
+    """One key of another type fails the whole, by its name, as a single get does."""
+    client.set("a", "1")
+    client.client.rpush(client.key_prefix + "list", "x")
+
+    with pytest.raises(ValkeyError, match=r"WRONGTYPE.*:list'?.*another type") as caught:
+        client.get_many(["a", "b", "c", "d", "list"])
+
+    assert caught.value.code == "WRONGTYPE"
 
 
 def test_nothing_is_asked_for_no_keys(client: ValkeyClient) -> None:
@@ -276,6 +317,26 @@ def test_bad_expiries_are_refused_and_never_mean_forever(
     assert not client.exists("a")
 
 
+def test_numbers_too_long_to_print_are_refused_like_others(client: ValkeyClient) -> None:
+    """Python does not print such numbers; the refusal is ours all the same."""
+    huge = 10**5000
+    calls: list[Callable[[], object]] = [
+        lambda: client.set("a", "x", huge),
+        lambda: client.expire("a", -huge),
+        lambda: client.incr("a", huge),
+        lambda: client.rate_limit("a", huge, 1),
+        lambda: client.rate_limit("a", 1, huge),
+        lambda: client.rate_limit("a", 1, 1, burst=huge),
+        lambda: client.rate_limit("a", 1, 1, cost=-huge),
+        lambda: client.cached("a", 1, lambda: 1, lock_seconds=huge),
+    ]
+    for call in calls:
+        with pytest.raises(ValkeyConfigurationError):
+            call()
+
+    assert not client.exists("a")
+
+
 @pytest.mark.parametrize("value", [None, 5, 1.5, True, b"x", b"\xff", {}, ["x"], "\udfff"])
 def test_values_that_are_no_text_are_refused(client: ValkeyClient, value: str) -> None:
     """Strings in, strings out; the message points to set_json."""
@@ -356,6 +417,9 @@ def test_many_takes_a_list_of_keys(client: ValkeyClient, keys: list[str]) -> Non
         ("connect_timeout", None),
         ("socket_timeout", -1),
         ("socket_timeout", float("inf")),
+        ("socket_timeout", 1e10),
+        ("connect_timeout", 10**20),
+        ("connect_timeout", float("nan")),
         ("max_connections", 0),
         ("max_connections", 1.5),
         ("max_connections", True),

@@ -236,6 +236,8 @@ def test_another_value_under_the_key_is_an_error(client: ValkeyClient) -> None:
         ({"cost": 11}, "could never pass"),
         ({"limit": 10_000_000}, "one per microsecond"),
         ({"limit": 1, "period_seconds": 1e12}, "ten years"),
+        ({"limit": 1, "period_seconds": 1e308}, "period_seconds"),
+        ({"limit": 1, "period_seconds": 10**400}, "period_seconds"),
     ],
 )
 def test_bad_numbers_are_refused(
