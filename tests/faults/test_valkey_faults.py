@@ -14,6 +14,7 @@ import pytest
 from clients.errors import ValkeyConnectionError
 from clients.valkey_client import ValkeyClient, ValkeyError
 from tests.valkey_helpers import at_once, client_behind_proxy, raw
+from tests.valkey_topologies import wait_until
 from utils._server_process import free_port
 from utils._valkey_server import ValkeyServer
 
@@ -166,6 +167,28 @@ def test_an_exhausted_pool_says_so_within_its_bound(server: ValkeyServer) -> Non
     assert 0.4 < took < 1.5
 
 
+def test_a_call_under_way_when_the_client_is_closed_leaves_no_connection(
+    server: ValkeyServer,
+) -> None:
+    """It ends as it would have, and its connection with it."""
+    answers: list[str | None] = []
+    with ValkeyClient(server.url) as admin:
+        admin.set("a", "A")
+        before = len(admin.client.client_list())
+        with client_behind_proxy(server) as (client, proxy):
+            proxy.delay = 0.2
+            call = threading.Thread(target=lambda: answers.append(client.get("a")))
+            call.start()
+            time.sleep(0.1)
+            client.close()
+            call.join()
+
+            assert answers == ["A"]
+            wait_until(
+                "its connection is gone", lambda: len(admin.client.client_list()) == before, 5
+            )
+
+
 def test_more_threads_than_connections_wait_their_turn(server: ValkeyServer) -> None:
     """Many threads share few connections without an error."""
     with ValkeyClient(server.url, max_connections=3) as client:
@@ -253,12 +276,14 @@ def test_read_only_is_named_and_its_connection_dropped(
         for _ in range(3):
             with pytest.raises(ValkeyError, match=r"'a'.*READONLY.*primary") as caught:
                 client.set("a", "x")
+            with pytest.raises(ValkeyError, match=r"'a'.*READONLY.*1 of 2"):
+                client.pipeline().get("a").set("a", "x").execute()
         after = int(admin.info("stats")["total_connections_received"])
     finally:
         raw(client, "REPLICAOF", "NO", "ONE")
 
     assert caught.value.code == "READONLY"
-    assert after - before == 2
+    assert after - before == 2 + 3
     assert client.set("a", "y") is True
 
 

@@ -265,6 +265,20 @@ def test_a_user_of_one_prefix_may_cache(client: ValkeyClient, stack: StackEndpoi
         admin.acl_deluser(user)
 
 
+def test_a_failed_producer_releases_its_own_lock_only(client: ValkeyClient) -> None:
+    """When its lock ran out meanwhile, the next producer's stays."""
+    lock = lock_name(client.key_prefix, client.key_prefix + "k")
+
+    def late() -> None:
+        client.client.set(lock, "the next one's")
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        client.cached("k", 60, late)
+
+    assert client.client.get(lock) == "the next one's"
+
+
 def test_a_stuck_lock_does_not_block_for_ever(client: ValkeyClient) -> None:
     """When somebody renews a lock without end, the value is produced without it."""
     client.client.set(lock_name(client.key_prefix, client.key_prefix + "k"), "stuck")

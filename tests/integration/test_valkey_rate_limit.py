@@ -250,6 +250,12 @@ def test_bad_numbers_are_refused(
     assert not client.exists("k")
 
 
+def test_a_rate_that_does_not_come_out_even_is_rounded_down(client: ValkeyClient) -> None:
+    """Never more than the limit: the interval between two units is rounded up."""
+    assert client.rate_limit("k", 3, 0.1).reset_after == 0.033334
+    assert client.rate_limit("m", 7, 1).reset_after == 0.142858
+
+
 def test_the_intervals_between_admissions_are_even(client: ValkeyClient) -> None:
     """With a burst of one, admissions come at the rate and never in pairs."""
     times: list[float] = []
