@@ -11,25 +11,34 @@ from __future__ import annotations
 import logging
 import os
 import random
+import re
 import secrets
+import threading
 import time
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import count
 from typing import TYPE_CHECKING, Any, Final
+
+from redis.crc import key_slot
 
 from clients._valkey_arguments import to_json
 from clients._valkey_commands import same, script_command
 from clients._valkey_scripts import Script
+from clients.errors import ValkeyError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from clients._valkey_commands import Command
 
-__all__ = ["Flights", "Lookup"]
+__all__ = ["Flights", "Lookup", "lock_name"]
 
 _LOG = logging.getLogger("clients.valkey_client")
 
+# What a cluster looks for: the first opening brace, and something before the next closing one.
+_TAGGED = re.compile(r"[^{]*\{[^}]+\}", re.DOTALL)
 _EARLY = 0.1
 _SHORTEST_PAUSE = 0.005
 _LONGEST_PAUSE = 0.1
@@ -80,9 +89,17 @@ class _LeaderInterrupted(Exception):  # noqa: N818 - it stays in here
     """The producing thread was interrupted: whoever waits tries for himself."""
 
 
+class _Flight(Future[str]):
+    """A production that is under way, and the thread that it runs in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.thread = threading.get_ident()
+
+
 #: The productions that are under way in a process, by process and key: a forked child must not
 #: wait for its parent's.
-Flights = dict[tuple[int, str], "Future[str]"]
+Flights = dict[tuple[int, str], _Flight]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +110,7 @@ class Lookup:
         run: Sends a command.
         flights: What is under way in this process.
         name: The key, with its prefix.
+        lock: The lock's key, as ``lock_name`` has it.
         expire_seconds: How long a value is good.
         lock_seconds: How long the others wait for one producer.
         produce: Makes the value.
@@ -101,6 +119,7 @@ class Lookup:
     run: Callable[[Command[Any]], Any]
     flights: Flights
     name: str
+    lock: str
     expire_seconds: int
     lock_seconds: int
     produce: Callable[[], Any]
@@ -109,7 +128,7 @@ class Lookup:
         """Return the value's JSON text, from the cache or from the producer."""
         token = secrets.token_hex(16)
         early = int(self.expire_seconds * 1000 * _EARLY)
-        keys = (self.name, lock_name(self.name))
+        keys = (self.name, self.lock)
         look = script_command(_LOOK, keys, (token, self.lock_seconds * 1000, early), same)
         pause = _SHORTEST_PAUSE
         # A lock ends after lock_seconds at the latest; after two of them, produce without one.
@@ -125,6 +144,11 @@ class Lookup:
                 return to_json(self.name, self.produce())
             flight = self.flights.get((os.getpid(), self.name))
             if flight is not None:
+                if flight.thread == threading.get_ident():
+                    raise ValkeyError(
+                        f"the producer of key {self.name!r} asks for the same key, and would wait "
+                        "for itself: let it make the value without cached()"
+                    )
                 wait([flight], min(remaining, self.lock_seconds))
                 if flight.done() and not isinstance(flight.exception(), _LeaderInterrupted):
                     return flight.result()
@@ -132,7 +156,7 @@ class Lookup:
             pause = min(pause * 2, _LONGEST_PAUSE)
 
     def _lead(self, token: str, value: str | None) -> str:
-        flight: Future[str] = Future()
+        flight = _Flight()
         key = (os.getpid(), self.name)
         try:
             self.flights[key] = flight
@@ -165,25 +189,36 @@ class Lookup:
                 type(error).__name__,
             )
             return value
-        keys = (self.name, lock_name(self.name))
+        keys = (self.name, self.lock)
         # A producer slower than its lock stores nothing: somebody else may have begun anew.
-        self.run(script_command(_STORE, keys, (token, text, self.expire_seconds), int))
+        try:
+            self.run(script_command(_STORE, keys, (token, text, self.expire_seconds), int))
+        except ValkeyError as error:
+            # Not when the server is silent: that would only cost another time-out.
+            if error.code is not None:
+                self._release(token)
+            raise
         return text
 
     def _release(self, token: str) -> None:
-        lock = lock_name(self.name)
         try:
-            self.run(script_command(_RELEASE, (lock,), (token,), int))
+            self.run(script_command(_RELEASE, (self.lock,), (token,), int))
         except Exception as error:  # noqa: BLE001 - must not replace the producer's own error
-            _LOG.warning("the lock %r stays until it expires: %s", lock, error)
+            _LOG.warning("the lock %r stays until it expires: %s", self.lock, error)
 
 
-def lock_name(name: str) -> str:
-    """Return the lock's key for the key *name*, in the same cluster slot.
+def lock_name(prefix: str, name: str) -> str:
+    """Return the lock's key for the key *name*: behind the same prefix, in the same cluster slot.
 
     Source: https://valkey.io/topics/cluster-spec/ (hash tags).
     """
-    start = name.find("{")
-    end = name.find("}", start + 1)
-    has_tag = start >= 0 and end > start + 1
-    return f"{name}:lock" if has_tag else f"{{{name}}}:lock"
+    if "{" in prefix or _TAGGED.match(name):
+        return f"{name}:lock"
+    if "}" in name:
+        return f"{prefix}lock:{{{_tag_of(key_slot(name.encode()))}}}:{name}"
+    return f"{prefix}lock:{{{name}}}"
+
+
+@lru_cache(maxsize=1024)
+def _tag_of(slot: int) -> str:
+    return next(tag for tag in map(str, count()) if key_slot(tag.encode()) == slot)

@@ -25,7 +25,7 @@ from redis.exceptions import (
     TryAgainError,
 )
 
-from clients._valkey_errors import ReplyLost
+from clients._valkey_errors import PoolExhausted, ReplyLost
 from clients._valkey_link import call_on
 from clients._valkey_pool import ServerPool
 from clients._valkey_url import Address
@@ -73,11 +73,11 @@ class ClusterNodes:
                 return self._ask(ask, address, command)
             except TryAgainError:
                 time.sleep(_TRY_AGAIN_PAUSE)
-            except ResponseError as error:
-                self._stale = self._stale or isinstance(error, ClusterDownError)
-                raise
-            except ReplyLost:
+            except (ClusterDownError, ReplyLost):
+                # A server that is cut off from the others would go on naming itself the owner.
                 self._suspect(address)
+                raise
+            except (ResponseError, PoolExhausted):
                 raise
             except (RedisError, OSError):
                 # Nothing was sent: a new owner may be there already.
@@ -158,7 +158,9 @@ class ClusterNodes:
     def _owner(self, slot: int) -> Address:
         if self._pid != os.getpid():
             # A forked child: another thread of its parent may have held the lock.
-            self._pid, self._lock, self._stale = os.getpid(), threading.Lock(), True
+            # The process last, so that no other thread of the child passes by before.
+            self._lock, self._stale = threading.Lock(), True
+            self._pid = os.getpid()
         if self._stale:
             with self._lock:
                 if self._stale:
@@ -183,6 +185,7 @@ class ClusterNodes:
         # Whoever failed last is asked last: a frozen server costs a whole time-out.
         candidates = sorted(known, key=lambda address: address in self._suspects)
         failure: Exception | None = None
+        best: dict[int, Address] | None = None
         for address in candidates:
             try:
                 table = self._make_pool(address).call(("CLUSTER", "SLOTS"))
@@ -194,13 +197,19 @@ class ClusterNodes:
             except (RedisError, OSError) as error:
                 failure = error
             else:
-                self._owners = _owners(table, address)
-                self._suspects.discard(address)
-                self._stale = False
-                return
+                owners = _owners(table, address)
+                if best is None or len(owners) > len(best):
+                    best = owners
+                if len(owners) == REDIS_CLUSTER_HASH_SLOTS:
+                    self._suspects.discard(address)
+                    break
+                # One that has left the cluster knows no slots: the others are asked, too.
             self._suspects.add(address)
-        assert failure is not None  # noqa: S101 - a URL names at least one host
-        raise failure
+        if best is None:
+            assert failure is not None  # noqa: S101 - a URL names at least one host
+            raise failure
+        self._owners = best
+        self._stale = False
 
     def _pool(self, address: Address) -> ServerPool:
         pool = self._pools.get(address)

@@ -38,14 +38,14 @@ class Command(NamedTuple, Generic[T]):
     """One request.
 
     Args:
-        words: What is sent.
+        words: What is sent, numbers as text: see ``pack``.
         keys: The keys that it touches; they decide which server gets it.
         parse: Turns the reply into what the caller gets.
         writes: Whether it can change anything.
         script: The script that *words* are the keys and arguments of.
     """
 
-    words: tuple[Any, ...]
+    words: tuple[str, ...]
     keys: tuple[str, ...]
     parse: Callable[[Any], T]
     writes: bool = True
@@ -54,7 +54,7 @@ class Command(NamedTuple, Generic[T]):
     @property
     def label(self) -> str:
         """The command and its keys for messages, without values."""
-        name = self.script.name if self.script else str(self.words[0])
+        name = self.script.name if self.script else self.words[0]
         if not self.keys:
             return name
         shown = ", ".join(repr(key) for key in self.keys[:_KEYS_SHOWN])
@@ -62,14 +62,14 @@ class Command(NamedTuple, Generic[T]):
         return f"{name} {shown}" + (f" and {more} more keys" if more > 0 else "")
 
     @property
-    def full_words(self) -> tuple[Any, ...]:
+    def full_words(self) -> tuple[str, ...]:
         """What to send to a server that may not know the script yet."""
         if self.script is None:
             return self.words
         return ("EVAL", self.script.text, *self.words)
 
     @property
-    def short_words(self) -> tuple[Any, ...]:
+    def short_words(self) -> tuple[str, ...]:
         """What to send to a server that knows the script."""
         if self.script is None:
             return self.words
@@ -77,10 +77,16 @@ class Command(NamedTuple, Generic[T]):
 
 
 def script_command(
-    script: Script, keys: tuple[str, ...], arguments: Iterable[Any], parse: Callable[[Any], T]
+    script: Script,
+    keys: tuple[str, ...],
+    arguments: Iterable[str | int],
+    parse: Callable[[Any], T],
+    *,
+    writes: bool = True,
 ) -> Command[T]:
     """Return the command that runs *script*."""
-    return Command((len(keys), *keys, *arguments), keys, parse, script=script)
+    words = (str(len(keys)), *keys, *map(str, arguments))
+    return Command(words, keys, parse, writes, script)
 
 
 class CommandSet:
@@ -98,7 +104,7 @@ class CommandSet:
         if expire_seconds is None:
             return Command(("GET", name), (name,), same, writes=False)
         seconds = checked_expiry(name, expire_seconds)
-        return Command(("GETEX", name, "EX", seconds), (name,), same)
+        return Command(("GETEX", name, "EX", str(seconds)), (name,), same)
 
     def get_json(self, key: str, expire_seconds: int | None) -> Command[Any]:
         command = self.get(key, expire_seconds)
@@ -109,9 +115,9 @@ class CommandSet:
         self, key: str, value: str, expire_seconds: int | None, *, only_if_absent: bool
     ) -> Command[bool]:
         name = checked_key(self.prefix, key)
-        words: tuple[Any, ...] = ("SET", name, checked_text(name, value))
+        words: tuple[str, ...] = ("SET", name, checked_text(name, value))
         if expire_seconds is not None:
-            words += ("EX", checked_expiry(name, expire_seconds))
+            words += ("EX", str(checked_expiry(name, expire_seconds)))
         if only_if_absent:
             words += ("NX",)
         return Command(words, (name,), bool)
@@ -133,25 +139,21 @@ class CommandSet:
 
     def expire(self, key: str, seconds: int) -> Command[bool]:
         name = checked_key(self.prefix, key)
-        return Command(("EXPIRE", name, checked_expiry(name, seconds)), (name,), bool)
+        return Command(("EXPIRE", name, str(checked_expiry(name, seconds))), (name,), bool)
 
     def incr(self, key: str, amount: int, expire_seconds: int | None) -> Command[int]:
         name = checked_key(self.prefix, key)
-        checked_amount(name, amount)
+        amount = checked_amount(name, amount)
         if expire_seconds is None:
-            return Command(("INCRBY", name, amount), (name,), int)
+            return Command(("INCRBY", name, str(amount)), (name,), int)
         seconds = checked_expiry(name, expire_seconds)
         return script_command(scripts.INCREMENT, (name,), (amount, seconds), int)
 
     def get_many(self, keys: Iterable[str]) -> Command[dict[str, str | None]]:
         names = tuple(checked_keys(self.prefix, keys))
         asked = [name.removeprefix(self.prefix) for name in names]
-        return Command(
-            ("MGET", *names),
-            names,
-            lambda reply: dict(zip(asked, reply, strict=True)),
-            writes=False,
-        )
+        parse = lambda reply: dict(zip(asked, reply, strict=True))  # noqa: E731 - as get_json has it
+        return script_command(scripts.GET_MANY, names, (), parse, writes=False)
 
     def set_many(self, values: Mapping[str, str], expire_seconds: int | None) -> Command[None]:
         if not isinstance(values, Mapping):

@@ -135,12 +135,12 @@ class _Handshake:
 
     def __init__(self, target: ValkeyTarget, *, expect_primary: bool = False) -> None:
         self.expect_primary = expect_primary
-        self.commands: list[tuple[str | int, ...]] = []
+        self.commands: list[tuple[str, ...]] = []  # see pack
         if target.password is not None:
             login = (target.username, target.password) if target.username else (target.password,)
             self.commands.append(("AUTH", *login))
         if target.db:
-            self.commands.append(("SELECT", target.db))
+            self.commands.append(("SELECT", str(target.db)))
         self.essential = len(self.commands)
         self.commands.append(("CLIENT", "SETINFO", "LIB-NAME", "failfast-clients"))
         if expect_primary:

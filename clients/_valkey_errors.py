@@ -132,10 +132,12 @@ def valkey_error(
 
 
 _QUOTED_ARGUMENTS = ", with args beginning with"
+_SCRIPT_LINE = " script: "
 
 
 def _reason(cause: Exception, code: str | None, limits: Limits) -> str:
-    text = str(cause).partition(_QUOTED_ARGUMENTS)[0].strip().rstrip(".")
+    text = str(cause).partition(_QUOTED_ARGUMENTS)[0].partition(_SCRIPT_LINE)[0]
+    text = text.strip().rstrip(".")
     if code not in {None, "ERR"} and not text.startswith(str(code)):
         text = f"{code} {text}"
     if isinstance(cause, driver.TimeoutError | TimeoutError):

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Self
 
-from clients.errors import ValkeyError
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from types import TracebackType
 
     from clients._valkey_commands import Command, CommandSet
+    from clients.errors import ValkeyError
 
 __all__ = ["Pipeline"]
 
@@ -116,8 +115,8 @@ class Pipeline:
             What each command's method on the client would have returned, in order.
 
         Raises:
-            ValkeyError: A command failed: the message names the first such, and every other was
-                executed all the same. Or the connection failed: see ``maybe_applied``.
+            ValkeyError: A command failed: the error is that of the first such, and every other
+                was executed all the same. Or the connection failed: see ``maybe_applied``.
         """
         queue, self._queue = self._queue, []
         if not queue:
@@ -130,11 +129,13 @@ class Pipeline:
         ]
         if failures:
             first = self._explain(failures[0][1], failures[0][0])
-            raise ValkeyError(
-                f"{first}; {len(failures)} of {len(queue)} commands of the pipeline failed, the "
-                "others were executed",
-                code=first.code,
-            ) from first.__cause__
+            extent = (
+                f"all {len(queue)} commands of the pipeline failed"
+                if len(failures) == len(queue)
+                else f"{len(failures)} of {len(queue)} commands of the pipeline failed, the "
+                "others were executed"
+            )
+            raise type(first)(f"{first}; {extent}", code=first.code) from first.__cause__
         return [command.parse(reply) for command, reply in zip(queue, replies, strict=True)]
 
     def _add(self, command: Command[Any]) -> Self:

@@ -4,7 +4,8 @@ A connection is in the free list only while it owes nothing: it is taken out bef
 sent, and put back after the complete reply. Whatever else happens in between, an exception that
 a signal handler raises included, the connection is closed. An interrupt that comes before any
 handler could run drops the last reference, and that closes it too; so a place in the pool is
-counted by the connections that are alive, and cannot be lost.
+counted by the connections that are alive, and cannot be lost. A caller may keep the interrupt's
+traceback: no frame in it still holds a connection that counts.
 """
 
 from __future__ import annotations
@@ -35,14 +36,16 @@ if TYPE_CHECKING:
 
 __all__ = ["Arguments", "ServerPool"]
 
-#: One command's words.
-Arguments = tuple[Any, ...]
+#: One command's words, numbers as text: see ``pack``.
+Arguments = tuple[str, ...]
 
 # A waiter is woken by whoever frees a place; it looks by itself only in case that an interrupt
 # swallowed the wake-up.
 _LOOK_AGAIN = 0.05
 # Replies that say that this server is not, or not yet, the one to talk to.
 _WRONG_SERVER = (ReadOnlyError, MasterDownError, BusyLoadingError)
+# Complete replies that the parser raises; those that follow them can still be read.
+_RAISED_REPLIES = (BusyLoadingError, UnicodeDecodeError)
 
 
 def pack(arguments: Arguments) -> bytes:
@@ -51,8 +54,12 @@ def pack(arguments: Arguments) -> bytes:
     With hiredis and the connection's own socket and parser, and not through the driver's call
     path, which is slower and decides by itself what to close; tests/unit/test_redis_contract.py
     pins what this leans on.
+
+    Text alone: a number takes hiredis through Python code, and a signal handler that raises there
+    crashes the process.
     """
-    packed: bytes = hiredis.pack_command(arguments)
+    # hiredis's own annotation says a tuple of one.
+    packed: bytes = hiredis.pack_command(arguments)  # type: ignore[arg-type]
     return packed
 
 
@@ -80,13 +87,14 @@ class ServerPool:
         self._reset()
 
     def _reset(self) -> None:
-        self._pid = os.getpid()
         self._idle: list[AnyConnection] = []
         self._alive: dict[int, weakref.ref[AnyConnection]] = {}
         # A bare lock, not a Condition or an Event: a signal handler's exception inside those
         # could leave them locked for ever.
         self._lock = threading.Lock()
         self._waiters: deque[threading.Lock] = deque()
+        # Last: until here another thread of a forked child must not take what is its parent's.
+        self._pid = os.getpid()
 
     def call(self, arguments: Arguments) -> Any:
         """Send one command, and return its reply.
@@ -101,17 +109,20 @@ class ServerPool:
         try:
             connection._sock.sendall(packed)  # noqa: SLF001 - see pack
             reply = connection._parser.read_response()  # noqa: SLF001 - see pack
+            # A complete reply, but one that says no.
+            refused = isinstance(reply, ResponseError)
+            is_wrong_server = refused and isinstance(reply, _WRONG_SERVER)
         except BaseException as error:
             self._abandon(connection, error)
             raise
-        if isinstance(reply, ResponseError):
-            # A complete reply that says no.
-            if isinstance(reply, _WRONG_SERVER):
-                self._leave(connection)
-            else:
-                self._give_back(connection)
+        if is_wrong_server:
+            self._leave(connection)
             raise reply
-        self._give_back(connection)
+        # Here and not in a method, where an interrupt at its entry would come before.
+        self._idle.append(connection)
+        self._after_give_back()
+        if refused:
+            raise reply
         return reply
 
     def call_many(self, commands: Sequence[Arguments]) -> list[Any]:
@@ -123,17 +134,24 @@ class ServerPool:
         """
         packed = b"".join(map(pack, commands))
         connection = self._take()
+        replies: list[Any] = []
         try:
             connection._sock.sendall(packed)  # noqa: SLF001 - see pack
             read = connection._parser.read_response  # noqa: SLF001 - see pack
-            replies = [read() for _ in commands]
+            for _ in commands:
+                try:
+                    replies.append(read())
+                except _RAISED_REPLIES as reply:
+                    replies.append(reply.with_traceback(None))
+            is_wrong_server = any(isinstance(reply, _WRONG_SERVER) for reply in replies)
         except BaseException as error:
             self._abandon(connection, error)
             raise
-        if any(isinstance(reply, _WRONG_SERVER) for reply in replies):
+        if is_wrong_server:
             self._leave(connection)
         else:
-            self._give_back(connection)
+            self._idle.append(connection)
+            self._after_give_back()
         return replies
 
     def drop_idle(self) -> None:
@@ -171,6 +189,9 @@ class ServerPool:
                     return connection
             except (RedisError, OSError):
                 pass
+            except BaseException:
+                self._discard(connection)
+                raise
             self._discard(connection)
         return None
 
@@ -207,10 +228,14 @@ class ServerPool:
             return None
         # Outside the lock: making one may ask a slow source for fresh credentials.
         connection = self._make()
-        with self._lock:
-            if len(self._alive) >= self._limits.max_connections:
-                return None
-            self._alive[id(connection)] = weakref.ref(connection)
+        try:
+            with self._lock:
+                if len(self._alive) >= self._limits.max_connections:
+                    return None
+                self._alive[id(connection)] = weakref.ref(connection)
+        except BaseException:
+            self._discard(connection)
+            raise
         return connection
 
     def _is_full(self) -> bool:
@@ -220,8 +245,7 @@ class ServerPool:
                     del self._alive[number]
             return len(self._alive) >= self._limits.max_connections
 
-    def _give_back(self, connection: AnyConnection) -> None:
-        self._idle.append(connection)
+    def _after_give_back(self) -> None:
         if self._waiters:
             self._wake()
         if self._closed:

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from clients._valkey_arguments import checked_number
+from clients._valkey_arguments import checked_number, checked_whole_number
 from clients._valkey_commands import script_command
 from clients._valkey_scripts import GCRA
 from clients.errors import ValkeyConfigurationError
@@ -46,11 +46,10 @@ def rate_limit_command(
     Raises:
         ValkeyConfigurationError: A number is unusable, or *cost* is more than *burst*.
     """
-    checked_number("limit", limit, whole=True)
-    checked_number("period_seconds", period_seconds)
-    burst = limit if burst is None else burst
-    checked_number("burst", burst, whole=True)
-    checked_number("cost", cost, whole=True)
+    limit = checked_whole_number("limit", limit)
+    period_seconds = checked_number("period_seconds", period_seconds)
+    burst = limit if burst is None else checked_whole_number("burst", burst)
+    cost = checked_whole_number("cost", cost)
     if cost > burst:
         raise ValkeyConfigurationError(
             f"the cost {cost} is more than the burst {burst} of key {name!r}: it could never pass"

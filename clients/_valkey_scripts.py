@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from typing import Final
 
-__all__ = ["GCRA", "INCREMENT", "SET_MANY", "Script"]
+__all__ = ["GCRA", "GET_MANY", "INCREMENT", "SET_MANY", "Script"]
 
 
 class Script:
@@ -33,7 +33,27 @@ INCREMENT: Final = Script(
     """
 local value = redis.call('INCRBY', KEYS[1], ARGV[1])
 redis.call('EXPIRE', KEYS[1], ARGV[2], 'NX')
+if math.abs(value) > 9007199254740991 then
+  -- Beyond 2^53 Lua's number is not exact, and the stored text is.
+  return redis.call('GET', KEYS[1])
+end
 return value
+""",
+)
+
+#: KEYS: the keys. A script and not MGET, which passes a key of another type off as absent.
+GET_MANY: Final = Script(
+    "MGET",
+    """
+local values = {}
+for number, key in ipairs(KEYS) do
+  local value = redis.pcall('GET', key)
+  if type(value) == 'table' then
+    return redis.error_reply(value.err .. ", in '" .. key .. "'")
+  end
+  values[number] = value
+end
+return values
 """,
 )
 

@@ -11,9 +11,10 @@ from clients._valkey_arguments import (
     checked_key,
     checked_number,
     checked_prefix,
+    checked_whole_number,
     from_json,
 )
-from clients._valkey_cached import Flights, Lookup
+from clients._valkey_cached import Flights, Lookup, lock_name
 from clients._valkey_cluster import ClusterNodes
 from clients._valkey_commands import Command, CommandSet
 from clients._valkey_connections import ConnectionFactory, Limits, check_tls_files
@@ -38,6 +39,9 @@ if TYPE_CHECKING:
 __all__ = ["Pipeline", "RateLimit", "Session", "SessionStore", "ValkeyClient", "ValkeyError"]
 
 T = TypeVar("T")
+
+# Sockets take no time-out beyond some 290 years; a day is as good as none.
+_LONGEST_TIMEOUT = 86_400.0
 
 _PING: Command[bool] = Command(("PING",), (), bool, writes=False)
 _INFO: Command[str] = Command(("INFO", "server"), (), str, writes=False)
@@ -78,9 +82,9 @@ class ValkeyClient(KeyOperations, Lifecycle):
         key_prefix: str = "",
     ) -> None:
         limits = Limits(
-            checked_number("connect_timeout", connect_timeout),
-            checked_number("socket_timeout", socket_timeout),
-            int(checked_number("max_connections", max_connections, whole=True)),
+            checked_number("connect_timeout", connect_timeout, _LONGEST_TIMEOUT),
+            checked_number("socket_timeout", socket_timeout, _LONGEST_TIMEOUT),
+            checked_whole_number("max_connections", max_connections),
         )
         resolve = _resolver(connection_url)
         self._target = resolve()
@@ -194,7 +198,8 @@ class ValkeyClient(KeyOperations, Lifecycle):
         Args:
             key: The key; ``get_json`` and ``delete`` work on it as usual.
             expire_seconds: How long a value is good.
-            produce: Makes the value, anything that JSON can say. What it raises is raised to
+            produce: Makes the value, anything that JSON can say; it must not ask for the same
+                key. What it raises is raised to
                 all who wait in this process, and nothing is stored; a failed early renewal is
                 only logged, and the value that is still good is returned.
             lock_seconds: How long it may take before another caller may begin too.
@@ -206,9 +211,10 @@ class ValkeyClient(KeyOperations, Lifecycle):
             ValkeyError: The call failed, or the value is not JSON.
         """
         name = checked_key(self._commands.prefix, key)
-        checked_expiry(name, expire_seconds)
-        checked_expiry(f"{name}:lock", lock_seconds)
-        lookup = Lookup(self._run, self._flights, name, expire_seconds, lock_seconds, produce)
+        lock = lock_name(self._commands.prefix, name)
+        expiry = checked_expiry(name, expire_seconds)
+        patience = checked_expiry(lock, lock_seconds)
+        lookup = Lookup(self._run, self._flights, name, lock, expiry, patience, produce)
         return from_json(name, lookup.text())
 
     def server_version(self) -> str:

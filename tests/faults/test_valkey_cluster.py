@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from redis.crc import key_slot
@@ -86,6 +86,49 @@ def test_the_building_blocks_work(client: ValkeyClient) -> None:
         assert client.rate_limit(f"limit-{number}", 1, 60).allowed
         assert client.cached(f"cached-{number}", 60, lambda: 5) == 5
         assert client.cached(f"cached-{{{number}}}", 60, lambda: 6) == 6
+
+
+@pytest.mark.parametrize("key", ["a}b", "report:{}", "{}", "a{b", "{a}{b}"])
+def test_any_key_can_be_cached(client: ValkeyClient, key: str) -> None:
+    """Braces that are no hash tag do not part a value from its lock."""
+    assert client.cached(key, 60, lambda: key) == key
+
+
+def test_a_pipeline_with_bytes_is_executed_on_all_servers(client: ValkeyClient) -> None:
+    """A value that is no text on one server fails its own command only."""
+    client.client.set("raw", b"\xff")
+    names = [f"beside{number}" for number in range(20)]
+    pipe = client.pipeline().get("raw")
+    for name in names:
+        pipe.incr(name)
+
+    with pytest.raises(ValkeyError, match=r"GET 'raw'.*not UTF-8.*1 of 21"):
+        pipe.execute()
+    assert [client.get(name) for name in names] == ["1"] * 20
+
+
+def test_an_exhausted_pool_waits_once(topology: ClusterTopology) -> None:
+    """A place that is not to be had is no reason to look for another server."""
+    with ValkeyClient(topology.url, max_connections=1, connect_timeout=0.5) as client:
+        link: Any = client._link
+        pool = link._pool(link._owner(0))
+        held = pool._take()
+        start = time.monotonic()
+        with pytest.raises(ValkeyConnectionError, match="all 1 connections"):
+            client.get(_name_in_slots_of_the_first())
+        assert 0.4 < time.monotonic() - start < 0.9
+        assert not link._suspects
+        held.disconnect()
+
+
+def test_a_server_that_left_the_cluster_is_passed_over(topology: ClusterTopology) -> None:
+    """One that knows no slot may stand first in the URL: the others are asked."""
+    directives = ("cluster-enabled yes", f"cluster-port {free_port()}")
+    with ValkeyServer(password=PASSWORD, directives=directives) as alone:
+        url = topology.url.replace("@", f"@127.0.0.1:{alone.port},")
+        with ValkeyClient(url) as client:
+            assert client.set("a", "x") is True
+            assert client.health_check() is True
 
 
 def test_the_plain_driver_is_a_cluster_s(client: ValkeyClient) -> None:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
+import itertools
+import multiprocessing
 import random
 import signal
+import sys
 import threading
 import time
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import pytest
 
+from clients._valkey_errors import PoolExhausted
 from clients.valkey_client import ValkeyClient
 from tests.fault_proxy import FaultProxy
 from utils._valkey_server import ValkeyServer
@@ -21,6 +27,13 @@ if TYPE_CHECKING:
 INTERRUPTIONS = 50_000
 TIME_LIMIT = 60.0
 NAMES = [f"name-{number}" for number in range(20)]
+
+
+interrupts_sockets = pytest.mark.filterwarnings(
+    # An interrupt between socket() and the next line leaves the closing to its destructor.
+    "ignore:unclosed:ResourceWarning",
+    "ignore::pytest.PytestUnraisableExceptionWarning",
+)
 
 
 class Interrupt(BaseException):
@@ -77,6 +90,8 @@ def _one_call(client: ValkeyClient, kind: int) -> tuple[object, object]:
         return pipe.execute(), [name, True, NAMES[0]]
     if kind % 10 == 1:
         return client.get_many([name, "missing"]), {name: name, "missing": None}
+    if kind % 10 == 2:
+        return client.get(name, 3600), name
     return client.get(name), name
 
 
@@ -98,11 +113,7 @@ def _calls_at_once(client: ValkeyClient, number: int) -> int:
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings(
-    # An interrupt between socket() and the next line leaves the closing to its destructor.
-    "ignore:unclosed:ResourceWarning",
-    "ignore::pytest.PytestUnraisableExceptionWarning",
-)
+@interrupts_sockets
 def test_fifty_thousand_interrupted_calls_cross_no_reply(server: ValkeyServer) -> None:
     """Signals interrupt calls anywhere; every reply is the asker's own, and no place is lost."""
     client = ValkeyClient(server.url, max_connections=4)
@@ -167,6 +178,88 @@ def test_a_late_reply_dies_with_its_connection(server: ValkeyServer, pause: floa
                 time.sleep(pause)
 
                 assert client.get("session:bob") == "BOB"
+
+
+def _interrupt_calls_with_numbers(url: str) -> None:
+    with ValkeyClient(f"{url}?db=1") as client, Alarm(longest=1e-4) as alarm:
+        interrupted = 0
+        while interrupted < 5000:
+            with contextlib.suppress(Interrupt, SoftTimeLimit):
+                alarm.arm()
+                client.incr("n", 1, 60)
+                client.rate_limit("r", 10, 1.0, 5)
+                client.set("a", "x", 60)
+                alarm.disarm()
+            interrupted += not alarm.armed
+
+
+def test_an_interrupt_while_numbers_are_packed_does_not_crash(server: ValkeyServer) -> None:
+    """Calls with numbers, interrupted thousands of times, leave the process alive."""
+    child = multiprocessing.get_context("spawn").Process(
+        target=_interrupt_calls_with_numbers, args=(server.url.removesuffix("/0"),)
+    )
+    child.start()
+    child.join(60)
+
+    assert child.exitcode == 0
+
+
+class Profiler:
+    """Interrupts at the n-th point at which the interpreter looks for signals.
+
+    Those are calls, and the ends of calls of built-in functions.
+    """
+
+    def __init__(self, at: int) -> None:
+        self.left = at
+
+    def __call__(self, _frame: FrameType, event: str, _argument: object) -> None:
+        """Count one event."""
+        if event in {"call", "c_return"}:
+            self.left -= 1
+            if self.left == 0:
+                raise Interrupt
+
+
+@interrupts_sockets
+@pytest.mark.parametrize("warm", [True, False], ids=["on an idle connection", "on a new one"])
+def test_an_interrupt_at_any_point_crosses_nothing_and_loses_no_place(
+    server: ValkeyServer,
+    warm: bool,  # noqa: FBT001 - a parameter of the table
+) -> None:
+    """Each point of a call in turn, with every exception kept by the caller."""
+    kept: list[BaseException] = []
+    with ValkeyClient(server.url, max_connections=2, connect_timeout=0.5) as client:
+        client.set_many({"a": "A", "b": "B"})
+        link: Any = client._link
+        for point in itertools.count(1):
+            if not warm:
+                link.pool.drop_idle()
+            profiler = Profiler(point)
+            sys.setprofile(profiler)
+            try:
+                client.pipeline().get("a").get("a").execute()
+            except Interrupt as error:
+                kept.append(error)
+            finally:
+                sys.setprofile(None)
+            assert client.get("b") == "B"
+            if profiler.left > 0:
+                break
+
+        assert len(kept) > 50
+        assert _places(client) == 2
+    kept.clear()
+    gc.collect()
+
+
+def _places(client: ValkeyClient) -> int:
+    pool: Any = client._link
+    taken = []
+    with contextlib.suppress(PoolExhausted):
+        while True:
+            taken.append(pool.pool._take())
+    return len(taken)
 
 
 def test_retained_exceptions_hold_no_place_in_the_pool(server: ValkeyServer) -> None:

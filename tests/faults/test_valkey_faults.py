@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from clients.errors import ValkeyConnectionError
 from clients.valkey_client import ValkeyClient, ValkeyError
 from tests.valkey_helpers import at_once, client_behind_proxy, raw
+from tests.valkey_topologies import wait_until
 from utils._server_process import free_port
 from utils._valkey_server import ValkeyServer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from types import FrameType
 
 PASSWORD = "canary-pa55word"
 
@@ -164,6 +167,28 @@ def test_an_exhausted_pool_says_so_within_its_bound(server: ValkeyServer) -> Non
     assert 0.4 < took < 1.5
 
 
+def test_a_call_under_way_when_the_client_is_closed_leaves_no_connection(
+    server: ValkeyServer,
+) -> None:
+    """It ends as it would have, and its connection with it."""
+    answers: list[str | None] = []
+    with ValkeyClient(server.url) as admin:
+        admin.set("a", "A")
+        before = len(admin.client.client_list())
+        with client_behind_proxy(server) as (client, proxy):
+            proxy.delay = 0.2
+            call = threading.Thread(target=lambda: answers.append(client.get("a")))
+            call.start()
+            time.sleep(0.1)
+            client.close()
+            call.join()
+
+            assert answers == ["A"]
+            wait_until(
+                "its connection is gone", lambda: len(admin.client.client_list()) == before, 5
+            )
+
+
 def test_more_threads_than_connections_wait_their_turn(server: ValkeyServer) -> None:
     """Many threads share few connections without an error."""
     with ValkeyClient(server.url, max_connections=3) as client:
@@ -196,6 +221,33 @@ def test_a_forked_child_gets_its_own_connection(client: ValkeyClient) -> None:
     assert client.get("child") == "done"
 
 
+def test_no_thread_of_a_forked_child_gets_a_parent_s_connection(client: ValkeyClient) -> None:
+    """Also not one that comes while another is still making the child's pool anew."""
+    pool = client._link.pool  # type: ignore[attr-defined]
+    parents = pool.call(("CLIENT", "ID"))
+    ids: list[int] = []
+
+    def between_lines(_frame: FrameType, event: str, _argument: object) -> Any:
+        if event == "line" and pool._pid == os.getpid():
+            thread = threading.Thread(target=lambda: ids.append(pool.call(("CLIENT", "ID"))))
+            thread.start()
+            thread.join()
+        return between_lines
+
+    def trace(frame: FrameType, _event: str, _argument: object) -> Any:
+        return between_lines if frame.f_code.co_name == "_reset" else None
+
+    child = os.fork()
+    if child == 0:
+        sys.settrace(trace)
+        ids.append(pool.call(("CLIENT", "ID")))
+        sys.settrace(None)
+        os._exit(1 if parents in ids else 0)
+    _, code = os.waitpid(child, 0)
+
+    assert code == 0
+
+
 def test_out_of_memory_is_named(server: ValkeyServer, client: ValkeyClient) -> None:
     """With noeviction a full server refuses writes, and reads still work."""
     client.set("a", "x")
@@ -224,12 +276,14 @@ def test_read_only_is_named_and_its_connection_dropped(
         for _ in range(3):
             with pytest.raises(ValkeyError, match=r"'a'.*READONLY.*primary") as caught:
                 client.set("a", "x")
+            with pytest.raises(ValkeyError, match=r"'a'.*READONLY.*1 of 2"):
+                client.pipeline().get("a").set("a", "x").execute()
         after = int(admin.info("stats")["total_connections_received"])
     finally:
         raw(client, "REPLICAOF", "NO", "ONE")
 
     assert caught.value.code == "READONLY"
-    assert after - before == 2
+    assert after - before == 2 + 3
     assert client.set("a", "y") is True
 
 
@@ -249,10 +303,13 @@ def test_loading_is_named() -> None:
         time.sleep(0.5)
         with pytest.raises(ValkeyConnectionError, match=r"LOADING.*still loading") as caught:
             client.set("a", "x")
+        with pytest.raises(ValkeyConnectionError, match=r"SET 'a'.*LOADING.*all 2") as together:
+            client.pipeline().set("a", "x").incr("n").execute()
         loader.join()
 
-        assert caught.value.code == "LOADING"
-        assert not caught.value.maybe_applied
+        for one in (caught.value, together.value):
+            assert one.code == "LOADING"
+            assert not one.maybe_applied
         assert client.get("k1") == "x" * 100
 
 

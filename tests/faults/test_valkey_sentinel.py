@@ -14,7 +14,15 @@ from clients._valkey_connections import ConnectionFactory, Limits
 from clients._valkey_url import Address, parse_valkey_url
 from clients.errors import ValkeyConnectionError
 from clients.valkey_client import ValkeyClient, ValkeyError
-from tests.valkey_topologies import PASSWORD, SERVICE, SentinelTopology, admin, wait_until
+from tests.fault_proxy import FaultProxy
+from tests.valkey_topologies import (
+    PASSWORD,
+    SERVICE,
+    SentinelServer,
+    SentinelTopology,
+    admin,
+    wait_until,
+)
 from utils._server_process import free_port
 
 if TYPE_CHECKING:
@@ -47,6 +55,34 @@ def test_one_living_sentinel_is_enough(topology: SentinelTopology) -> None:
     hosts = f"127.0.0.1:{free_port()},127.0.0.1:{living}"
     with ValkeyClient(f"redis+sentinel://:{PASSWORD}@{hosts}/{SERVICE}") as client:
         assert client.health_check() is True
+
+
+def test_a_sentinel_that_is_behind_is_passed_over(topology: SentinelTopology) -> None:
+    """One that still names a dead primary stands first: the others know the living one."""
+    with SentinelServer(free_port()) as behind, admin(behind.port, None) as asked:
+        wait_until("it sees its primary down", lambda: asked.sentinel_master(SERVICE)["is_sdown"])
+        with ValkeyClient(topology.url.replace("@", f"@127.0.0.1:{behind.port},")) as client:
+            assert client.health_check() is True
+        # Nobody knows better: then the refusal of the one that it names is the reason.
+        alone = f"redis+sentinel://:{PASSWORD}@127.0.0.1:{behind.port}/{SERVICE}"
+        with pytest.raises(ValkeyConnectionError, match="refused"):
+            ValkeyClient(alone)
+
+
+def test_a_frozen_sentinel_is_waited_for_once(topology: SentinelTopology) -> None:
+    """It costs its time-out once, and then the one that answered is asked first."""
+    with FaultProxy(topology.sentinels[0].port) as frozen:
+        frozen.stall.set()
+        url = topology.url.replace("@", f"@127.0.0.1:{frozen.port},")
+        with (
+            ValkeyClient(url, connect_timeout=0.5) as client,
+            admin(topology.primary.port) as asked,
+        ):
+            for _ in range(3):
+                asked.client_kill_filter(_type="normal", skipme=True)
+                assert client.set("a", "x") is True
+
+        assert frozen.connections == 1
 
 
 def test_no_sentinel_is_a_clear_error() -> None:

@@ -6,16 +6,20 @@ import logging
 import multiprocessing
 import threading
 import time
+from itertools import product
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 from redis.crc import key_slot
 
 from clients._valkey_cached import lock_name
 from clients.errors import ValkeyConfigurationError
 from clients.valkey_client import ValkeyClient, ValkeyError
 from tests.valkey_helpers import at_once
+from utils._valkey_server import ValkeyServer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -200,7 +204,7 @@ def test_a_failed_early_renewal_keeps_the_value(
 
 def test_a_dead_producer_delays_the_others_by_its_lock(client: ValkeyClient) -> None:
     """A lock whose owner died ends by itself."""
-    client.client.set(lock_name(client.key_prefix + "k"), "dead", px=500)
+    client.client.set(lock_name(client.key_prefix, client.key_prefix + "k"), "dead", px=500)
     start = time.monotonic()
 
     assert client.cached("k", 60, Producer(), lock_seconds=1) == "value"
@@ -211,7 +215,7 @@ def test_a_producer_slower_than_its_lock_stores_nothing(client: ValkeyClient) ->
     """Whoever began anew in the meantime is not overwritten."""
 
     def slow() -> str:
-        client.client.delete(lock_name(client.key_prefix + "k"))
+        client.client.delete(lock_name(client.key_prefix, client.key_prefix + "k"))
         client.set_json("k", "newer", 60)
         return "older"
 
@@ -219,9 +223,65 @@ def test_a_producer_slower_than_its_lock_stores_nothing(client: ValkeyClient) ->
     assert client.get_json("k") == "newer"
 
 
+def test_a_producer_that_asks_for_its_own_key_is_told_so(client: ValkeyClient) -> None:
+    """It would wait for itself: that fails at once, and leaves neither value nor lock."""
+
+    def produce() -> object:
+        return client.cached("k", 60, Producer())
+
+    with pytest.raises(ValkeyError, match=r"k'.*asks for the same key"):
+        client.cached("k", 60, produce, lock_seconds=3600)
+
+    assert _left_behind(client) == []
+
+
+def test_a_value_that_cannot_be_stored_leaves_no_lock() -> None:
+    """A server that is full when the value comes refuses it, and the next caller may try."""
+    with ValkeyServer() as server, ValkeyClient(server.url) as client:
+
+        def produce() -> str:
+            client.client.config_set("maxmemory", "1mb")
+            return "value"
+
+        with pytest.raises(ValkeyError, match=r"k'.*OOM"):
+            client.cached("k", 60, produce)
+
+        assert _left_behind(client) == []
+
+
+def test_a_user_of_one_prefix_may_cache(client: ValkeyClient, stack: StackEndpoints) -> None:
+    """The lock begins with the client's prefix, too, as ACL rules for keys want it."""
+    admin, user = client.client, f"u{uuid4().hex}"
+    admin.acl_setuser(
+        user, enabled=True, passwords=["+pw"], keys=[client.key_prefix + "*"], commands=["+@all"]
+    )
+    try:
+        host = stack.valkey_url.rpartition("@")[2]
+        url = f"redis://{user}:pw@{host}"
+        with ValkeyClient(url, key_prefix=client.key_prefix) as narrow:
+            for key in ("plain", "{tag}", "a}b", "{}", "a{b"):
+                assert narrow.cached(key, 60, Producer(key)) == key
+    finally:
+        admin.acl_deluser(user)
+
+
+def test_a_failed_producer_releases_its_own_lock_only(client: ValkeyClient) -> None:
+    """When its lock ran out meanwhile, the next producer's stays."""
+    lock = lock_name(client.key_prefix, client.key_prefix + "k")
+
+    def late() -> None:
+        client.client.set(lock, "the next one's")
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        client.cached("k", 60, late)
+
+    assert client.client.get(lock) == "the next one's"
+
+
 def test_a_stuck_lock_does_not_block_for_ever(client: ValkeyClient) -> None:
     """When somebody renews a lock without end, the value is produced without it."""
-    client.client.set(lock_name(client.key_prefix + "k"), "stuck")
+    client.client.set(lock_name(client.key_prefix, client.key_prefix + "k"), "stuck")
 
     assert client.cached("k", 60, Producer(), lock_seconds=1) == "value"
 
@@ -249,7 +309,18 @@ def test_bad_expiries_are_refused(client: ValkeyClient, seconds: int) -> None:
     assert produce.calls == 0
 
 
-@pytest.mark.parametrize("key", ["plain", "a{tag}b", "{tag}", "a{tag"])
-def test_the_lock_lies_in_the_slot_of_its_key(key: str) -> None:
+@given(st.sampled_from(["", "app:", "{app}:"]), st.text("ab{}", min_size=1, max_size=8))
+@example("", "report:{}")
+def test_the_lock_lies_in_the_slot_of_its_key(prefix: str, key: str) -> None:
     """Value and lock are touched in one step, so a cluster must hold them together."""
-    assert key_slot(lock_name(key).encode()) == key_slot(key.encode())
+    lock = lock_name(prefix, prefix + key)
+
+    assert key_slot(lock.encode()) == key_slot((prefix + key).encode())
+    assert lock.startswith(prefix)
+
+
+def test_no_two_keys_share_a_lock() -> None:
+    """A key and the same key as a hash tag do not wait for each other."""
+    keys = ["".join(letters) for n in (1, 2, 3, 4) for letters in product("a{}", repeat=n)]
+
+    assert len({lock_name("", key) for key in keys} | set(keys)) == 2 * len(keys)

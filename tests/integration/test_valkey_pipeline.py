@@ -61,6 +61,25 @@ def test_one_failure_names_its_key_and_spares_the_others(client: ValkeyClient) -
     assert client.get_many(["before", "after"]) == {"before": "1", "after": "1"}
 
 
+def test_bytes_that_are_not_text_fail_their_own_command(client: ValkeyClient) -> None:
+    """The message names the key that holds them, and says that the others were executed."""
+    client.client.set(client.key_prefix + "raw", b"\xff\xfe")
+    pipe = client.pipeline().incr("before").get("raw").incr("after").get("raw")
+
+    with pytest.raises(ValkeyError, match=r"GET .*raw'.*not UTF-8.*2 of 4.*were executed"):
+        pipe.execute()
+
+    assert client.get_many(["before", "after"]) == {"before": "1", "after": "1"}
+
+
+def test_a_pipeline_that_fails_as_a_whole_says_so(client: ValkeyClient) -> None:
+    """There are no others to speak of when every command failed."""
+    client.set("text", "hello")
+
+    with pytest.raises(ValkeyError, match=r"all 2 commands of the pipeline failed$"):
+        client.pipeline().incr("text").incr("text").execute()
+
+
 def test_bad_arguments_are_refused_when_they_are_queued(client: ValkeyClient) -> None:
     """Nothing is sent for a pipeline that could not be right."""
     pipe = client.pipeline().set("a", "x")

@@ -236,6 +236,8 @@ def test_another_value_under_the_key_is_an_error(client: ValkeyClient) -> None:
         ({"cost": 11}, "could never pass"),
         ({"limit": 10_000_000}, "one per microsecond"),
         ({"limit": 1, "period_seconds": 1e12}, "ten years"),
+        ({"limit": 1, "period_seconds": 1e308}, "period_seconds"),
+        ({"limit": 1, "period_seconds": 10**400}, "period_seconds"),
     ],
 )
 def test_bad_numbers_are_refused(
@@ -246,6 +248,12 @@ def test_bad_numbers_are_refused(
         client.rate_limit("k", **({"limit": 10, "period_seconds": 1} | arguments))
 
     assert not client.exists("k")
+
+
+def test_a_rate_that_does_not_come_out_even_is_rounded_down(client: ValkeyClient) -> None:
+    """Never more than the limit: the interval between two units is rounded up."""
+    assert client.rate_limit("k", 3, 0.1).reset_after == 0.033334
+    assert client.rate_limit("m", 7, 1).reset_after == 0.142858
 
 
 def test_the_intervals_between_admissions_are_even(client: ValkeyClient) -> None:

@@ -121,6 +121,18 @@ def test_the_absolute_timeout_ends_a_session_that_is_read(client: ValkeyClient) 
     assert store.list("u") == []
 
 
+def test_the_absolute_timeout_ends_a_session_that_nobody_read(client: ValkeyClient) -> None:
+    """A longer idle time-out does not carry it past its end, not even for one read."""
+    store = SessionStore(client, idle_seconds=60, absolute_seconds=1)
+    token = store.create("u")
+    (listed,) = store.list("u")
+    time.sleep(1.1)
+
+    assert listed.expires_at == listed.ends_at
+    assert store.list("u") == []
+    assert store.read(token) is None
+
+
 def test_one_session_outlives_another_of_the_same_user(client: ValkeyClient) -> None:
     """A short session does not end a long one, nor the other way round."""
     token = SessionStore(client, idle_seconds=100).create("u")

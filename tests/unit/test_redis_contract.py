@@ -78,8 +78,8 @@ def test_our_handshake_replaces_the_drivers_own(peer: Peer) -> None:
 
 
 def test_commands_are_packed_as_the_protocol_has_them() -> None:
-    """Texts in UTF-8 and whole numbers, each with its length in bytes."""
-    assert pack(("SET", "\u00fc", 1)) == b"*3\r\n$3\r\nSET\r\n$2\r\n\xc3\xbc\r\n$1\r\n1\r\n"
+    """Texts in UTF-8, each with its length in bytes."""
+    assert pack(("SET", "\u00fc", "1")) == b"*3\r\n$3\r\nSET\r\n$2\r\n\xc3\xbc\r\n$1\r\n1\r\n"
 
 
 def test_the_socket_is_at_hand(peer: Peer) -> None:
