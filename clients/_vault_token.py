@@ -335,8 +335,10 @@ def _auth_in(body: Body) -> tuple[Masked, float, bool] | None:
     if not isinstance(auth, dict):
         return None
     token, ttl = auth.get("client_token"), auth.get("lease_duration")
-    if not isinstance(token, str) or not token.isprintable() or not isinstance(ttl, int | float):
+    if not isinstance(token, str) or not isinstance(ttl, int | float):
         return None
+    if not token or not all("!" <= char <= "~" for char in token):
+        return None  # no header can carry it
     return Masked(token), float(ttl), bool(auth.get("renewable"))
 
 
