@@ -14,7 +14,7 @@ from clients._vault_getters import TypedGetters
 from clients._vault_paths import SecretPath, folder_path, secret_path
 from clients._vault_retry import Deadline
 from clients._vault_session import VaultSession
-from clients._vault_settings import Masked, resolve_options
+from clients._vault_settings import Masked, MaskedEnvironment, resolve_options
 from clients.errors import (
     VaultAuthenticationError,
     VaultConfigurationError,
@@ -80,6 +80,7 @@ class VaultClient(TypedGetters, Lifecycle):
         masked = [Masked(one) if one else None for one in (token, role_id, secret_id)]
         # Error reporters collect the local variables of a traceback's frames.
         del token, role_id, secret_id
+        environ = None if environ is None else MaskedEnvironment(environ)
         self._options = resolve_options(
             addr=addr,
             token=masked[0],
