@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
 
-from clients.errors import VaultConnectionError, VaultError
+from clients.errors import VaultConnectionError, VaultError, VaultSecretNotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -102,26 +102,35 @@ class SecretCache:
         if fresh or not self._ttl:
             with self._lock:
                 self._misses += 1
-            return _copy_secret(self._load(key, load, None))
+            return _copy_secret(self._load(key, load))
         first = True
         while True:
-            found = self._find(key, first=first)
+            own = _Flight()
+            try:
+                found = self._find(key, own, first=first)
+                if found is own:
+                    own.secret = self._load(key, load)
+                    return _copy_secret(own.secret)
+            except VaultError as error:
+                own.error = error
+                raise
+            finally:
+                # Wherever Ctrl-C strikes: a load that nobody makes would block its key for ever.
+                self._land(key, own)
             if isinstance(found, dict):
                 return _copy_secret(found)
-            flight, leads = found
-            if leads:
-                return _copy_secret(self._load(key, load, flight))
-            if not flight.done.wait(max(0.0, wait())):
+            if not found.done.wait(max(0.0, wait())):
+                self._land(key, found)  # it is over for those who come later, too
                 raise VaultConnectionError(
                     f"the secret {key[2]!r} was not read in time: another thread is still reading "
                     "it; raise timeout, or see why Vault is slow",
                     reason="timeout",
                 )
-            if flight.error is not None:
+            if found.error is not None:
                 # Threads must not raise one and the same object: each adds its own traceback.
-                raise copy.copy(flight.error) from flight.error.__cause__
-            if flight.secret is not None:
-                return _copy_secret(flight.secret)
+                raise copy.copy(found.error) from found.error.__cause__
+            if found.secret is not None:
+                return _copy_secret(found.secret)
             # Its thread was interrupted, which is no answer for anybody else: try again.
             first = False
 
@@ -145,43 +154,44 @@ class SecretCache:
             self._flights.clear()
             self._cleared = self._tickets
 
-    def _find(self, key: CacheKey, *, first: bool) -> dict[str, Any] | tuple[_Flight, bool]:
-        """Return the cached secret, or the load to wait for and whether it is the caller's own."""
+    def _find(self, key: CacheKey, own: _Flight, *, first: bool) -> dict[str, Any] | _Flight:
+        """Return the cached secret, or the load to wait for: *own* where there is no other."""
         with self._lock:
             entry = self._entries.get(key)
             if entry is not None and self._clock() < entry.expires_at:
                 self._hits += first
                 return entry.secret
-            flight = self._flights.get(key)
-            if flight is not None:
+            flight = self._flights.setdefault(key, own)
+            if flight is own:
+                self._misses += first
+            else:
                 self._coalesced += first
-                return flight, False
-            self._misses += first
-            flight = self._flights[key] = _Flight()
-            return flight, True
+            return flight
 
-    def _load(
-        self, key: CacheKey, load: Callable[[], dict[str, Any]], flight: _Flight | None
-    ) -> dict[str, Any]:
+    def _land(self, key: CacheKey, flight: _Flight) -> None:
+        with self._lock:
+            if self._flights.get(key) is flight:
+                del self._flights[key]
+        flight.done.set()
+
+    def _load(self, key: CacheKey, load: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         with self._lock:
             self._tickets += 1
             ticket = self._tickets
         try:
             secret = load()
-            self._keep(key, secret, ticket)
-            if flight is not None:
-                flight.secret = secret
-        except VaultError as error:
-            if flight is not None:
-                flight.error = error
+        except VaultSecretNotFoundError:
+            self._drop(key, ticket)
             raise
-        finally:
-            if flight is not None:
-                with self._lock:
-                    if self._flights.get(key) is flight:
-                        del self._flights[key]
-                flight.done.set()
+        self._keep(key, secret, ticket)
         return secret
+
+    def _drop(self, key: CacheKey, ticket: int) -> None:
+        # The server has just said that there is no such secret any more.
+        with self._lock:
+            known = self._entries.get(key)
+            if known is not None and known.ticket < ticket:
+                del self._entries[key]
 
     def _keep(self, key: CacheKey, secret: dict[str, Any], ticket: int) -> None:
         if not self._ttl:

@@ -9,6 +9,7 @@ bad certificate, TLS file, URL or header          VaultConfigurationError      n
 412, 429, 5xx                                     VaultConnectionError         yes
 501, 503 "sealed"                                 VaultConnectionError         no
 3xx to elsewhere, 200 that is no JSON object      VaultConnectionError         no
+an answer that is no HTTP                         VaultConnectionError         no
 login: 400, 401, 403                              VaultAuthenticationError     no
 else: 401, 403                                    VaultAuthenticationError     no
 404                                               VaultSecretNotFoundError     no
@@ -18,6 +19,8 @@ other 4xx                                         VaultError                   n
 
 from __future__ import annotations
 
+import http.client
+import re
 import ssl
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -40,9 +43,17 @@ if TYPE_CHECKING:
 
     from clients._vault_paths import SecretPath
 
-__all__ = ["Answer", "Operation", "error_from_answer", "error_from_exception", "not_vault"]
+__all__ = [
+    "Answer",
+    "Operation",
+    "error_from_answer",
+    "error_from_exception",
+    "not_vault",
+    "root_of",
+]
 
 _LONGEST_WORDS = 300
+_TIME = re.compile(r"[-+:.0-9TZ]{1,40}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,12 +146,15 @@ def error_from_exception(
         secrets: Values that the message must not show.
     """
     chain = list(_causes(error))
-    root = redact(chain[-1], *secrets)[:_LONGEST_WORDS]
+    root = chain[-1]
+    # Other text than the system's may be a piece of an answer, that is of a secret.
+    words = redact(root, *secrets) if isinstance(root, OSError) else type(root).__name__
+    words = " ".join(words.split())[:_LONGEST_WORDS]
     # A connection that ends during the TLS handshake is an outage and no bad certificate.
     cut = any(isinstance(one, ssl.SSLEOFError | ssl.SSLZeroReturnError) for one in chain)
     if isinstance(error, _TLS_ERRORS) and not cut:
         return VaultConfigurationError(
-            f"{operation}: TLS failed: {root}; check VAULT_CACERT, VAULT_CLIENT_CERT, "
+            f"{operation}: TLS failed: {words}; check VAULT_CACERT, VAULT_CLIENT_CERT, "
             "VAULT_CLIENT_KEY and the scheme of VAULT_ADDR",
             reason="tls",
         )
@@ -150,13 +164,13 @@ def error_from_exception(
             "raise timeout",
             reason="timeout",
         )
+    if isinstance(error, _BODY_ERRORS) or _speaks_no_http(root):
+        return not_vault(operation, f"an answer that cannot be read: {type(root).__name__}")
     if isinstance(error, _CONNECTION_ERRORS):
         return VaultConnectionError(
-            f"{operation}: unreachable: {root}; see whether Vault runs and VAULT_ADDR is right",
+            f"{operation}: unreachable: {words}; see whether Vault runs and VAULT_ADDR is right",
             reason="unreachable",
         )
-    if isinstance(error, _BODY_ERRORS):
-        return not_vault(operation, "its body cannot be decoded")
     if isinstance(error, OSError | ValueError):
         # Its text may hold a header, that is the token: the kind of error has to do.
         return VaultConfigurationError(
@@ -183,6 +197,11 @@ _BODY_ERRORS = (
 )
 
 
+def root_of(error: BaseException) -> BaseException:
+    """Return the first cause of *error*, however the libraries wrapped it."""
+    return list(_causes(error))[-1]
+
+
 def _causes(error: BaseException) -> Iterator[BaseException]:
     seen: set[int] = set()
     one: BaseException | None = error
@@ -196,6 +215,13 @@ def _wrapped(error: BaseException) -> BaseException | None:
     # requests and urllib3 also carry the true cause as an argument or as `reason`.
     candidates = [getattr(error, "reason", None), *error.args]
     return next((one for one in candidates if isinstance(one, BaseException)), None)
+
+
+def _speaks_no_http(root: BaseException) -> bool:
+    # An answer that ends too early is of this class as well, but it is an outage.
+    return isinstance(root, http.client.HTTPException) and not isinstance(
+        root, ConnectionError | http.client.IncompleteRead
+    )
 
 
 def _trouble(answer: Answer) -> tuple[str, str] | None:
@@ -242,7 +268,9 @@ def _not_found(operation: Operation, answer: Answer) -> VaultError:
     words = answer.words
     place = operation.path
     metadata = answer.metadata or {}
-    version = metadata.get("version") or operation.version
+    # Only what looks like a number and a time: the rest of an answer may be anything.
+    version = metadata.get("version")
+    version = version if isinstance(version, int) else operation.version
     if "namespace not found" in words:
         reason, state = "namespace", "there is no such namespace; check VAULT_NAMESPACE"
     elif "no handler for route" in words or "unsupported path" in words:
@@ -251,8 +279,9 @@ def _not_found(operation: Operation, answer: Answer) -> VaultError:
     elif metadata.get("destroyed"):
         reason, state = "destroyed", f"version {version} is destroyed for ever; write a new one"
     elif deleted_at := metadata.get("deletion_time"):
+        when = f" at {deleted_at}" if _TIME.fullmatch(str(deleted_at)) else ""
         reason = "deleted"
-        state = f"version {version} was deleted at {deleted_at}; undelete it or write a new one"
+        state = f"version {version} was deleted{when}; undelete it or write a new one"
     elif operation.version is not None:
         reason, state = "version_missing", f"there is no version {operation.version}"
     elif operation.kind == "list":

@@ -72,4 +72,4 @@ class SecretFields:
 def _is_port(value: object) -> bool:
     text = str(value).strip()
     is_number = text.isascii() and text.isdigit() and not isinstance(value, bool)
-    return is_number and 0 < int(text) <= _LAST_PORT
+    return is_number and len(text) <= len(str(_LAST_PORT)) and 0 < int(text) <= _LAST_PORT

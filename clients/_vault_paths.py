@@ -83,7 +83,9 @@ def _secret_path(mount: str, path: str) -> SecretPath:
 def _inside(mount: str, path: str, *kinds: str) -> str:
     inside = _checked(path, "secret path")
     for kind in kinds:
-        inside = inside.removeprefix(f"{mount}/{kind}/")
+        start = f"{mount}/{kind}/"
+        if inside.startswith(start):
+            return inside.removeprefix(start)
     return inside
 
 

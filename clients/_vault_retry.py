@@ -49,14 +49,15 @@ class Deadline:
         return Deadline(min(timeout, self.remaining()))
 
 
-def retry(attempt: Callable[[], _T], *, deadline: Deadline, retries: int) -> _T:
+def retry(attempt: Callable[[Deadline], _T], *, deadline: Deadline, retries: int) -> _T:
     """Return what *attempt* returns, trying again after a failure that may pass by itself.
 
     Pauses double from 0.1 to 2 seconds, with jitter; a Retry-After of the server is honoured
     instead. A pause that would pass the deadline is not begun.
 
     Args:
-        attempt: One try.
+        attempt: One try, given the moment until which it may wait for an answer: all but the last
+            get half of the time that is left, so that a stalled one leaves time for the next.
         deadline: When all tries and pauses must be over.
         retries: Further tries after the first one.
 
@@ -65,7 +66,8 @@ def retry(attempt: Callable[[], _T], *, deadline: Deadline, retries: int) -> _T:
     """
     for number in range(retries + 1):
         try:
-            return attempt()
+            last = number == retries
+            return attempt(deadline if last else deadline.sooner(deadline.remaining() / 2))
         except VaultConnectionError as error:
             if error.reason not in RETRIED_REASONS:
                 raise
@@ -83,7 +85,7 @@ def _pause(number: int, retry_after: float | None, left: float) -> float:
     # Jitter keeps a fleet of clients from knocking in step.
     jitter = random.uniform(0.5, 1.0)  # noqa: S311 - no secret depends on it
     if retry_after is None:
-        return jitter * min(_LONGEST_PAUSE, _FIRST_PAUSE * float(2**number))
+        return jitter * min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0 ** min(number, 9))
     # The server cuts the fraction of a second: its "0" may mean 0.9.
     pause = retry_after + jitter
     return pause if pause < left else retry_after

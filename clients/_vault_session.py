@@ -66,7 +66,7 @@ class VaultSession:
                 body = self.transport.call(operation, send, deadline=deadline, token=grant.token)
         except VaultAuthenticationError as refusal:
             if refusal.reason == "permission_denied":  # by policy, so the token itself is good
-                self.tokens.accepted(grant)
+                self.tokens.denied(grant)
             raise
         except VaultConnectionError as error:
             self._tell_uninitialised(error, deadline)

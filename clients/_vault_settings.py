@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NoReturn
@@ -13,11 +15,14 @@ from clients.errors import ConfigurationError, VaultConfigurationError
 from utils.settings import VaultSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator
 
-__all__ = ["Masked", "VaultOptions", "resolve_options"]
+__all__ = ["Masked", "MaskedEnvironment", "VaultOptions", "resolve_options"]
 
 AuthMethod = Literal["token", "approle"]
+
+#: A day. Sockets and locks take no time-out of more than some weeks.
+_LONGEST_TIMEOUT = 86_400.0
 
 
 class Masked:
@@ -39,6 +44,31 @@ class Masked:
         return self._value
 
 
+class MaskedEnvironment(Mapping[str, str]):
+    """Variables that do not show in a repr or a frame's locals.
+
+    Args:
+        environ: The variables.
+    """
+
+    __slots__ = ("_variables",)
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self._variables = environ
+
+    def __getitem__(self, name: str) -> str:
+        return self._variables[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._variables)
+
+    def __len__(self) -> int:
+        return len(self._variables)
+
+    def __repr__(self) -> str:
+        return "***"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VaultOptions:
     """Everything that a VaultClient needs to know, complete and checked.
@@ -54,7 +84,7 @@ class VaultOptions:
         timeout: Seconds that one call may take, retries and all.
         retries: Further tries after the first one.
         cache_ttl: Seconds that a read stays cached.
-        verify: A CA file, True for the system's certificates, False to accept any.
+        verify: A CA file, True for the certificates of certifi, False to accept any.
         cert: The client's certificate and key files.
     """
 
@@ -128,7 +158,7 @@ def resolve_options(
         secret_id=None if by_token else _masked(found.secret_id),
         namespace=_namespace(namespace or env.namespace),
         mount_point=check_mount_point(mount_point),
-        timeout=_seconds("timeout", timeout, zero=False),
+        timeout=_seconds("timeout", timeout, zero=False, most=_LONGEST_TIMEOUT),
         retries=_count("retries", retries),
         cache_ttl=_seconds("cache_ttl", cache_ttl, zero=True),
         verify=False if env.skip_verify else _file("VAULT_CACERT", env.cacert) or True,
@@ -200,17 +230,25 @@ def _namespace(namespace: object) -> str | None:
             "'team-a'",
             reason="setting",
         )
+    if not {".", ".."}.isdisjoint(namespace.split("/")):
+        raise VaultConfigurationError(
+            "VAULT_NAMESPACE has a '.' or '..' segment: pass a name such as 'team-a'",
+            reason="setting",
+        )
     return namespace.strip("/") or None
 
 
-def _seconds(name: str, value: object, *, zero: bool) -> float:
+def _seconds(name: str, value: object, *, zero: bool, most: float = math.inf) -> float:
     if isinstance(value, int | float) and not isinstance(value, bool):
-        seconds = float(value)
-        if math.isfinite(seconds) and (seconds > 0 or (zero and seconds == 0)):
-            return seconds
+        # Compared before the conversion, which fails for a huge whole number.
+        fits = value < math.inf and (value > 0 or (zero and value == 0))
+        if fits and value <= min(most, sys.float_info.max):
+            return float(value)
     least = "at least 0" if zero else "above 0"
+    limit = f" and at most {most:g}" if most < math.inf else ""
     raise VaultConfigurationError(
-        f"{name} is {value!r}: it must be a finite number of seconds {least}", reason="setting"
+        f"{name} is {value!r}: it must be a finite number of seconds {least}{limit}",
+        reason="setting",
     )
 
 
@@ -237,4 +275,11 @@ def _client_certificate(env: VaultSettings) -> tuple[str, str] | str | None:
         raise VaultConfigurationError(
             "VAULT_CLIENT_CERT not set, although VAULT_CLIENT_KEY is: set both", reason="setting"
         )
+    for name, path in (("VAULT_CLIENT_CERT", certificate), ("VAULT_CLIENT_KEY", key)):
+        # The TLS library would ask for its password at the terminal, and wait.
+        if path is not None and b"ENCRYPTED" in Path(path).read_bytes():
+            raise VaultConfigurationError(
+                f"{name} names {path!r}, whose key needs a password: store it without one",
+                reason="setting",
+            )
     return certificate if certificate is None or key is None else (certificate, key)

@@ -5,32 +5,28 @@ No background thread: a call that finds the token old sees to it, and all others
 
 from __future__ import annotations
 
+import copy
 import logging
-import random
 import threading
 import time
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from clients._vault_api import approle_login, lookup_self, renew_self, revoke_self
 from clients._vault_errors import Operation, not_vault
+from clients._vault_grant import Grant, grant_in
 from clients._vault_retry import Deadline
-from clients._vault_settings import Masked
 from clients.errors import VaultAuthenticationError, VaultConnectionError, VaultError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from clients._vault_settings import Masked
     from clients._vault_transport import Body, VaultAdapter, VaultTransport
 
-__all__ = ["AppRoleTokens", "Grant", "StaticToken", "TokenSource", "token_source"]
+__all__ = ["AppRoleTokens", "StaticToken", "TokenSource", "token_source"]
 
-#: The part of its life after which a token is renewed or replaced; random, so that a fleet of
-#: processes that started together does not log in together for ever.
-_REFRESH_AT = (0.60, 0.70)
-#: The part of its life until which a token is shown to the server.
-_USABLE_UNTIL = 0.95
 #: Seconds between two logins that only a denial asked for: a role's new policies are seen that
 #: soon, and a path that stays denied costs no more than that.
 _DENIAL_PAUSE = 60.0
@@ -39,27 +35,6 @@ _REVOKE_TIMEOUT = 2.0
 _SHORTEST_REFRESH_PAUSE = 1.0
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Grant:
-    """A token and how long it lives, on the monotonic clock.
-
-    Args:
-        token: The token.
-        generation: Counts logins; a renewed token keeps its number.
-        refresh_at: When to renew or replace it.
-        usable_until: When to show it no longer.
-        full_ttl: The seconds that it was given at login.
-        renewable: Whether a renewal can make it live longer.
-    """
-
-    token: Masked
-    generation: int = 0
-    refresh_at: float = float("inf")
-    usable_until: float = float("inf")
-    full_ttl: float = 0.0
-    renewable: bool = False
 
 
 class TokenSource(ABC):
@@ -77,6 +52,9 @@ class TokenSource(ABC):
 
     def accepted(self, grant: Grant) -> None:  # noqa: B027 - only a source of many tokens cares
         """Note that the server took the token of *grant*."""
+
+    def denied(self, grant: Grant) -> None:  # noqa: B027 - likewise
+        """Note that a policy denies what the token of *grant* was shown for."""
 
     @abstractmethod
     def verify(self, deadline: Deadline) -> None:
@@ -161,6 +139,13 @@ class AppRoleTokens(TokenSource):
         self._generation = 0
         #: The generation that a refusal brought and that has not worked yet; 0 for none.
         self._unproven = 0
+        #: The token in use before the one of that generation, where a policy denied it something.
+        self._before: Grant | None = None
+        #: A token that was no better, to be revoked before another one is asked for.
+        self._idle: Grant | None = None
+        #: Counts logins that ended; the error of the last one, where it failed.
+        self._ended = 0
+        self._failure: VaultError | None = None
         self._next_doubtful_login = float("-inf")
         self._over = False
 
@@ -172,16 +157,20 @@ class AppRoleTokens(TokenSource):
         """
         grant = self._grant
         now = self._clock()
-        if grant is not None and now < grant.refresh_at:
+        if grant is not None and now < grant.refresh_at and grant.spend():
             return grant
-        if grant is not None and now < grant.usable_until:
+        if grant is not None and now < grant.usable_until and grant.spend():
             if not self._lock.acquire(blocking=False):
                 return grant  # another thread sees to it, and this one is good meanwhile
         else:
             self._wait_for_lock(deadline)
         try:
-            if self._grant is None or self._clock() >= self._grant.refresh_at:
-                self._grant = self._refreshed(self._grant, deadline)
+            other = self._grant
+            if other is not None and other is not grant and self._is_fresh(other):
+                return other
+            self._grant = self._refreshed(other, deadline)
+            if other is None or self._grant.generation != other.generation:
+                self._grant.spend()
             return self._grant
         finally:
             self._lock.release()
@@ -197,15 +186,18 @@ class AppRoleTokens(TokenSource):
         self._wait_for_lock(deadline)
         try:
             grant = self._grant
-            if grant is not None and grant.generation != refused.generation:
+            if grant is not None and grant.generation != refused.generation and grant.spend():
                 return grant
             denied = refusal.reason == "permission_denied"
             if denied or refused.generation == self._unproven:
                 if self._clock() < self._next_doubtful_login:
                     return None
                 self._next_doubtful_login = self._clock() + _DENIAL_PAUSE
+                self._give_back(deadline.sooner(_REVOKE_TIMEOUT), idle_alone=True)
             self._grant = self._login(deadline)
+            self._grant.spend()
             self._unproven = self._grant.generation
+            self._before = grant if denied else None
             return self._grant
         finally:
             self._lock.release()
@@ -213,7 +205,24 @@ class AppRoleTokens(TokenSource):
     def accepted(self, grant: Grant) -> None:
         """Note that the server took the token."""
         if self._unproven == grant.generation:
-            self._unproven = 0
+            self._unproven, self._before = 0, None
+
+    def denied(self, grant: Grant) -> None:
+        """Note that a policy denies it; go back to the one before where it is no better.
+
+        A path that stays denied would leave another living token behind with each such login.
+        The one before is the one to keep: credentials that were issued to it die with it.
+        """
+        if self._unproven != grant.generation:
+            return
+        before, self._before, self._unproven = self._before, None, 0
+        if before is None or self._clock() >= before.usable_until:
+            return
+        if before.policies == grant.policies and self._lock.acquire(blocking=False):
+            if self._grant is grant:
+                # Other threads may still show it: it is revoked later on.
+                self._grant, self._idle = before, grant
+            self._lock.release()
 
     def verify(self, deadline: Deadline) -> None:
         """Log in.
@@ -228,32 +237,47 @@ class AppRoleTokens(TokenSource):
         self._over = True
         # A login on its way in another thread brings a token that is to be revoked as well.
         waited = self._lock.acquire(timeout=_REVOKE_TIMEOUT)
-        grant, self._grant = self._grant, None
         if waited:
             self._lock.release()
-        if grant is None:
-            return
-        try:
-            self._transport.call(
-                self._operation("token", "revoke the token"),
-                revoke_self,
-                deadline=Deadline(_REVOKE_TIMEOUT),
-                token=grant.token,
-                retries=0,
-            )
-        except VaultError as error:
-            _log.debug("the token was not revoked: %s", error)
+        self._give_back(Deadline(_REVOKE_TIMEOUT))
+
+    def _give_back(self, deadline: Deadline, *, idle_alone: bool = False) -> None:
+        grants, self._idle = [self._idle], None
+        if not idle_alone:
+            grants.append(self._grant)
+            self._grant = None
+        for grant in filter(None, grants):
+            try:
+                self._transport.call(
+                    self._operation("token", "revoke the token"),
+                    revoke_self,
+                    deadline=deadline,
+                    token=grant.token,
+                    retries=0,
+                )
+            except VaultError as error:
+                _log.debug("the token was not revoked: %s", error)
+
+    def _is_fresh(self, grant: Grant) -> bool:
+        return self._clock() < grant.refresh_at and grant.spend()
 
     def _wait_for_lock(self, deadline: Deadline) -> None:
+        ended = self._ended
         if not self._lock.acquire(timeout=deadline.remaining()):
             raise VaultConnectionError(
                 f"{self._operation('login', 'log in')}: another thread's login did not end in "
                 "time; raise timeout, or see why Vault is slow",
                 reason="timeout",
             )
+        if self._failure is not None and self._ended != ended:
+            # It is the answer for all who waited: a server locks out who fails too often.
+            failure = copy.copy(self._failure)
+            failure.__cause__ = self._failure.__cause__
+            self._lock.release()
+            raise failure
 
     def _refreshed(self, grant: Grant | None, deadline: Deadline) -> Grant:
-        if grant is None or self._clock() >= grant.usable_until:
+        if grant is None or grant.uses is not None or self._clock() >= grant.usable_until:
             return self._login(deadline)
         # The caller came to read a secret: this must leave time for that.
         part = deadline.sooner(deadline.remaining() / 2)
@@ -277,44 +301,52 @@ class AppRoleTokens(TokenSource):
         operation = self._operation("login", "log in by AppRole")
         if self._over:
             raise VaultError(f"{operation}: the client was closed meanwhile", reason="closed")
-        asked_at = self._clock()
-        token, ttl, renewable = self._ask_for_token(
-            operation,
-            lambda adapter: approle_login(adapter, self._role_id, self._secret_id),
-            deadline=deadline,
-            retries=retries,
-        )
-        self._generation += 1
-        _log.debug("logged in by AppRole, login %d, for %g s", self._generation, ttl)
-        return _grant(
-            token, ttl, asked_at, full_ttl=ttl, renewable=renewable, generation=self._generation
-        )
+        try:
+            grant = self._ask_for_token(
+                operation,
+                lambda adapter: approle_login(adapter, self._role_id, self._secret_id),
+                generation=self._generation + 1,
+                deadline=deadline,
+                retries=retries,
+            )
+        except VaultError as error:
+            self._failure = error
+            self._ended += 1
+            raise
+        self._failure = None
+        self._ended += 1
+        self._generation = grant.generation
+        _log.debug("logged in by AppRole, login %d, for %g s", grant.generation, grant.ttl)
+        return grant
 
     def _renewed(self, grant: Grant, deadline: Deadline) -> Grant:
         operation = self._operation("token", "renew the token")
-        asked_at = self._clock()
-        token, ttl, renewable = self._ask_for_token(
-            operation, renew_self, deadline=deadline, token=grant.token, retries=0
+        renewed = self._ask_for_token(
+            operation,
+            renew_self,
+            generation=grant.generation,
+            deadline=deadline,
+            token=grant.token,
+            retries=0,
         )
         # Near the end of its longest life a renewal gives less: after that, only a login helps.
-        worth_it = renewable and ttl >= grant.full_ttl / 2
-        return _grant(
-            token,
-            ttl,
-            asked_at,
-            full_ttl=grant.full_ttl,
-            renewable=worth_it,
-            generation=grant.generation,
-        )
+        worth_it = renewed.renewable and renewed.ttl >= grant.ttl / 2
+        return replace(renewed, ttl=grant.ttl, renewable=worth_it, policies=grant.policies)
 
     def _ask_for_token(
-        self, operation: Operation, send: Callable[[VaultAdapter], Body], **options: Any
-    ) -> tuple[Masked, float, bool]:
+        self,
+        operation: Operation,
+        send: Callable[[VaultAdapter], Body],
+        *,
+        generation: int,
+        **options: Any,
+    ) -> Grant:
+        asked_at = self._clock()
         # The answer is kept out of this frame: in an unexpected shape it is a secret all the same.
-        auth = _auth_in(self._transport.call(operation, send, **options))
-        if auth is None:
+        grant = grant_in(self._transport.call(operation, send, **options), asked_at, generation)
+        if grant is None:
             raise not_vault(operation, "HTTP 200 without a token")
-        return auth
+        return grant
 
     def _operation(self, kind: Literal["login", "token"], text: str) -> Operation:
         return Operation(kind=kind, text=text, addr=self._transport.options.addr)
@@ -328,35 +360,3 @@ def token_source(transport: VaultTransport) -> TokenSource:
     if options.role_id is None or options.secret_id is None:
         raise AssertionError("resolve_options() lets no AppRole without its ids through")
     return AppRoleTokens(transport, options.role_id, options.secret_id)
-
-
-def _auth_in(body: Body) -> tuple[Masked, float, bool] | None:
-    auth = body.get("auth")
-    if not isinstance(auth, dict):
-        return None
-    token, ttl = auth.get("client_token"), auth.get("lease_duration")
-    if not isinstance(token, str) or not token.isprintable() or not isinstance(ttl, int | float):
-        return None
-    return Masked(token), float(ttl), bool(auth.get("renewable"))
-
-
-def _grant(
-    token: Masked,
-    ttl: float,
-    asked_at: float,
-    *,
-    full_ttl: float,
-    renewable: bool,
-    generation: int,
-) -> Grant:
-    if not ttl:  # it never expires
-        return Grant(token=token, generation=generation)
-    part = random.uniform(*_REFRESH_AT)  # noqa: S311 - no secret depends on it
-    return Grant(
-        token=token,
-        generation=generation,
-        refresh_at=asked_at + ttl * part,
-        usable_until=asked_at + ttl * _USABLE_UNTIL,
-        full_ttl=full_ttl,
-        renewable=renewable,
-    )

@@ -7,6 +7,8 @@ nothing but the session's connections.
 from __future__ import annotations
 
 import json
+import time
+from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 from urllib.parse import urljoin, urlsplit
@@ -15,7 +17,7 @@ import hvac.exceptions
 import requests
 import urllib3.exceptions
 from hvac.adapters import Adapter
-from requests.adapters import HTTPAdapter
+from urllib3 import Timeout
 
 from clients._redact import redact
 from clients._vault_errors import (
@@ -24,7 +26,9 @@ from clients._vault_errors import (
     error_from_answer,
     error_from_exception,
     not_vault,
+    root_of,
 )
+from clients._vault_http import make_session
 from clients._vault_retry import Deadline, retry
 from clients.errors import VaultError
 
@@ -38,10 +42,11 @@ __all__ = ["Body", "VaultAdapter", "VaultTransport"]
 #: A JSON object as the server sent it; empty for an answer without a body.
 Body: TypeAlias = dict[str, Any]
 
-_POOL_SIZE = 64
 _CHUNK = 65536
 #: Vault refuses requests over 32 MiB by default, so no honest secret is larger.
 _LARGEST_BODY = 32 * 1024 * 1024
+#: The HTTP library refuses a time-out of nothing.
+_SHORTEST = 0.001
 
 _DRIVER_ERRORS = (
     requests.exceptions.RequestException,
@@ -68,15 +73,10 @@ class VaultTransport:
     def __init__(self, options: VaultOptions) -> None:
         self.options = options
         self._closed = False
-        self.session = requests.Session()
-        # No proxy, CA bundle or .netrc of the environment may touch a request with a token.
-        self.session.trust_env = False
+        self.session = make_session()
         # hvac lets the session's own values win over the adapter's, but not all: set both.
         self.session.verify = options.verify
         self.session.cert = options.cert
-        adapter = HTTPAdapter(pool_connections=1, pool_maxsize=_POOL_SIZE, max_retries=0)
-        self.session.mount("https://", adapter)
-        self.session.mount("http://", adapter)
 
     def call(
         self,
@@ -100,11 +100,11 @@ class VaultTransport:
             VaultError: Whatever went wrong.
         """
 
-        def attempt() -> _T:
+        def attempt(patience: Deadline) -> _T:
             if self._closed:
                 raise VaultError(f"{operation}: the client was closed meanwhile", reason="closed")
             try:
-                return send(VaultAdapter(self, operation, deadline, token))
+                return send(VaultAdapter(self, operation, deadline, patience, token))
             except VaultError as error:
                 # hvac's own frames go: a login's hold the secret id as a local variable.
                 raise error.with_traceback(None)  # noqa: B904 - the same error, not another one
@@ -136,6 +136,7 @@ class VaultAdapter(_AdapterOfBodies):
         transport: VaultTransport,
         operation: Operation,
         deadline: Deadline,
+        patience: Deadline,
         token: Masked | None,
     ) -> None:
         options = transport.options
@@ -149,6 +150,9 @@ class VaultAdapter(_AdapterOfBodies):
         self._options = options
         self._operation = operation
         self._deadline = deadline
+        self._connect_by = patience
+        # A login that got no answer may have used up its secret id: it is not sent again.
+        self._answer_by = deadline if operation.kind == "login" else patience
         self._masked_token = token
 
     def get_login_token(self, response: Body) -> str:
@@ -191,9 +195,10 @@ class VaultAdapter(_AdapterOfBodies):
     def _send(self, method: str, url: str, kwargs: dict[str, Any]) -> requests.Response | Exception:
         # Returns a failure instead of raising it: this frame and those below hold the token in
         # local variables, which error reporters collect from a traceback.
-        left = self._deadline.remaining()
+        left = self._answer_by.remaining()
         if not left:
             return requests.exceptions.Timeout("the deadline has passed")
+        timeout: Any = Timeout(connect=max(self._connect_by.remaining(), _SHORTEST), total=left)
         headers = {"X-Vault-Request": "true"}
         if self._masked_token is not None:
             headers["X-Vault-Token"] = self._masked_token.reveal()
@@ -204,7 +209,7 @@ class VaultAdapter(_AdapterOfBodies):
                 method,
                 url,
                 headers=headers,
-                timeout=left,
+                timeout=timeout,
                 allow_redirects=False,
                 verify=self._options.verify,
                 cert=self._options.cert,
@@ -218,28 +223,25 @@ class VaultAdapter(_AdapterOfBodies):
     def _with_content(
         self, reply: requests.Response
     ) -> requests.Response | requests.exceptions.RequestException:
-        # The library's own time-out is one for each wait: byte by byte, a server could hold us
-        # for hours.
         content = bytearray()
-        while True:
-            left = self._deadline.remaining()
-            if not left:
-                return requests.exceptions.Timeout("the deadline passed inside the answer")
-            sock = getattr(reply.raw.connection, "sock", None)
-            if sock is not None:
-                sock.settimeout(left)
-            chunk = reply.raw.read1(_CHUNK, decode_content=True)
-            if not chunk:
-                break
+        for chunk in reply.raw.stream(_CHUNK, decode_content=True):
             content += chunk
             if len(content) > _LARGEST_BODY:
                 return requests.exceptions.ContentDecodingError("the answer is too large")
+        reply.raw.release_conn()
         reply._content = bytes(content)  # noqa: SLF001 - what reading .content would set
         return reply
 
     def _redirect_target(self, method: str, reply: requests.Response) -> str:
-        target = urljoin(reply.url, reply.headers.get("Location", ""))
-        here, there = urlsplit(reply.url), urlsplit(target)
+        here = urlsplit(reply.url)
+        try:
+            target = urljoin(reply.url, reply.headers.get("Location", ""))
+            there = urlsplit(target)
+            port = there.port
+        except ValueError:
+            raise not_vault(
+                self._operation, f"HTTP {reply.status_code} to no URL", reply.status_code
+            ) from None
         keeps_method = reply.status_code in {
             HTTPStatus.TEMPORARY_REDIRECT,
             HTTPStatus.PERMANENT_REDIRECT,
@@ -249,7 +251,7 @@ class VaultAdapter(_AdapterOfBodies):
             return target
         raise not_vault(
             self._operation,
-            f"HTTP {reply.status_code} leads to {there.scheme}://{there.hostname}:{there.port}, "
+            f"HTTP {reply.status_code} leads to {there.scheme}://{there.hostname}:{port}, "
             "and the token is sent to no other server: set VAULT_ADDR to that one if it is Vault",
             reply.status_code,
         )
@@ -259,7 +261,7 @@ class VaultAdapter(_AdapterOfBodies):
             return {}
         try:
             body = json.loads(reply.content)
-        except ValueError:
+        except (ValueError, RecursionError):
             body = None
         if reply.status_code == HTTPStatus.OK:
             if isinstance(body, dict):
@@ -290,20 +292,24 @@ class VaultAdapter(_AdapterOfBodies):
 
 
 def _seconds(retry_after: str | None) -> float | None:
-    # The other form, a date, comes from no Vault.
     text = (retry_after or "").strip()
-    return float(text) if text.isascii() and text.isdigit() else None
+    if text.isascii() and text.isdigit():
+        return float(text)
+    try:  # the other form is a date: Vault sends none, but proxies do
+        return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
+    except (ValueError, OverflowError):
+        return None
 
 
-def _scrubbed(error: Exception, secrets: tuple[str, ...]) -> Exception | None:
-    """Return the driver's error as a cause that can be shown; None when it cannot."""
-    one: BaseException | None = error
-    while one is not None:
-        # The frames and the request object hold the token's header.
-        one.__traceback__ = None
-        if isinstance(one, requests.exceptions.RequestException):
-            one.request = None
-        if redact(one, *secrets) != str(one):
-            return None
-        one = one.__cause__ or one.__context__
-    return error
+def _scrubbed(error: Exception, secrets: tuple[str, ...]) -> OSError | None:
+    """Return the system's own error as a cause that can be shown; None where there is none.
+
+    A library's may hold a header with the token, or a piece of an answer.
+    """
+    root = root_of(error)
+    if not isinstance(root, OSError) or isinstance(root, requests.exceptions.RequestException):
+        return None
+    if redact(repr(root), *secrets) != repr(root):
+        return None
+    root.__traceback__ = None  # its frames hold the token's header
+    return root

@@ -14,7 +14,7 @@ from clients._vault_getters import TypedGetters
 from clients._vault_paths import SecretPath, folder_path, secret_path
 from clients._vault_retry import Deadline
 from clients._vault_session import VaultSession
-from clients._vault_settings import Masked, resolve_options
+from clients._vault_settings import Masked, MaskedEnvironment, resolve_options
 from clients.errors import (
     VaultAuthenticationError,
     VaultConfigurationError,
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from clients._vault_transport import Body
 
 __all__ = ["VaultClient", "VaultError"]
+
+_DEEPEST = 300
 
 #: Sessions of the parent process. Closing or collecting them could wait for a lock that a thread
 #: of the parent held at the fork, and that nobody here will ever release.
@@ -78,6 +80,7 @@ class VaultClient(TypedGetters, Lifecycle):
         masked = [Masked(one) if one else None for one in (token, role_id, secret_id)]
         # Error reporters collect the local variables of a traceback's frames.
         del token, role_id, secret_id
+        environ = None if environ is None else MaskedEnvironment(environ)
         self._options = resolve_options(
             addr=addr,
             token=masked[0],
@@ -268,14 +271,33 @@ class VaultClient(TypedGetters, Lifecycle):
             )
         )
         if secret is None:
-            raise not_vault(operation, "HTTP 200 without KV v2 data; is the mount version 2?")
+            raise not_vault(
+                operation,
+                f"HTTP 200 without KV v2 data, or with more than {_DEEPEST} levels of it; is the "
+                "mount version 2?",
+            )
         return secret
 
 
 def _secret_in(body: Body) -> dict[str, Any] | None:
     data = body.get("data")
     secret = data.get("data") if isinstance(data, dict) else None
-    return secret if isinstance(secret, dict) else None
+    return secret if isinstance(secret, dict) and _is_shallow(secret) else None
+
+
+def _is_shallow(value: object) -> bool:
+    # Python could neither copy nor print what is nested much deeper.
+    level = [value]
+    for _ in range(_DEEPEST):
+        level = [
+            child
+            for one in level
+            if isinstance(one, dict | list)
+            for child in (one.values() if isinstance(one, dict) else one)
+        ]
+        if not level:
+            return True
+    return False
 
 
 def _checked_version(version: object) -> int | None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from io import BufferedIOBase
 
 __all__ = ["Fault", "HttpFaultProxy", "SeenRequest"]
 
@@ -36,7 +37,7 @@ class Fault:
 
     ``reset`` cuts the connection; ``pause`` waits first, and then the rest happens; without a
     status the request is forwarded all the same. ``drip`` sends the body byte by byte, that many
-    seconds apart.
+    seconds apart. ``raw`` is sent in place of a whole HTTP answer, and the connection ends.
     """
 
     status: int | None = None
@@ -47,6 +48,7 @@ class Fault:
     reset: bool = False
     pause: float = 0.0
     drip: float = 0.0
+    raw: bytes | None = field(default=None, repr=False)
 
 
 class HttpFaultProxy:
@@ -59,9 +61,11 @@ class HttpFaultProxy:
     def __init__(self, port: int) -> None:
         self.target = port
         self.seen: list[SeenRequest] = []
+        self.connections = 0
         self._faults: deque[tuple[Fault, Callable[[SeenRequest], bool]]] = deque()
         self._lock = threading.Lock()
         self._server = _Server(("127.0.0.1", 0), _handler_of(self))
+        self._server.on_connection = self._count_connection
         self.port = int(self._server.server_address[1])
         self.url = f"http://127.0.0.1:{self.port}"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
@@ -91,6 +95,9 @@ class HttpFaultProxy:
         self.seen.clear()
         self._faults.clear()
 
+    def _count_connection(self) -> None:
+        self.connections += 1
+
     def take_fault(self, request: SeenRequest) -> Fault | None:
         """Note the request, and return what is planned for it."""
         with self._lock:
@@ -107,12 +114,16 @@ class _Server(ThreadingHTTPServer):
     block_on_close = False
     request_queue_size = 128
 
+    on_connection: Callable[[], None] | None = None
+
     def __init__(self, *args: Any) -> None:
         self.open_sockets: set[socket.socket] = set()
         super().__init__(*args)
 
     def process_request(self, request: Any, client_address: Any) -> None:
         self.open_sockets.add(request)
+        if self.on_connection:
+            self.on_connection()
         super().process_request(request, client_address)
 
     def shutdown_request(self, request: Any) -> None:
@@ -153,6 +164,10 @@ def _handler_of(proxy: HttpFaultProxy) -> type[BaseHTTPRequestHandler]:
                 self.close_connection = True
                 self.connection.close()
                 return
+            if fault.raw is not None:
+                self.close_connection = True
+                _drip(self.wfile, fault.raw, fault.drip)
+                return
             if fault.status is not None:
                 self.answer(fault.status, fault.headers, fault.body, fault.drip)
                 return
@@ -164,16 +179,20 @@ def _handler_of(proxy: HttpFaultProxy) -> type[BaseHTTPRequestHandler]:
                 self.send_header(name, value)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
-            if not drip:
-                self.wfile.write(body)
-                return
-            for one in body:
-                self.wfile.write(bytes([one]))
-                time.sleep(drip)
+            _drip(self.wfile, body, drip)
 
         do_GET = do_POST = do_PUT = do_DELETE = do_LIST = do_HEAD = forward  # noqa: N815 - theirs
 
     return Handler
+
+
+def _drip(sink: BufferedIOBase, content: bytes, pause: float) -> None:
+    if not pause:
+        sink.write(content)
+        return
+    for one in content:
+        sink.write(bytes([one]))
+        time.sleep(pause)
 
 
 def _ask(port: int, request: SeenRequest) -> tuple[int, dict[str, str], bytes]:

@@ -43,15 +43,23 @@ class Certificates:
     client: tuple[Path, Path]
 
 
-def make_certificates(folder: Path) -> Certificates:
-    """Write a new authority, a server's and a client's certificate into *folder*."""
+def make_certificates(
+    folder: Path, *, host: str = "localhost", lasts: dt.timedelta = dt.timedelta(days=1)
+) -> Certificates:
+    """Write a new authority, a server's and a client's certificate into *folder*.
+
+    Args:
+        folder: Where to write.
+        host: Whose certificates they are; ``localhost`` stands for 127.0.0.1 as well.
+        lasts: How long they are valid from now on; below zero for expired ones.
+    """
     ca_key = ec.generate_private_key(ec.SECP256R1())
-    ca = _sign("test authority", ca_key, ca_key, None)
+    ca = _sign("test authority", ca_key, ca_key, None, host, dt.timedelta(days=1))
     (folder / "ca.pem").write_bytes(ca.public_bytes(serialization.Encoding.PEM))
     pairs = []
     for name in ("server", "client"):
         key = ec.generate_private_key(ec.SECP256R1())
-        certificate = _sign(name, key, ca_key, ca)
+        certificate = _sign(name, key, ca_key, ca, host, lasts)
         paths = folder / f"{name}.pem", folder / f"{name}.key"
         paths[0].write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
         paths[1].write_bytes(key.private_bytes(*_KEY_FORMAT))
@@ -64,13 +72,14 @@ def _sign(
     key: ec.EllipticCurvePrivateKey,
     issuer_key: ec.EllipticCurvePrivateKey,
     issuer: x509.Certificate | None,
+    host: str,
+    lasts: dt.timedelta,
 ) -> x509.Certificate:
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     now = dt.datetime.now(dt.UTC)
-    names: list[x509.GeneralName] = [
-        x509.DNSName("localhost"),
-        x509.IPAddress(ipaddress.ip_address("127.0.0.1")),
-    ]
+    names: list[x509.GeneralName] = [x509.DNSName(host)]
+    if host == "localhost":
+        names.append(x509.IPAddress(ipaddress.ip_address("127.0.0.1")))
     authority = x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key())
     return (
         x509.CertificateBuilder()
@@ -79,7 +88,7 @@ def _sign(
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - dt.timedelta(hours=1))
-        .not_valid_after(now + dt.timedelta(days=1))
+        .not_valid_after(now + lasts)
         .add_extension(x509.BasicConstraints(ca=issuer is None, path_length=None), critical=True)
         .add_extension(x509.SubjectAlternativeName(names), critical=False)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)

@@ -59,21 +59,16 @@ class VaultSettings:
         Raises:
             ConfigurationError: ``VAULT_SKIP_VERIFY`` is no boolean.
         """
-        source = os.environ if environ is None else environ
-
-        def text(name: str) -> str | None:
-            return source.get(name, "").strip() or None
-
         return cls(
-            addr=text("VAULT_ADDR"),
-            token=text("VAULT_TOKEN"),
-            namespace=text("VAULT_NAMESPACE"),
-            role_id=text("VAULT_ROLE_ID"),
-            secret_id=text("VAULT_SECRET_ID"),
-            cacert=text("VAULT_CACERT"),
-            client_cert=text("VAULT_CLIENT_CERT"),
-            client_key=text("VAULT_CLIENT_KEY"),
-            skip_verify=_boolean("VAULT_SKIP_VERIFY", source.get("VAULT_SKIP_VERIFY", "")),
+            addr=_text(environ, "VAULT_ADDR"),
+            token=_text(environ, "VAULT_TOKEN"),
+            namespace=_text(environ, "VAULT_NAMESPACE"),
+            role_id=_text(environ, "VAULT_ROLE_ID"),
+            secret_id=_text(environ, "VAULT_SECRET_ID"),
+            cacert=_text(environ, "VAULT_CACERT"),
+            client_cert=_text(environ, "VAULT_CLIENT_CERT"),
+            client_key=_text(environ, "VAULT_CLIENT_KEY"),
+            skip_verify=_boolean("VAULT_SKIP_VERIFY", _text(environ, "VAULT_SKIP_VERIFY")),
         )
 
     def missing_names(self, auth_method: str) -> list[str]:
@@ -122,17 +117,16 @@ class StackSettings:
         Raises:
             ConfigurationError: ``STACK`` is none of the three, or a port is no port.
         """
-        source = os.environ if environ is None else environ
-        kind = source.get("STACK", "").strip() or "embedded"
+        kind = _text(environ, "STACK") or "embedded"
         if kind not in {"embedded", "docker", "external"}:
             raise _configuration_error(
                 f"STACK is {kind!r}: it must be 'embedded', 'docker' or 'external'"
             )
         return cls(
             kind=kind,
-            vault_port=_port("SDK_VAULT_PORT", source, 8200),
-            postgres_port=_port("SDK_POSTGRES_PORT", source, 5432),
-            valkey_port=_port("SDK_VALKEY_PORT", source, 6379),
+            vault_port=_port("SDK_VAULT_PORT", environ, 8200),
+            postgres_port=_port("SDK_POSTGRES_PORT", environ, 5432),
+            valkey_port=_port("SDK_VALKEY_PORT", environ, 6379),
         )
 
 
@@ -151,8 +145,14 @@ def child_environment(overrides: Mapping[str, str]) -> dict[str, str]:
     return stays | dict(overrides)
 
 
-def _boolean(name: str, value: str) -> bool:
-    word = value.strip().lower()
+def _text(environ: Mapping[str, str] | None, name: str) -> str | None:
+    # The environment itself stays out of the frames that may fail: error reporters collect their
+    # local variables, and it holds the token.
+    return (os.environ if environ is None else environ).get(name, "").strip() or None
+
+
+def _boolean(name: str, value: str | None) -> bool:
+    word = (value or "").lower()
     if word in _TRUE:
         return True
     if word in _FALSE:
@@ -160,9 +160,9 @@ def _boolean(name: str, value: str) -> bool:
     raise _configuration_error(f"{name} is {value!r}: it must be 'true' or 'false'")
 
 
-def _port(name: str, source: Mapping[str, str], default: int) -> int:
-    text = source.get(name, "").strip()
-    if not text:
+def _port(name: str, environ: Mapping[str, str] | None, default: int) -> int:
+    text = _text(environ, name)
+    if text is None:
         return default
     largest = 65535
     if text.isascii() and text.isdigit() and 0 < int(text) <= largest:

@@ -63,6 +63,7 @@ def _made_secret_id() -> str:
 
 
 _ECHO = b'{"errors":["seen: hvs-SENTINELtoken SENTINEL-secret-id"],"data":{"x":"SENTINEL-value"}}'
+_CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 _FAULTS = {
     "reset": Fault(reset=True),
     "time-out": Fault(pause=3),
@@ -75,6 +76,15 @@ _FAULTS = {
     "redirect": Fault(307, headers={"Location": "http://127.0.0.1:1/SENTINEL-value"}),
     "no token": Fault(200, b'{"auth":{"client_token":["SENTINEL-value"]}}'),
     "bad encoding": Fault(200, b"SENTINEL-value", {"Content-Encoding": "gzip"}),
+    "no HTTP": Fault(raw=b"SENTINEL-value\r\n"),
+    "no header": Fault(raw=b"HTTP/1.1 200 OK\r\nSENTINEL-value\r\n\r\n{}"),
+    "cut off": Fault(raw=b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\nSENTINEL-value"),
+    "cut chunk": Fault(raw=_CHUNKED + b"99\r\nSENTINEL-value"),
+    "bad chunk": Fault(raw=_CHUNKED + b"1\r\n{\r\nSENTINEL-value\r\n"),
+    "bad time": Fault(404, b'{"data":{"metadata":{"deletion_time":"SENTINEL-value"}}}'),
+    "bad token": Fault(
+        200, '{"auth":{"client_token":"SENTINEL-value\u20ac","lease_duration":60}}'.encode()
+    ),
 }
 
 
@@ -94,7 +104,7 @@ def test_no_failed_login_shows_a_credential(
         assert (name, make) == ("echo 403", _token_client)
     else:
         own = "SENTINELtoken" if make is _token_client else "SENTINEL-secret-id"
-        assert _lines_with(own, error) == []
+        assert _lines_with(own, error) + _lines_with(_VALUE, error) == []
     assert "SENTINEL" not in caplog.text
 
 

@@ -78,6 +78,64 @@ def test_a_denial_causes_no_login_storm(client: VaultClient, vault_proxy: HttpFa
     assert client.get_secret("app/db")
 
 
+def test_a_path_that_stays_denied_leaves_no_tokens_behind(
+    vault_lab: VaultLab, role: Role, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A login that mended nothing is undone: the token from before stays, with what hangs on it."""
+    monkeypatch.setattr("clients._vault_token._DENIAL_PAUSE", 0.0)
+    client = VaultClient(vault_lab.url, cache_ttl=0, **role.arguments())
+    (first,) = vault_lab.tokens_of(role)
+    for _ in range(5):
+        with pytest.raises(VaultAuthenticationError, match="denied by policy"):
+            client.get_secret("denied/x")
+        assert client.get_secret("app/db")
+        living = vault_lab.tokens_of(role)
+        assert first in living
+        assert len(living) <= 2
+    client.close()
+
+    assert vault_lab.tokens_of(role) == []
+
+
+def test_a_token_that_is_good_for_few_requests_costs_no_error(
+    vault_lab: VaultLab, vault_proxy: HttpFaultProxy
+) -> None:
+    """Uses are counted, so that threads that share a token never show one that is used up."""
+    role = vault_lab.role(token_num_uses=5)
+    with VaultClient(vault_proxy.url, cache_ttl=0, **role.arguments()) as client:
+        with ThreadPoolExecutor(8) as pool:
+            found = list(pool.map(lambda _: client.get_secret("app/db"), range(100)))
+
+        assert found == [{"url": "postgresql://app"}] * 100
+        assert 20 <= vault_proxy.count("/login") <= 21
+        assert vault_proxy.count("/data/") == 100
+
+
+def test_a_refused_login_is_the_answer_for_all_who_wait_for_it(
+    vault_lab: VaultLab, role: Role, client: VaultClient, vault_proxy: HttpFaultProxy
+) -> None:
+    """A role that is gone is asked for once and not by each thread; the next call asks anew."""
+    vault_lab.admin.auth.approle.delete_role(role.name)
+    vault_lab.revoke_tokens_of(role)
+    vault_proxy.plan(Fault(pause=1.0), path="/login")
+    together = threading.Barrier(16)
+
+    def read(_: int) -> VaultAuthenticationError:
+        together.wait(20)
+        with pytest.raises(VaultAuthenticationError, match="login was refused") as caught:
+            client.get_secret("app/db")
+        return caught.value
+
+    with ThreadPoolExecutor(16) as pool:
+        errors = list(pool.map(read, range(16)))
+    assert len({id(error) for error in errors}) == 16
+    assert vault_proxy.count("/login") == 1
+    with pytest.raises(VaultAuthenticationError, match="login was refused"):
+        client.get_secret("app/db")
+
+    assert vault_proxy.count("/login") == 2
+
+
 def test_a_denial_that_a_fresh_login_mends_is_mended(
     vault_lab: VaultLab, vault_proxy: HttpFaultProxy
 ) -> None:

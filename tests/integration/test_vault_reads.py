@@ -217,7 +217,7 @@ def test_database_credentials_are_complete_or_an_error(
     assert vault.get_database_credentials("reads/creds") == full | {"port": "5432"}
     vault_lab.write("reads/creds", full | {"port": 6000})
     assert vault.get_database_credentials("reads/creds", use_cache=False)["port"] == "6000"
-    for port in ("x", 0, 70000, True):
+    for port in ("x", 0, 70000, True, "1" * 5000):
         vault_lab.write("reads/creds", full | {"port": port})
         with pytest.raises(VaultError, match="'port' is no port"):
             vault.get_database_credentials("reads/creds", use_cache=False)

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from clients.errors import VaultConfigurationError, VaultConnectionError, VaultError
 from clients.vault_client import VaultClient
 from tests.fault_proxy import FaultProxy
+from tests.tls_relay import Certificates, TlsRelay, make_certificates
 from tests.vault_servers import TlsOpenBao
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
+
+    from tests.vault_fixtures import VaultLab
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +81,61 @@ def test_a_client_certificate_is_shown(tls_server: TlsOpenBao) -> None:
     }
     with VaultClient(environ=environ | pair) as client:
         assert client.health_check() is True
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"lasts": timedelta(minutes=-5)}, "certificate has expired"),
+        ({"host": "vault.example.com"}, "not valid for '127.0.0.1'"),
+    ],
+    ids=["expired", "another host"],
+)
+def test_a_certificate_that_is_no_good_is_named(
+    vault_lab: VaultLab, tmp_path: Path, wrong: dict[str, Any], words: str
+) -> None:
+    """Expired and of another host are told apart, and neither is an outage."""
+    certificates = make_certificates(tmp_path, **wrong)
+    with TlsRelay(vault_lab.server.port, certificates) as relay:
+        environ = _relayed(vault_lab, relay, certificates)
+        with pytest.raises(VaultConfigurationError, match=words) as caught:
+            VaultClient(environ=environ)
+
+    assert caught.value.reason == "tls"
+
+
+def test_a_server_that_wants_a_certificate_gets_it(vault_lab: VaultLab, tmp_path: Path) -> None:
+    """Without one, the error is the server's own alert and names the variable to set."""
+    certificates = make_certificates(tmp_path)
+    with TlsRelay(vault_lab.server.port, certificates, ask_for_certificate=True) as relay:
+        environ = _relayed(vault_lab, relay, certificates)
+        with pytest.raises(VaultConfigurationError, match=r"required.*VAULT_CLIENT_CERT") as caught:
+            VaultClient(environ=environ)
+        assert caught.value.reason == "tls"
+        certificate, key = map(str, certificates.client)
+        environ |= {"VAULT_CLIENT_CERT": certificate, "VAULT_CLIENT_KEY": key}
+        with VaultClient(environ=environ) as client:
+            assert client.get_secret("app/db")
+
+
+def test_a_file_without_a_certificate_is_no_authority(
+    tls_server: TlsOpenBao, tmp_path: Path
+) -> None:
+    """It is a wrong setting, and no outage to be tried again."""
+    junk = tmp_path / "junk.pem"
+    junk.write_text("hello")
+    with pytest.raises(VaultConfigurationError, match="no certificate") as caught:
+        VaultClient(environ=_environ(tls_server, VAULT_CACERT=str(junk)))
+
+    assert caught.value.reason == "tls"
+
+
+def _relayed(lab: VaultLab, relay: TlsRelay, certificates: Certificates) -> dict[str, str]:
+    return {
+        "VAULT_ADDR": f"https://127.0.0.1:{relay.port}",
+        "VAULT_TOKEN": lab.token(),
+        "VAULT_CACERT": str(certificates.ca),
+    }
 
 
 def test_a_cut_handshake_is_an_outage(tls_server: TlsOpenBao) -> None:

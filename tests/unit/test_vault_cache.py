@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given, settings
@@ -12,6 +14,9 @@ from hypothesis import strategies as st
 
 from clients._vault_cache import CacheKey, SecretCache
 from clients.errors import VaultConnectionError, VaultError, VaultSecretNotFoundError
+
+if TYPE_CHECKING:
+    from types import FrameType
 
 _A: CacheKey = (None, "secret", "a", None)
 _B: CacheKey = (None, "secret", "b", None)
@@ -118,6 +123,26 @@ def test_failures_are_not_cached() -> None:
     assert _read(cache, server)["n"] == 1
 
 
+def test_a_secret_that_is_gone_is_no_longer_served() -> None:
+    """A fresh read that finds nothing drops the entry; one that could not ask leaves it."""
+    cache, server = SecretCache(5.0), _Server()
+    _read(cache, server)
+
+    def unreachable() -> dict[str, Any]:
+        raise VaultConnectionError("down", reason="unreachable")
+
+    def gone() -> dict[str, Any]:
+        raise VaultSecretNotFoundError("deleted", reason="deleted")
+
+    with pytest.raises(VaultConnectionError):
+        _read(cache, unreachable, fresh=True)
+    assert _read(cache, server)["n"] == 1
+    with pytest.raises(VaultSecretNotFoundError):
+        _read(cache, gone, fresh=True)
+    with pytest.raises(VaultSecretNotFoundError):
+        _read(cache, gone)
+
+
 def test_the_number_of_entries_is_bounded() -> None:
     """A caller who asks for ever new paths does not fill the memory; expired ones go first."""
     clock, server = _Clock(), _Server()
@@ -203,6 +228,51 @@ def test_an_interrupted_load_is_taken_over_by_a_waiter() -> None:
         slow.let_go.set()
         assert second.result() == {"n": 1, "deep": {"list": [1]}}
         assert isinstance(first.exception(), KeyboardInterrupt)
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+def test_an_interruption_anywhere_blocks_no_key(*, fresh: bool) -> None:
+    """Ctrl-C on any line of a read costs later ones at most one wait, and no count its sense."""
+    done = False
+    for strike in range(1000):
+        cache, server = SecretCache(5.0), _Server()
+        done = _interrupted_read(cache, server, strike, fresh=fresh)
+        if done:
+            break
+        with contextlib.suppress(VaultConnectionError):
+            cache.read(_A, server, fresh=False, wait=lambda: 0.01)
+        assert _read(cache, server)["deep"] == {"list": [1]}
+        stats = cache.stats()
+        assert 2 <= stats["hits"] + stats["misses"] + stats["coalesced"] <= 3
+
+    assert done
+    assert strike > 10
+
+
+def _interrupted_read(cache: SecretCache, server: _Server, strike: int, *, fresh: bool) -> bool:
+    """Interrupt a read on its line number *strike*; return whether it was over before."""
+    lines = 0
+
+    def trace(frame: FrameType, event: str, _: object) -> Any:
+        nonlocal lines
+        if not frame.f_code.co_filename.endswith("_vault_cache.py"):
+            return None
+        # A real signal is not handled between the last line of a lock's block and its release.
+        if event == "line" and not cache._lock.locked():
+            lines += 1
+            if lines == strike + 1:
+                raise KeyboardInterrupt
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        _read(cache, server, fresh=fresh)
+    except KeyboardInterrupt:
+        return False
+    finally:
+        sys.settrace(before)
+    return True
 
 
 def test_a_waiter_does_not_wait_beyond_its_own_deadline() -> None:

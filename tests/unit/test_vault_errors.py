@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import inspect
 import pickle
+import re
 import ssl
+from pathlib import Path
 from typing import Any
 
 import hvac.exceptions
@@ -22,6 +24,8 @@ from clients.errors import (
     VaultError,
     VaultSecretNotFoundError,
 )
+
+ROOT = Path(__file__).parents[2]
 
 _READ = Operation(
     kind="read", text="read the secret 'a'", addr="http://v", path=secret_path("secret", "a")
@@ -157,6 +161,18 @@ def test_long_words_of_the_server_are_cut_and_put_on_one_line() -> None:
 
     assert len(str(error)) < 500
     assert "\n" not in str(error)
+
+
+def test_every_reason_stands_in_the_readmes_table_of_errors() -> None:
+    """Who looks a reason up finds it, with the class that carries it."""
+    sources = [*(ROOT / "clients").glob("_vault_*.py"), ROOT / "clients" / "vault_client.py"]
+    given = re.compile(r'(?:reason=|reason = |reason, state = |return (?="\w+", "))"([a-z_]+)"')
+    reasons = {one for path in sources for one in given.findall(path.read_text())}
+    table = (ROOT / "README.md").read_text().partition("## Errors")[2].partition("\n## ")[0]
+    listed = set(re.findall("`([a-z_]+)`", table))
+
+    assert len(reasons) > 20
+    assert sorted(reasons - listed) == []
 
 
 @pytest.mark.parametrize("path", ["secret/crm/db", "data/crm/db", "metadata/crm/db"])

@@ -73,6 +73,7 @@ def test_the_root_of_a_mount_can_be_listed() -> None:
     assert folder_path("secret", "/").path == ""
     assert folder_path("secret", "secret/metadata/crm").path == "crm"
     assert folder_path("secret", "crm/").path == "crm"
+    assert folder_path("secret", "secret/data/secret/metadata/x").path == "secret/metadata/x"
 
 
 @pytest.mark.parametrize("name", ["", "/", "..", "../database", "a\nb"])

@@ -14,9 +14,11 @@ class _Attempts:
     def __init__(self, *failures: VaultError) -> None:
         self.failures = list(failures)
         self.count = 0
+        self.patience: list[float] = []
 
-    def __call__(self) -> str:
+    def __call__(self, patience: Deadline) -> str:
         self.count += 1
+        self.patience.append(patience.remaining())
         if self.failures:
             raise self.failures.pop(0)
         return "done"
@@ -86,6 +88,14 @@ def test_no_pause_begins_that_would_pass_the_deadline() -> None:
     assert time.monotonic() - began < 2
 
 
+def test_each_try_but_the_last_leaves_time_for_the_next() -> None:
+    """Half of what is left, and the last one all of it."""
+    attempts = _Attempts(_failure(), _failure())
+    retry(attempts, deadline=Deadline(100), retries=2)
+
+    assert attempts.patience == [pytest.approx(one, abs=2) for one in (50, 50, 100)]
+
+
 def test_pauses_grow_and_are_jittered_and_bounded() -> None:
     """Clients that failed together do not come back together."""
     for number in range(12):
@@ -94,6 +104,7 @@ def test_pauses_grow_and_are_jittered_and_bounded() -> None:
 
         assert all(longest / 2 <= pause <= longest for pause in pauses)
         assert len(set(pauses)) > 10
+    assert _pause(5000, None, 9.0) <= 2.0
 
 
 def test_the_wish_of_the_server_is_taken_for_rounded_down() -> None:

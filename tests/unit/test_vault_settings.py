@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import copy
+import io
+import os
 import pickle
+import traceback
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from clients._vault_settings import Masked, VaultOptions, resolve_options
 from clients.errors import ConfigurationError, VaultConfigurationError, VaultError
+from clients.vault_client import VaultClient
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -130,6 +134,9 @@ def test_a_bad_address_is_refused_without_its_password(addr: str, problem: str) 
         {"timeout": float("nan")},
         {"timeout": float("inf")},
         {"timeout": "10"},
+        {"timeout": 1e10},
+        {"timeout": 10**400},
+        {"cache_ttl": 10**400},
         {"retries": -1},
         {"retries": 1.5},
         {"retries": True},
@@ -138,6 +145,7 @@ def test_a_bad_address_is_refused_without_its_password(addr: str, problem: str) 
         {"cache_ttl": float("nan")},
         {"auth_method": "ldap"},
         {"namespace": "a b"},
+        {"namespace": "team-a/.."},
         {"mount_point": "a/../b"},
         {"mount_point": ""},
     ],
@@ -176,6 +184,40 @@ def test_an_unusable_tls_setting_is_named(extra: dict[str, str]) -> None:
     (name,) = extra
     with pytest.raises(VaultConfigurationError, match=name.split("_CLIENT")[0]):
         _resolve(_ENV | extra)
+
+
+@pytest.mark.parametrize("name", ["VAULT_CLIENT_CERT", "VAULT_CLIENT_KEY"])
+def test_a_key_with_a_password_is_refused(tmp_path: Path, name: str) -> None:
+    """The TLS library would wait at the terminal for somebody to type it."""
+    plain, locked = tmp_path / "plain.pem", tmp_path / "locked.pem"
+    plain.touch()
+    locked.write_text("-----BEGIN ENCRYPTED PRIVATE KEY-----\n")
+    files = {"VAULT_CLIENT_CERT": str(plain), "VAULT_CLIENT_KEY": str(plain), name: str(locked)}
+    with pytest.raises(VaultConfigurationError, match=f"{name} names .*needs a password"):
+        _resolve(_ENV | files)
+
+
+@pytest.mark.parametrize("source", ["process", "mapping"])
+@pytest.mark.parametrize("bad", [{"VAULT_SKIP_VERIFY": "perhaps"}, {"VAULT_ADDR": "ftp://x"}])
+def test_the_environment_is_not_shown_by_a_failing_frame(
+    monkeypatch: pytest.MonkeyPatch, source: str, bad: dict[str, str]
+) -> None:
+    """Its variables hold the token, and error reporters collect local variables."""
+    for name, value in ({"VAULT_ADDR": "http://h", "VAULT_TOKEN": "SENTINEL"} | bad).items():
+        monkeypatch.setenv(name, value)
+    error = _failure_of_construction(source)
+    shown = io.StringIO()
+    traceback.TracebackException.from_exception(error, capture_locals=True).print(file=shown)
+
+    assert [line for line in shown.getvalue().splitlines() if "SENTINEL" in line] == []
+
+
+def _failure_of_construction(source: str) -> VaultError:
+    try:
+        VaultClient(environ=None if source == "process" else os.environ.copy())
+    except VaultError as error:
+        return error
+    raise AssertionError("it was to fail")
 
 
 def test_a_masked_value_does_not_show() -> None:
