@@ -62,6 +62,8 @@ class ServerPool:
     Args:
         make: Makes an unconnected connection.
         limits: The pool's size, and how long a caller may wait for a place in it.
+        generation: Returns a number that grows when connections made before are to be given up,
+            because their credential is.
         drop_idle_on_failure: Close the idle connections, too, when one fails: the next call
             then asks anew where the server is.
     """
@@ -70,12 +72,15 @@ class ServerPool:
         self,
         make: Callable[[], AnyConnection],
         limits: Limits,
+        generation: Callable[[], int],
         *,
         drop_idle_on_failure: bool = False,
     ) -> None:
         self._make = make
         self._drop_idle_on_failure = drop_idle_on_failure
         self._limits = limits
+        self._newest_generation = generation
+        self._generation = generation()
         self._closed = False
         self._reset()
 
@@ -156,6 +161,10 @@ class ServerPool:
             # A forked child: these sockets are its parent's. Dropping them here only closes
             # this process's copies.
             self._reset()
+        generation = self._newest_generation()
+        if generation != self._generation:
+            self._generation = generation
+            self.drop_idle()
         return self._take_idle() or self._open_or_wait()
 
     def _take_idle(self) -> AnyConnection | None:
@@ -206,7 +215,9 @@ class ServerPool:
         if self._is_full():
             return None
         # Outside the lock: making one may ask a slow source for fresh credentials.
+        generation = self._newest_generation()
         connection = self._make()
+        connection.credential_generation = generation
         with self._lock:
             if len(self._alive) >= self._limits.max_connections:
                 return None
@@ -221,6 +232,9 @@ class ServerPool:
             return len(self._alive) >= self._limits.max_connections
 
     def _give_back(self, connection: AnyConnection) -> None:
+        if connection.credential_generation != self._generation:
+            self._discard(connection)
+            return
         self._idle.append(connection)
         if self._waiters:
             self._wake()

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from clients._vault_retry import Deadline
     from clients._vault_settings import VaultOptions
+    from clients._vault_token import Grant
     from clients._vault_transport import VaultAdapter
 
 __all__ = ["VaultSession"]
@@ -54,16 +55,35 @@ class VaultSession:
         Raises:
             VaultError: Whatever went wrong.
         """
+        return self.ask_as(operation, send, deadline)[0]
+
+    def ask_as(
+        self,
+        operation: Operation,
+        send: Callable[[VaultAdapter], Body],
+        deadline: Deadline,
+        *,
+        retries: int | None = None,
+    ) -> tuple[Body, Grant]:
+        """Ask, and return the answer together with the token that it was given to.
+
+        Raises:
+            VaultError: Whatever went wrong.
+        """
         grant = self.tokens.current(deadline)
         try:
             try:
-                body = self.transport.call(operation, send, deadline=deadline, token=grant.token)
+                body = self.transport.call(
+                    operation, send, deadline=deadline, token=grant.token, retries=retries
+                )
             except VaultAuthenticationError as refusal:
                 other = self.tokens.replacement(grant, refusal, deadline)
                 if other is None:
                     raise
                 grant = other
-                body = self.transport.call(operation, send, deadline=deadline, token=grant.token)
+                body = self.transport.call(
+                    operation, send, deadline=deadline, token=grant.token, retries=retries
+                )
         except VaultAuthenticationError as refusal:
             if refusal.reason == "permission_denied":  # by policy, so the token itself is good
                 self.tokens.accepted(grant)
@@ -72,7 +92,7 @@ class VaultSession:
             self._tell_uninitialised(error, deadline)
             raise
         self.tokens.accepted(grant)
-        return body
+        return body, grant
 
     def health(self, deadline: Deadline) -> Body:
         """Return what ``sys/health`` says of a server that is initialised and unsealed.

@@ -10,9 +10,10 @@ import random
 import threading
 import time
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
+from clients._credentials import CredentialLife
 from clients._vault_api import approle_login, lookup_self, renew_self, revoke_self
 from clients._vault_errors import Operation, not_vault
 from clients._vault_retry import Deadline
@@ -50,6 +51,8 @@ class Grant:
         generation: Counts logins; a renewed token keeps its number.
         refresh_at: When to renew or replace it.
         usable_until: When to show it no longer.
+        issued_at: When it was asked for at first; for the caller's own, when we saw it first.
+        ends_at: When it ends, and with it all that hangs on it.
         full_ttl: The seconds that it was given at login.
         renewable: Whether a renewal can make it live longer.
     """
@@ -58,12 +61,16 @@ class Grant:
     generation: int = 0
     refresh_at: float = float("inf")
     usable_until: float = float("inf")
+    issued_at: float = field(default_factory=time.monotonic)
+    ends_at: float = float("inf")
     full_ttl: float = 0.0
     renewable: bool = False
 
 
 class TokenSource(ABC):
     """Gives the token for a call."""
+
+    _grant: Grant | None = None
 
     @abstractmethod
     def current(self, deadline: Deadline) -> Grant:
@@ -83,6 +90,20 @@ class TokenSource(ABC):
         """Raise when there is clearly no working token."""
 
     @abstractmethod
+    def ends_at(self, deadline: Deadline) -> float:
+        """Return when the present token ends, on the monotonic clock; infinity when unknown."""
+
+    def life(self) -> CredentialLife:
+        """Return the age of the present token, and how long it still lives unless renewed."""
+        grant = self._grant
+        if grant is None:
+            return CredentialLife(0.0, 0.0)
+        now = time.monotonic()
+        endless = grant.ends_at == float("inf")
+        remaining = None if endless else max(0.0, grant.ends_at - now)
+        return CredentialLife(now - grant.issued_at, remaining)
+
+    @abstractmethod
     def revoke(self) -> None:
         """Give back what was obtained here."""
 
@@ -97,7 +118,7 @@ class StaticToken(TokenSource):
 
     def __init__(self, transport: VaultTransport, token: Masked) -> None:
         self._transport = transport
-        self._grant = Grant(token=token)
+        self._grant: Grant = Grant(token=token)
 
     def current(self, deadline: Deadline) -> Grant:
         """Return the token."""
@@ -118,18 +139,30 @@ class StaticToken(TokenSource):
         operation = Operation(
             kind="token", text="verify the token", addr=self._transport.options.addr
         )
+        asked_at = time.monotonic()
         try:
-            body = self._transport.call(
-                operation, lookup_self, deadline=deadline, token=self._grant.token
+            # The answer is kept out of this frame: it repeats the token.
+            ttl = _ttl_in(
+                self._transport.call(
+                    operation, lookup_self, deadline=deadline, token=self._grant.token
+                )
             )
         except VaultAuthenticationError as refusal:
             if refusal.reason != "permission_denied":
                 raise
         else:
-            knows_us = isinstance(body.get("data"), dict)
-            del body  # it repeats the token
-            if not knows_us:
+            if ttl is None:
                 raise not_vault(operation, "HTTP 200 without a token's data")
+            # 0 is a token that never ends.
+            self._grant = replace(self._grant, ends_at=asked_at + (ttl or float("inf")))
+
+    def ends_at(self, deadline: Deadline) -> float:
+        """Return when the token ends; asked anew, because its owner may have renewed it."""
+        try:
+            self.verify(deadline)
+        except VaultError as error:
+            _log.debug("the token's end is not known anew: %s", error)
+        return self._grant.ends_at
 
     def revoke(self) -> None:
         """Do nothing: the token is the caller's."""
@@ -223,6 +256,12 @@ class AppRoleTokens(TokenSource):
         """
         self.current(deadline)
 
+    def ends_at(self, deadline: Deadline) -> float:
+        """Return when the present token ends."""
+        del deadline
+        grant = self._grant
+        return float("inf") if grant is None else grant.ends_at
+
     def revoke(self) -> None:
         """Revoke the token; a failure is logged and no more, for the token dies by itself."""
         self._over = True
@@ -287,7 +326,10 @@ class AppRoleTokens(TokenSource):
         self._generation += 1
         _log.debug("logged in by AppRole, login %d, for %g s", self._generation, ttl)
         return _grant(
-            token, ttl, asked_at, full_ttl=ttl, renewable=renewable, generation=self._generation
+            Grant(token=token, generation=self._generation, issued_at=asked_at, full_ttl=ttl),
+            ttl,
+            asked_at,
+            renewable=renewable,
         )
 
     def _renewed(self, grant: Grant, deadline: Deadline) -> Grant:
@@ -298,14 +340,7 @@ class AppRoleTokens(TokenSource):
         )
         # Near the end of its longest life a renewal gives less: after that, only a login helps.
         worth_it = renewable and ttl >= grant.full_ttl / 2
-        return _grant(
-            token,
-            ttl,
-            asked_at,
-            full_ttl=grant.full_ttl,
-            renewable=worth_it,
-            generation=grant.generation,
-        )
+        return _grant(replace(grant, token=token), ttl, asked_at, renewable=worth_it)
 
     def _ask_for_token(
         self, operation: Operation, send: Callable[[VaultAdapter], Body], **options: Any
@@ -340,23 +375,24 @@ def _auth_in(body: Body) -> tuple[Masked, float, bool] | None:
     return Masked(token), float(ttl), bool(auth.get("renewable"))
 
 
-def _grant(
-    token: Masked,
-    ttl: float,
-    asked_at: float,
-    *,
-    full_ttl: float,
-    renewable: bool,
-    generation: int,
-) -> Grant:
-    if not ttl:  # it never expires
-        return Grant(token=token, generation=generation)
+def _grant(grant: Grant, ttl: float, asked_at: float, *, renewable: bool) -> Grant:
+    """Return *grant* with *ttl* seconds of life from *asked_at* on; 0 is for ever."""
+    if not ttl:
+        endless = float("inf")
+        return replace(grant, refresh_at=endless, usable_until=endless, ends_at=endless)
     part = random.uniform(*_REFRESH_AT)  # noqa: S311 - no secret depends on it
-    return Grant(
-        token=token,
-        generation=generation,
+    return replace(
+        grant,
         refresh_at=asked_at + ttl * part,
         usable_until=asked_at + ttl * _USABLE_UNTIL,
-        full_ttl=full_ttl,
+        ends_at=asked_at + ttl,
         renewable=renewable,
     )
+
+
+def _ttl_in(body: Body) -> float | None:
+    data = body.get("data")
+    if not isinstance(data, dict):
+        return None
+    ttl = data.get("ttl")
+    return float(ttl) if isinstance(ttl, int | float) else 0.0

@@ -11,6 +11,7 @@ from clients._vault_api import list_folder, lookup_self, read_secret
 from clients._vault_cache import CacheStats, SecretCache
 from clients._vault_errors import Operation, not_vault
 from clients._vault_getters import TypedGetters
+from clients._vault_lease import LeasedUrl
 from clients._vault_paths import SecretPath, folder_path, secret_path
 from clients._vault_retry import Deadline
 from clients._vault_session import VaultSession
@@ -23,11 +24,12 @@ from clients.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
+    from clients._credentials import CredentialLife
     from clients._vault_transport import Body
 
-__all__ = ["VaultClient", "VaultError"]
+__all__ = ["LeasedUrl", "VaultClient", "VaultError"]
 
 #: Sessions of the parent process. Closing or collecting them could wait for a lock that a thread
 #: of the parent held at the fork, and that nobody here will ever release.
@@ -165,6 +167,36 @@ class VaultClient(TypedGetters, Lifecycle):
         if not isinstance(keys, list):
             raise not_vault(operation, "HTTP 200 without keys")
         return [str(key) for key in keys]
+
+    def leased_url(self, role: str, base_url: Callable[[], str] | None = None) -> LeasedUrl:
+        """Return a connection URL with a user and a password of its own, got from Vault.
+
+        Give it to ``PostgresClient`` or ``ValkeyClient`` in place of a URL: the lease is renewed
+        and replaced while they work. Close it after them, and before this client.
+
+        Args:
+            role: A role of the database secrets engine: ``crm-app`` for
+                ``database/creds/crm-app``, or its path, such as
+                ``database/static-creds/crm-app``.
+            base_url: Returns the URL that user and password are put into, in place of those
+                that it may have; ``get_database_url`` when None.
+
+        Returns:
+            The URL, as a callable; it asks Vault when it is called first.
+
+        Raises:
+            VaultConfigurationError: *role* is no role and no path of one.
+        """
+        return LeasedUrl(
+            lambda: self._session,
+            role,
+            self.get_database_url if base_url is None else base_url,
+            timeout=self._options.timeout,
+        )
+
+    def credential_life(self) -> CredentialLife:
+        """Return the age of the token in use, and how long it lives unless it is renewed."""
+        return self._session.tokens.life()
 
     def cache_stats(self) -> CacheStats:
         """Return the cache's counts; ``hits + misses + coalesced`` is the number of reads."""
