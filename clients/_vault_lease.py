@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Literal
 from urllib.parse import quote
 
 from clients._credentials import Credential, CredentialLife
+from clients._vault_answers import DatabaseCredential, credential_in
 from clients._vault_api import read_database_credential, renew_lease, revoke_lease
 from clients._vault_errors import Operation, not_vault
 from clients._vault_paths import database_path
@@ -268,7 +269,7 @@ class LeasedUrl(Credential):
         operation = self._operation("read")
         base = self._base or self._base_url()  # at first before anything is made that must end
         # The answer is kept out of this frame: it holds the password.
-        found, generation = _credential_in(
+        found, generation = _found_in(
             *self._session().ask_as(
                 operation,
                 lambda adapter: read_database_credential(adapter, self.path),
@@ -322,30 +323,8 @@ class LeasedUrl(Credential):
         )
 
 
-@dataclass(frozen=True, slots=True)
-class _Found:
-    lease_id: str
-    user: str
-    secret: Masked
-    ttl: float
-    age: float
-    renewable: bool
-
-
-def _credential_in(body: Body, grant: Grant) -> tuple[_Found | None, int]:
-    data = body.get("data")
-    if not isinstance(data, dict):
-        return None, grant.generation
-    user, secret = data.get("username"), data.get("password")
-    lease_id = body.get("lease_id") or ""
-    ttl = body.get("lease_duration") if lease_id else data.get("ttl")
-    if not (isinstance(user, str) and isinstance(secret, str) and isinstance(ttl, int | float)):
-        return None, grant.generation
-    # A static role tells how long its password is good from one rotation to the next.
-    period = data.get("rotation_period", ttl)
-    age = 0.0 if lease_id or not isinstance(period, int | float) else max(0.0, period - ttl)
-    found = _Found(lease_id, user, Masked(secret), float(ttl), age, bool(body.get("renewable")))
-    return found, grant.generation
+def _found_in(body: Body, grant: Grant) -> tuple[DatabaseCredential | None, int]:
+    return credential_in(body), grant.generation
 
 
 def _with_login(base_url: str, user: str, secret: Masked) -> str:

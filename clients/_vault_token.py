@@ -14,15 +14,16 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from clients._credentials import CredentialLife
+from clients._vault_answers import auth_in, token_life_in
 from clients._vault_api import approle_login, lookup_self, renew_self, revoke_self
 from clients._vault_errors import Operation, not_vault
 from clients._vault_retry import Deadline
-from clients._vault_settings import Masked
 from clients.errors import VaultAuthenticationError, VaultConnectionError, VaultError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from clients._vault_settings import Masked
     from clients._vault_transport import Body, VaultAdapter, VaultTransport
 
 __all__ = ["AppRoleTokens", "Grant", "StaticToken", "TokenSource", "token_source"]
@@ -142,7 +143,7 @@ class StaticToken(TokenSource):
         asked_at = time.monotonic()
         try:
             # The answer is kept out of this frame: it repeats the token.
-            ttl = _ttl_in(
+            known = token_life_in(
                 self._transport.call(
                     operation, lookup_self, deadline=deadline, token=self._grant.token
                 )
@@ -151,10 +152,11 @@ class StaticToken(TokenSource):
             if refusal.reason != "permission_denied":
                 raise
         else:
-            if ttl is None:
+            if known is None:
                 raise not_vault(operation, "HTTP 200 without a token's data")
-            # 0 is a token that never ends.
-            self._grant = replace(self._grant, ends_at=asked_at + (ttl or float("inf")))
+            self._grant = replace(
+                self._grant, issued_at=asked_at - known.age, ends_at=asked_at + known.remaining
+            )
 
     def ends_at(self, deadline: Deadline) -> float:
         """Return when the token ends; asked anew, because its owner may have renewed it."""
@@ -346,7 +348,7 @@ class AppRoleTokens(TokenSource):
         self, operation: Operation, send: Callable[[VaultAdapter], Body], **options: Any
     ) -> tuple[Masked, float, bool]:
         # The answer is kept out of this frame: in an unexpected shape it is a secret all the same.
-        auth = _auth_in(self._transport.call(operation, send, **options))
+        auth = auth_in(self._transport.call(operation, send, **options))
         if auth is None:
             raise not_vault(operation, "HTTP 200 without a token")
         return auth
@@ -365,16 +367,6 @@ def token_source(transport: VaultTransport) -> TokenSource:
     return AppRoleTokens(transport, options.role_id, options.secret_id)
 
 
-def _auth_in(body: Body) -> tuple[Masked, float, bool] | None:
-    auth = body.get("auth")
-    if not isinstance(auth, dict):
-        return None
-    token, ttl = auth.get("client_token"), auth.get("lease_duration")
-    if not isinstance(token, str) or not token.isprintable() or not isinstance(ttl, int | float):
-        return None
-    return Masked(token), float(ttl), bool(auth.get("renewable"))
-
-
 def _grant(grant: Grant, ttl: float, asked_at: float, *, renewable: bool) -> Grant:
     """Return *grant* with *ttl* seconds of life from *asked_at* on; 0 is for ever."""
     if not ttl:
@@ -388,11 +380,3 @@ def _grant(grant: Grant, ttl: float, asked_at: float, *, renewable: bool) -> Gra
         ends_at=asked_at + ttl,
         renewable=renewable,
     )
-
-
-def _ttl_in(body: Body) -> float | None:
-    data = body.get("data")
-    if not isinstance(data, dict):
-        return None
-    ttl = data.get("ttl")
-    return float(ttl) if isinstance(ttl, int | float) else 0.0

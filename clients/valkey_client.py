@@ -56,9 +56,9 @@ class ValkeyClient(KeyOperations, Lifecycle):
             or ``redis+cluster://h1,h2``; ``valkey`` and ``valkeys`` mean the same. Or a
             callable that returns a URL and is asked for every new connection, so that rotated
             credentials are picked up; it may take ``use_cache``, and is asked once more with
-            ``use_cache=False`` after a login was refused. With TLS, ``?ssl_ca_certs=``, ``ssl_certfile=``,
-            ``ssl_keyfile=``, ``ssl_password=``, ``ssl_check_hostname=`` and ``ssl_cert_reqs=``
-            name files and checks.
+            ``use_cache=False`` after a login was refused. With TLS, ``?ssl_ca_certs=``,
+            ``ssl_certfile=``, ``ssl_keyfile=``, ``ssl_password=``, ``ssl_check_hostname=`` and
+            ``ssl_cert_reqs=`` name files and checks.
         connect_timeout: Seconds for a new connection, and for a free place in the pool.
         socket_timeout: Seconds that the server may stay silent before a call fails.
         max_connections: Connections to one server.

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import time
 import weakref
 from typing import TYPE_CHECKING, Any
 
 from clients._lifecycle import Lifecycle
+from clients._vault_answers import secret_in, written_at
 from clients._vault_api import list_folder, lookup_self, read_secret
 from clients._vault_cache import CacheStats, SecretCache
 from clients._vault_errors import Operation, not_vault
@@ -27,7 +29,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from clients._credentials import CredentialLife
-    from clients._vault_transport import Body
 
 __all__ = ["LeasedUrl", "VaultClient", "VaultError"]
 
@@ -194,6 +195,27 @@ class VaultClient(TypedGetters, Lifecycle):
             timeout=self._options.timeout,
         )
 
+    def secret_age(self, path: str) -> float:
+        """Return the age of a secret's latest version, in seconds; the cache plays no part.
+
+        Args:
+            path: As for ``get_secret``.
+
+        Raises:
+            VaultError: As for ``get_secret``.
+        """
+        self._check_open()
+        operation = self._reading(place := secret_path(self._options.mount_point, path), None)
+        # The answer is kept out of this frame: it holds the secret.
+        written = written_at(
+            self._session.ask(
+                operation, lambda adapter: read_secret(adapter, place, None), self._deadline()
+            )
+        )
+        if written is None:
+            raise not_vault(operation, "HTTP 200 without KV v2 metadata; is the mount version 2?")
+        return max(0.0, time.time() - written)
+
     def credential_life(self) -> CredentialLife:
         """Return the age of the token in use, and how long it lives unless it is renewed."""
         return self._session.tokens.life()
@@ -285,16 +307,9 @@ class VaultClient(TypedGetters, Lifecycle):
     def _read_version(
         self, place: SecretPath, version: int | None, deadline: Deadline
     ) -> dict[str, Any]:
-        which = "" if version is None else f", version {version}"
-        operation = Operation(
-            kind="read",
-            text=f"read the secret {place}{which}",
-            addr=self.addr,
-            path=place,
-            version=version,
-        )
+        operation = self._reading(place, version)
         # The answer is kept out of this frame: in an unexpected shape it is a secret all the same.
-        secret = _secret_in(
+        secret = secret_in(
             self._session.ask(
                 operation, lambda adapter: read_secret(adapter, place, version), deadline
             )
@@ -303,11 +318,15 @@ class VaultClient(TypedGetters, Lifecycle):
             raise not_vault(operation, "HTTP 200 without KV v2 data; is the mount version 2?")
         return secret
 
-
-def _secret_in(body: Body) -> dict[str, Any] | None:
-    data = body.get("data")
-    secret = data.get("data") if isinstance(data, dict) else None
-    return secret if isinstance(secret, dict) else None
+    def _reading(self, place: SecretPath, version: int | None) -> Operation:
+        which = "" if version is None else f", version {version}"
+        return Operation(
+            kind="read",
+            text=f"read the secret {place}{which}",
+            addr=self.addr,
+            path=place,
+            version=version,
+        )
 
 
 def _checked_version(version: object) -> int | None:
