@@ -118,7 +118,7 @@ class LeasedUrl(Credential):
         self._replaced: dict[str, float] = {}
         self._base: str | None = None
         self._doubted = False
-        self._next_try = float("-inf")
+        self._looked_at = self._next_try = float("-inf")
 
     def __repr__(self) -> str:
         return f"<LeasedUrl {self.path}>"
@@ -152,9 +152,10 @@ class LeasedUrl(Credential):
             A number that grows with each new user: connections of the one before are given up.
         """
         lease, now = self._lease, time.monotonic()
-        if lease is None or (now < lease.refresh_at and not self._doubted) or now < self._next_try:
+        if lease is None or now < self._next_try:
             return self._serial
-        if self._lock.acquire(blocking=False):
+        doubted = self._doubted and now >= self._looked_at + _SHORTEST_PAUSE
+        if (now >= lease.refresh_at or doubted) and self._lock.acquire(blocking=False):
             try:
                 if self._lease is lease and not self._closed:
                     self._refresh(lease)
@@ -200,22 +201,21 @@ class LeasedUrl(Credential):
             )
 
     def _refresh(self, lease: _Lease) -> None:
-        started = time.monotonic()
+        started = self._looked_at = time.monotonic()
         deadline = Deadline(_REFRESH_TIMEOUT)
         self._doubted = False
         try:
             self._lease = self._renewed(lease, deadline) or self._replacement(lease, deadline)
         except VaultError as error:
             # Connections that are open go on; the next try comes soon, but not with every call.
+            now = time.monotonic()
+            self._next_try = now + max(_SHORTEST_PAUSE, 4 * (now - started))
             _log.warning(
                 "the credential of %s could not be renewed or replaced yet, and open connections "
                 "go on with it: %s",
                 self.path,
                 error,
             )
-        finally:
-            now = time.monotonic()
-            self._next_try = now + max(_SHORTEST_PAUSE, 4 * (now - started))
 
     def _renewed(self, lease: _Lease, deadline: Deadline) -> _Lease | None:
         """Return the lease with a longer life; None when it is to be replaced.
@@ -246,8 +246,8 @@ class LeasedUrl(Credential):
             or grant.generation != lease.generation
         ):
             return None
-        ends_at = self._end(ttl, deadline)
-        return replace(lease, ends_at=ends_at, refresh_at=_refresh_at(ends_at))
+        ends_at, refresh_at = self._span(ttl, grant, deadline)
+        return replace(lease, ends_at=ends_at, refresh_at=refresh_at)
 
     def _replacement(self, lease: _Lease | None, deadline: Deadline) -> _Lease:
         if self._closed:
@@ -269,7 +269,7 @@ class LeasedUrl(Credential):
         operation = self._operation("read")
         base = self._base or self._base_url()  # at first before anything is made that must end
         # The answer is kept out of this frame: it holds the password.
-        found, generation = _found_in(
+        found, grant = _found_in(
             *self._session().ask_as(
                 operation,
                 lambda adapter: read_database_credential(adapter, self.path),
@@ -283,25 +283,34 @@ class LeasedUrl(Credential):
                 base = self._base_url()
         self._base = base
         now = time.monotonic()
-        # A static role has no lease, and goes on when its password is rotated.
-        ends_at = self._end(found.ttl, deadline) if found.lease_id else now + found.ttl
-        refresh_at = _refresh_at(ends_at) if found.lease_id else ends_at
+        if found.lease_id:
+            ends_at, refresh_at = self._span(found.ttl, grant, deadline)
+        else:
+            # A static role goes on when its password is rotated; Vault may be a little late.
+            ends_at = now + found.ttl
+            refresh_at = max(ends_at, now + _SHORTEST_PAUSE / 2)
         return _Lease(
             lease_id=found.lease_id,
             url=Masked(_with_login(base, found.user, found.secret)),
             user=found.user,
             secret=found.secret,
             issued_at=now - found.age,
-            refresh_at=max(refresh_at, now + _SHORTEST_PAUSE / 2),
+            refresh_at=refresh_at,
             ends_at=ends_at,
             full_ttl=found.ttl,
             renewable=found.renewable,
-            generation=generation,
+            generation=grant.generation,
         )
 
-    def _end(self, ttl: float, deadline: Deadline) -> float:
+    def _span(self, ttl: float, grant: Grant, deadline: Deadline) -> tuple[float, float]:
+        """Return when a lease of *ttl* seconds ends, and when it is to be looked after."""
         # Vault revokes a token's leases with the token.
-        return min(time.monotonic() + ttl, self._session().tokens.ends_at(deadline))
+        token = self._session().tokens.looked_up(grant, deadline)
+        now = time.monotonic()
+        ends_at = min(now + ttl, token.ends_at)
+        part = random.uniform(*_REFRESH_AT)  # noqa: S311 - no secret depends on it
+        refresh_at = min(now + max(0.0, ends_at - now) * part, token.refresh_at)
+        return ends_at, max(refresh_at, now + _SHORTEST_PAUSE / 10)
 
     def _revoke(self, lease_id: str) -> None:
         try:
@@ -323,8 +332,8 @@ class LeasedUrl(Credential):
         )
 
 
-def _found_in(body: Body, grant: Grant) -> tuple[DatabaseCredential | None, int]:
-    return credential_in(body), grant.generation
+def _found_in(body: Body, grant: Grant) -> tuple[DatabaseCredential | None, Grant]:
+    return credential_in(body), grant
 
 
 def _with_login(base_url: str, user: str, secret: Masked) -> str:
@@ -340,12 +349,6 @@ def _with_login(base_url: str, user: str, secret: Masked) -> str:
     _, _, hosts = authority.rpartition("@")
     login = f"{quote(user, safe='')}:{quote(secret.reveal(), safe='')}"
     return f"{scheme}://{login}@{hosts}{rest[len(authority) :]}"
-
-
-def _refresh_at(ends_at: float) -> float:
-    now = time.monotonic()
-    part = random.uniform(*_REFRESH_AT)  # noqa: S311 - no secret depends on it
-    return now + max(0.0, ends_at - now) * part
 
 
 #: Every LeasedUrl, for the fork hook.

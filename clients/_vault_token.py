@@ -90,9 +90,10 @@ class TokenSource(ABC):
     def verify(self, deadline: Deadline) -> None:
         """Raise when there is clearly no working token."""
 
-    @abstractmethod
-    def ends_at(self, deadline: Deadline) -> float:
-        """Return when the present token ends, on the monotonic clock; infinity when unknown."""
+    def looked_up(self, grant: Grant, deadline: Deadline) -> Grant:
+        """Return *grant* as it stands now; its owner may have renewed it."""
+        del deadline
+        return grant
 
     def life(self) -> CredentialLife:
         """Return the age of the present token, and how long it still lives unless renewed."""
@@ -158,13 +159,14 @@ class StaticToken(TokenSource):
                 self._grant, issued_at=asked_at - known.age, ends_at=asked_at + known.remaining
             )
 
-    def ends_at(self, deadline: Deadline) -> float:
-        """Return when the token ends; asked anew, because its owner may have renewed it."""
+    def looked_up(self, grant: Grant, deadline: Deadline) -> Grant:
+        """Return the token with its present end, where it may look itself up."""
+        del grant
         try:
             self.verify(deadline)
         except VaultError as error:
             _log.debug("the token's end is not known anew: %s", error)
-        return self._grant.ends_at
+        return self._grant
 
     def revoke(self) -> None:
         """Do nothing: the token is the caller's."""
@@ -257,12 +259,6 @@ class AppRoleTokens(TokenSource):
             VaultError: The login failed.
         """
         self.current(deadline)
-
-    def ends_at(self, deadline: Deadline) -> float:
-        """Return when the present token ends."""
-        del deadline
-        grant = self._grant
-        return float("inf") if grant is None else grant.ends_at
 
     def revoke(self) -> None:
         """Revoke the token; a failure is logged and no more, for the token dies by itself."""
