@@ -165,6 +165,14 @@ class _Login:
         self._expect_primary = expect_primary
 
     def __call__(self, connection: AnyConnection) -> None:
+        try:
+            self._log_in(connection)
+        except BaseException:
+            # The driver closes after errors of its own alone, and would go on without a login.
+            connection.disconnect()
+            raise
+
+    def _log_in(self, connection: AnyConnection) -> None:
         refusal: AuthenticationError | None = None
         for candidate in self._candidates():
             target = parse_valkey_url(candidate.url)
@@ -175,7 +183,6 @@ class _Login:
             else:
                 self._source.accepted(candidate)
                 return
-        connection.disconnect()
         if refusal is None:
             refusal = AuthenticationError(self._source.refusal(), status_code=_REFUSED)
         elif self._source.trouble is not None:
@@ -190,8 +197,8 @@ def _introduce(
     """Authenticate, select the database and introduce ourselves in one write.
 
     Raises:
-        AuthenticationError: The login was refused; the connection is as before, and can be used
-            for another one. After any other failure it is closed.
+        AuthenticationError: The login was refused; the connection can be used for another one.
+        RedisError: Anything else; the connection is to be closed.
     """
     commands: list[tuple[str | int, ...]] = []
     if target.password is not None:
@@ -203,23 +210,15 @@ def _introduce(
     commands.append(("CLIENT", "SETINFO", "LIB-NAME", "failfast-clients"))
     if expect_primary:
         commands.append(("ROLE",))
-    try:
-        connection._parser.on_connect(connection)  # noqa: SLF001 - what redis-py's on_connect does
-        connection.send_packed_command(connection.pack_commands(commands), check_health=False)
-        replies = [_reply(connection) for _ in commands]
-    except BaseException:
-        connection.disconnect()
-        raise
+    connection._parser.on_connect(connection)  # noqa: SLF001 - what redis-py's on_connect does
+    connection.send_packed_command(connection.pack_commands(commands), check_health=False)
+    replies = [_reply(connection) for _ in commands]
     # Old servers do not know SETINFO, and ACL rules may deny it: no harm.
     del replies[optional]
     for reply in replies:
-        if isinstance(reply, AuthenticationError):
-            raise reply
-        if isinstance(reply, ResponseError):
-            connection.disconnect()
+        if isinstance(reply, ResponseError | AuthenticationError):
             raise reply
     if expect_primary and replies[-1][0] != "master":
-        connection.disconnect()
         raise ReadOnlyError(
             "the sentinels name a server that is not the primary yet", status_code="READONLY"
         )

@@ -119,6 +119,7 @@ class LeasedUrl(Credential):
         self._base: str | None = None
         self._doubted = False
         self._looked_at = self._next_try = float("-inf")
+        self._in_trouble = False
 
     def __repr__(self) -> str:
         return f"<LeasedUrl {self.path}>"
@@ -206,16 +207,19 @@ class LeasedUrl(Credential):
         self._doubted = False
         try:
             self._lease = self._renewed(lease, deadline) or self._replacement(lease, deadline)
+            self._in_trouble = False
         except VaultError as error:
             # Connections that are open go on; the next try comes soon, but not with every call.
             now = time.monotonic()
             self._next_try = now + max(_SHORTEST_PAUSE, 4 * (now - started))
-            _log.warning(
+            _log.log(
+                logging.DEBUG if self._in_trouble else logging.WARNING,
                 "the credential of %s could not be renewed or replaced yet, and open connections "
                 "go on with it: %s",
                 self.path,
                 error,
             )
+            self._in_trouble = True
 
     def _renewed(self, lease: _Lease, deadline: Deadline) -> _Lease | None:
         """Return the lease with a longer life; None when it is to be replaced.
