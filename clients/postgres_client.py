@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from clients._postgres_block import User
     from clients._postgres_flight import Session
     from clients._postgres_handle import GuardedConnection
-    from clients._postgres_settings import OnRlsBypass
+    from clients._postgres_settings import OnRlsBypass, Target
 
 __all__ = ["Finding", "PostgresClient", "PostgresError"]
 
@@ -269,7 +269,7 @@ class PostgresClient(Lifecycle):
         outer = open_block(self._pool, user)
         if outer is None:
             return self._one_flight(user, "execute_many").run_many(query, rows)
-        return self._in_block("execute_many", user).run_many(outer, query, rows)
+        return InBlock("execute_many", self._target(user)).run_many(outer, query, rows)
 
     def execute_admin(self, query: Query, params: Params = ()) -> list[dict[str, Any]]:
         """Run one statement WITHOUT a user, as ``admin_connection`` would, in one round trip.
@@ -374,22 +374,19 @@ class PostgresClient(Lifecycle):
     def _pool_for(self, user: User) -> Pool:
         return self._admin_pool if user is None else self._pool
 
+    def _target(self, user: User) -> Target:
+        return (self._admin_connector if user is None else self._connector).target
+
     def _block(self, user: User) -> AbstractContextManager[GuardedConnection]:
         pool = self._pool_for(user)
         outer = open_block(pool, user)
         if outer is not None:
             return JoinedBlock(outer)
-        connector = self._admin_connector if user is None else self._connector
-        return Block(pool, user, connector.target, self._settings.statement_timeout_ms)
+        return Block(pool, user, self._target(user), self._settings.statement_timeout_ms)
 
     def _one_flight(self, user: User, method: str) -> OneFlight:
-        connector = self._admin_connector if user is None else self._connector
         context = standing_context(user, self._settings.statement_timeout_ms)
-        return OneFlight(self._pool_for(user), context, method, connector.target)
-
-    def _in_block(self, method: str, user: User) -> InBlock:
-        connector = self._admin_connector if user is None else self._connector
-        return InBlock(method, connector.target)
+        return OneFlight(self._pool_for(user), context, method, self._target(user))
 
     def _execute(
         self, method: str, user: User, query: Query, params: Params
@@ -398,4 +395,4 @@ class PostgresClient(Lifecycle):
         outer = open_block(self._pool_for(user), user)
         if outer is None:
             return self._one_flight(user, method).run(query, params)
-        return self._in_block(method, user).run(outer, query, params)
+        return InBlock(method, self._target(user)).run(outer, query, params)
