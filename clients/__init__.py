@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from clients._credentials import CredentialLife
 from clients.errors import (
     ClientError,
     ConfigurationError,
@@ -24,13 +25,15 @@ from clients.errors import (
 from clients.factory import Clients, HealthReport, ServiceHealth, build_clients
 from clients.postgres_client import PostgresClient
 from clients.valkey_client import Pipeline, RateLimit, Session, SessionStore, ValkeyClient
-from clients.vault_client import VaultClient
+from clients.vault_client import LeasedUrl, VaultClient
 
 __all__ = [
     "ClientError",
     "Clients",
     "ConfigurationError",
+    "CredentialLife",
     "HealthReport",
+    "LeasedUrl",
     "NoRowsError",
     "Pipeline",
     "PostgresClient",

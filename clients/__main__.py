@@ -8,7 +8,7 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
-from clients._check import check_services
+from clients._check import check_services, url_for
 from clients.errors import ClientError
 from clients.postgres_client import PostgresClient
 from clients.vault_client import VaultClient
@@ -17,10 +17,12 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from clients._check import ServiceReport
+    from clients._credentials import CredentialLife
 
 __all__ = ["main"]
 
-_HEADER = ("SERVICE", "STATUS", "REACHABLE", "LOGIN", "VERSION", "LATENCY", "RLS")
+_HEADER = ("SERVICE", "STATUS", "REACHABLE", "LOGIN", "VERSION", "LATENCY", "RLS", "CREDENTIAL")
+_ROLE_HELP = "take user and password from this role of Vault's database secrets engine"
 _YES_OR_NO = {True: "yes", False: "no", None: "-"}
 
 
@@ -44,18 +46,22 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] | None = 
     ):
         command = commands.add_parser(name, help=text, description=text)
         command.add_argument("--json", action="store_true", help="print JSON instead of text")
+        command.add_argument("--database-role", metavar="ROLE", help=_ROLE_HELP)
+    commands.choices["check"].add_argument("--valkey-role", metavar="ROLE", help=_ROLE_HELP)
     options = parser.parse_args(argv)
     if options.command == "check":
-        return _check(environ, as_json=options.json)
+        reports = check_services(
+            environ, database_role=options.database_role, valkey_role=options.valkey_role
+        )
+        return _show_check(reports, as_json=options.json)
     try:
-        return _rls(environ, as_json=options.json)
+        return _rls(environ, options.database_role, as_json=options.json)
     except ClientError as error:
         print(f"python -m clients rls: {error}", file=sys.stderr)
         return 2
 
 
-def _check(environ: Mapping[str, str] | None, *, as_json: bool) -> int:
-    reports = check_services(environ)
+def _show_check(reports: list[ServiceReport], *, as_json: bool) -> int:
     healthy = all(report.healthy for report in reports)
     if as_json:
         services = [dataclasses.asdict(report) for report in reports]
@@ -68,10 +74,11 @@ def _check(environ: Mapping[str, str] | None, *, as_json: bool) -> int:
     return 0 if healthy else 1
 
 
-def _rls(environ: Mapping[str, str] | None, *, as_json: bool) -> int:
+def _rls(environ: Mapping[str, str] | None, role: str | None, *, as_json: bool) -> int:
     with (
         VaultClient(environ=environ) as vault,
-        PostgresClient(vault.get_database_url, 1, min_size=1) as client,
+        url_for(vault, role, vault.get_database_url) as url,
+        PostgresClient(url, 1, min_size=1) as client,
     ):
         findings = client.check_rls()
     if as_json:
@@ -92,7 +99,20 @@ def _row(report: ServiceReport) -> tuple[str, ...]:
         report.version or "-",
         "-" if report.latency is None else f"{report.latency * 1000:.1f} ms",
         report.rls or "-",
+        "-" if report.credential is None else _life(report.credential),
     )
+
+
+def _life(credential: CredentialLife) -> str:
+    age = f"{_span(credential.age)} old"
+    return age if credential.remaining is None else f"{age}, {_span(credential.remaining)} left"
+
+
+def _span(seconds: float) -> str:
+    for unit, length in (("d", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} s"
 
 
 def _print_table(rows: list[tuple[str, ...]]) -> None:

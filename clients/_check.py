@@ -6,10 +6,12 @@
 from __future__ import annotations
 
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from clients._credentials import CredentialLife
+from clients._vault_getters import DATABASE, VALKEY
 from clients.errors import (
     ClientError,
     ConfigurationError,
@@ -22,9 +24,9 @@ from clients.valkey_client import ValkeyClient
 from clients.vault_client import VaultClient
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
-__all__ = ["ServiceReport", "check_services"]
+__all__ = ["ServiceReport", "check_services", "url_for"]
 
 _LOGIN_WORDS = ("authentication failed", "WRONGPASS", "NOAUTH", "invalid username-password")
 
@@ -41,6 +43,7 @@ class ServiceReport:
         version: What it says it is.
         latency: Seconds that a health check took.
         rls: PostgreSQL alone: what can be said of row-level security.
+        credential: How old the credential is, and how long it still works.
         detail: Where it is, or what is wrong.
     """
 
@@ -52,13 +55,21 @@ class ServiceReport:
     version: str | None = None
     latency: float | None = None
     rls: str | None = None
+    credential: CredentialLife | None = None
 
 
-def check_services(environ: Mapping[str, str] | None = None) -> list[ServiceReport]:
+def check_services(
+    environ: Mapping[str, str] | None = None,
+    *,
+    database_role: str | None = None,
+    valkey_role: str | None = None,
+) -> list[ServiceReport]:
     """Try all three services.
 
     Args:
         environ: Where the ``VAULT_*`` variables are read; the process's environment when None.
+        database_role: The role of the database secrets engine that ``build_clients()`` is given.
+        valkey_role: Likewise for Valkey.
 
     Returns:
         A report for each, also when the first of them already failed.
@@ -66,7 +77,7 @@ def check_services(environ: Mapping[str, str] | None = None) -> list[ServiceRepo
     with ExitStack() as stack:
         try:
             vault = stack.enter_context(VaultClient(environ=environ))
-            reports = [_healthy("vault", vault.health_check, vault.server_version, vault.addr)]
+            reports = [_healthy("vault", vault, vault.addr, vault.credential_life())]
         except ClientError as error:
             untried = "not tried: its URL is in Vault"
             return [
@@ -74,8 +85,8 @@ def check_services(environ: Mapping[str, str] | None = None) -> list[ServiceRepo
                 ServiceReport(service="postgres", healthy=False, detail=untried),
                 ServiceReport(service="valkey", healthy=False, detail=untried),
             ]
-        reports.append(_try("postgres", lambda: _postgres(vault)))
-        reports.append(_try("valkey", lambda: _valkey(vault)))
+        reports.append(_try("postgres", lambda: _postgres(vault, database_role)))
+        reports.append(_try("valkey", lambda: _valkey(vault, valkey_role)))
     return reports
 
 
@@ -86,47 +97,59 @@ def _try(service: str, check: Callable[[], ServiceReport]) -> ServiceReport:
         return _failed(service, error)
 
 
-def _postgres(vault: VaultClient) -> ServiceReport:
-    with PostgresClient(
-        vault.get_database_url, 1, admin_url=vault.get_database_admin_url, min_size=1
-    ) as client:
+def _postgres(vault: VaultClient, role: str | None) -> ServiceReport:
+    with (
+        url_for(vault, role, vault.get_database_url) as url,
+        PostgresClient(url, 1, admin_url=vault.get_database_admin_url, min_size=1) as client,
+    ):
         findings = client.check_rls()
         rls = "enforced" if not findings else f"{len(findings)} findings: python -m clients rls"
-        return _healthy(
-            "postgres",
-            client.health_check,
-            client.server_version,
-            client.server,
-            rls=rls,
-            healthy=not findings,
-        )
+        life = client.credential_life() if role else CredentialLife(vault.secret_age(DATABASE))
+        return _healthy("postgres", client, client.server, life, rls=rls, healthy=not findings)
 
 
-def _valkey(vault: VaultClient) -> ServiceReport:
-    with ValkeyClient(vault.get_valkey_url) as client:
-        return _healthy("valkey", client.health_check, client.server_version, client.server)
+def _valkey(vault: VaultClient, role: str | None) -> ServiceReport:
+    with url_for(vault, role, vault.get_valkey_url) as url, ValkeyClient(url) as client:
+        life = client.credential_life() if role else CredentialLife(vault.secret_age(VALKEY))
+        return _healthy("valkey", client, client.server, life)
+
+
+@contextmanager
+def url_for(
+    vault: VaultClient, role: str | None, stored: Callable[..., str]
+) -> Iterator[Callable[..., str]]:
+    """Yield the URL that *stored* returns, with a credential of *role* where one is named."""
+    if role is None:
+        yield stored
+        return
+    leased = vault.leased_url(role, stored)
+    try:
+        yield leased
+    finally:
+        leased.close()
 
 
 def _healthy(
     service: str,
-    health_check: Callable[[], bool],
-    server_version: Callable[[], str],
+    client: VaultClient | PostgresClient | ValkeyClient,
     detail: str,
+    credential: CredentialLife,
     *,
     rls: str | None = None,
     healthy: bool = True,
 ) -> ServiceReport:
     started = time.perf_counter()
-    health_check()
+    client.health_check()
     latency = time.perf_counter() - started
     return ServiceReport(
         service=service,
         healthy=healthy,
         reachable=True,
         authenticated=True,
-        version=server_version(),
+        version=client.server_version(),
         latency=latency,
         rls=rls,
+        credential=credential,
         detail=detail,
     )
 

@@ -11,7 +11,7 @@ from uuid import UUID
 
 from psycopg.pq import ConnStatus, TransactionStatus
 
-from clients._postgres_errors import is_connection_loss, is_read_only, lost_error, statement_error
+from clients._postgres_errors import is_connection_loss, lost_error, statement_error
 from clients._postgres_flight import FlightError, Session
 from clients._postgres_handle import BlockState, GuardedConnection
 from clients._postgres_silence import SilenceError
@@ -219,8 +219,7 @@ class Block:
             if failure.index:
                 # Committed; only the reset failed, and the session is retired for it.
                 return
-            if is_read_only(failure.error):
-                self.pool.drain()
+            self.pool.learn_from(failure.error)
             if failure.index is None:
                 raise lost_error(failure.error, "COMMIT", self._target) from failure.error
             self._roll_back(session)
@@ -239,9 +238,8 @@ class Block:
             self._clean = True
 
     def _release(self, state: BlockState) -> None:
-        if state.read_only_seen:
-            # A fail-over has left us on a server that takes no writes: no session there is wanted.
-            self.pool.drain()
+        if state.telling is not None:
+            self.pool.learn_from(state.telling)
         # psycopg still counts the savepoints of a transaction that SQL text ended.
         if self._clean and not state.context_was_lost:
             self.pool.give_back(state.session)

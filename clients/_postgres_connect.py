@@ -13,10 +13,11 @@ from clients._postgres_errors import connect_error, is_login_refusal, is_refused
 from clients._postgres_flight import FlightError, Session
 from clients._postgres_settings import Target, parse_url
 from clients._postgres_silence import SilenceWatch, WatchedConnection, activity_query
-from clients.errors import PostgresConfigurationError
+from clients.errors import PostgresConnectionError
 
 if TYPE_CHECKING:
-    from clients._postgres_settings import PostgresSettings, UrlSource
+    from clients._credentials import UrlSource
+    from clients._postgres_settings import PostgresSettings
 
 __all__ = ["Connector"]
 
@@ -58,45 +59,53 @@ class Connector:
 
         Raises:
             PostgresConnectionError: It failed; with the server's own words.
+            VaultError: There is no credential to try.
             PostgresConfigurationError: The URL cannot be used.
         """
         started = time.monotonic()
-        renewals = self.source.renewals
-        url = self._ask()
-        renewed = False
+        failure: PostgresConnectionError | None = None
+        for candidate in self.source.candidates(patient=patient):
+            self.target = parse_url(self.source.name, candidate.url)
+            try:
+                session = self._connect_patiently(candidate.url, started, patient=patient)
+            except psycopg.Error as error:
+                failure = self._failure(error, time.monotonic() - started)
+                if not is_login_refusal(error):
+                    raise failure from failure.__cause__
+                candidate.refusal = str(failure)
+                continue
+            # A session whose URL was asked for before a drain must not outlive it.
+            session.born = candidate.asked_at
+            self._last_url = candidate.url
+            self.source.accepted(candidate)
+            return session
+        if failure is None:
+            # No value was worth another login: the last refusal still stands.
+            raise PostgresConnectionError(self.source.refusal())
+        if self.source.trouble is not None:
+            failure.args = (f"{failure}; no other credential can be had: {self.source.trouble}",)
+        raise failure
+
+    def _connect_patiently(self, url: str, started: float, *, patient: bool) -> Session:
         while True:
-            self.target = parse_url(self.source.name, url)
             try:
                 watch = SilenceWatch(self._settings.silence_timeout, self._is_working)
-                session = self._connect_once(url, watch)
-                self._last_url = url
-                return session  # noqa: TRY300 - the loop tries again after an error
+                return self._connect_once(url, watch)
             except psycopg.Error as error:
                 waited = time.monotonic() - started
-                if is_login_refusal(error) and not renewed:
-                    renewed = True
-                    fresh = self.source.fresh(url, renewals)
-                    if fresh is not None:
-                        url = fresh
-                        continue
-                if self._worth_waiting(error, waited, patient=patient):
-                    time.sleep(_RETRY_PAUSE)
-                    continue
-                failure = connect_error(error, self.target, waited)
-                # psycopg's frames hold the socket of an attempt that timed out, and whoever keeps
-                # our error would keep it open.
-                error.__traceback__ = None
-                password = self.target.password
-                if password and password in str(error):
-                    # `from None`: the driver's own text shows the password.
-                    raise failure from None
-                raise failure from error
+                if not self._worth_waiting(error, waited, patient=patient):
+                    raise
+            time.sleep(_RETRY_PAUSE)
 
-    def _ask(self) -> str:
-        url = self.source.current()
-        if url is None:
-            raise PostgresConfigurationError(f"the callable {self.source.name} returned None")
-        return url
+    def _failure(self, error: psycopg.Error, waited: float) -> PostgresConnectionError:
+        failure = connect_error(error, self.target, waited)
+        # psycopg's frames hold the socket of an attempt that timed out, and whoever keeps our
+        # error would keep it open.
+        error.__traceback__ = None
+        # No cause where the driver's own text shows the password.
+        password = self.target.password
+        failure.__cause__ = None if password and password in str(error) else error
+        return failure
 
     def _is_working(self, backend_pid: int) -> bool:
         """Ask the server, over a connection of its own, whether that session is at work."""

@@ -19,6 +19,7 @@ __all__ = [
     "is_login_refusal",
     "is_read_only",
     "is_refused",
+    "is_role_gone",
     "is_starting",
     "lost_error",
     "statement_error",
@@ -78,6 +79,15 @@ def is_farewell(error: psycopg.Error) -> bool:
 def is_read_only(error: psycopg.Error) -> bool:
     """Return True for 25006: after a fail-over this session may be on the demoted server."""
     return error.sqlstate == "25006"
+
+
+def is_role_gone(error: psycopg.Error) -> bool:
+    """Return True when the session's role seems to have been dropped or to have lost its grants.
+
+    The server lets the sessions of a dropped role go on, and denies them every table.
+    """
+    denied = error.sqlstate == "42501" and error.diag.source_function == "aclcheck_error"
+    return denied or (error.sqlstate == "42704" and "role OID" in str(error))
 
 
 def connect_error(error: psycopg.Error, target: Target, waited: float) -> PostgresConnectionError:

@@ -16,7 +16,7 @@ from psycopg import pq
 from psycopg.rows import dict_row
 
 from clients._postgres_cursor import GuardedCursor
-from clients._postgres_errors import is_connection_loss, is_read_only
+from clients._postgres_errors import is_connection_loss, is_read_only, is_role_gone
 from clients._postgres_flight import FlightError
 from clients._postgres_sql import CONTEXT_QUERY
 from clients.errors import PostgresError, RlsContextError, TransactionAbortedError
@@ -62,7 +62,8 @@ class BlockState:
         self.pid = os.getpid()
         #: The first SQL error that nobody has handled yet by a rollback to a savepoint.
         self.swallowed: psycopg.Error | None = None
-        self.read_only_seen = False
+        #: The last error that says something of the server or of the role.
+        self.telling: psycopg.Error | None = None
         self.closables: list[Closable] = []
         # Held while a statement runs and while the block ends: a thread that still has the handle
         # cannot slip a statement in between the check and the session's next borrower.
@@ -102,7 +103,8 @@ class BlockState:
 
     def note(self, error: psycopg.Error) -> None:
         """Remember the SQL error that aborts the transaction, should the caller swallow it."""
-        self.read_only_seen = self.read_only_seen or is_read_only(error)
+        if is_read_only(error) or is_role_gone(error):
+            self.telling = error
         if self.swallowed is None and self.session.transaction_status != _IDLE:
             self.swallowed = error
 

@@ -17,11 +17,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from clients._postgres_errors import is_read_only, is_role_gone
 from clients.errors import ClientError, PostgresConnectionError, PostgresError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    import psycopg
+
+    from clients._credentials import UrlSource
     from clients._postgres_flight import Session
 
 __all__ = ["Pool"]
@@ -59,6 +63,7 @@ class Pool:
 
     Args:
         connect: Makes a session.
+        source: Tells when the credential has changed.
         name: For messages.
         min_size: How many idle ones stay open however long they are idle.
         max_size: How many there may be.
@@ -68,6 +73,7 @@ class Pool:
     def __init__(
         self,
         connect: Callable[[], Session],
+        source: UrlSource,
         *,
         name: str,
         min_size: int,
@@ -79,6 +85,7 @@ class Pool:
         self.max_size = max_size
         self.timeout = timeout
         self._connect = connect
+        self._source = source
         self._closed = False
         self._reset()
         _pools.add(self)
@@ -91,6 +98,8 @@ class Pool:
         self._waiters: deque[_Waiter] = deque()
         self._open = 0
         self._drained_at = 0.0
+        #: The credential's generation that the sessions are of; None before the first of them.
+        self._generation: int | None = None
         self._last_failure: ClientError | None = None
         self._counts = dict.fromkeys(
             ("checkouts", "connects", "connect_failures", "stale", "retired", "exhausted"), 0
@@ -104,6 +113,7 @@ class Pool:
                 Or a new one could not be connected.
             PostgresError: The pool is closed.
         """
+        self._notice_rotation()
         session = self._take()
         holder = _Holder(threading.get_ident(), time.monotonic(), _calling_place())
         with self._lock:
@@ -143,8 +153,17 @@ class Pool:
         for session in sessions:
             session.close()
 
+    def learn_from(self, error: psycopg.Error) -> None:
+        """Draw the conclusions for all sessions from a statement's error."""
+        if is_read_only(error):
+            # A fail-over has left us on a server that takes no writes.
+            self.drain()
+        elif is_role_gone(error):
+            self._source.doubt()
+
     def add(self, session: Session) -> None:
         """Put a session that was connected elsewhere into the pool as an idle one."""
+        self._generation = self._source.generation()
         with self._lock:
             self._open += 1
             self._counts["connects"] += 1
@@ -174,6 +193,17 @@ class Pool:
                 "waiting": len(self._waiters),
                 **self._counts,
             }
+
+    def _notice_rotation(self) -> None:
+        """Let the sessions of a credential that has been replaced go: at once, or on return."""
+        # Outside the lock: a lease that is due is renewed here.
+        generation = self._source.generation()
+        if generation != self._generation:
+            with self._lock:
+                changed = self._generation is not None and generation != self._generation
+                self._generation = generation
+            if changed:
+                self.drain()
 
     def _take(self) -> Session:
         while True:

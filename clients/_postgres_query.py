@@ -18,7 +18,6 @@ from psycopg.pq import ExecStatus
 from clients._postgres_errors import (
     is_connection_loss,
     is_farewell,
-    is_read_only,
     lost_error,
     statement_error,
 )
@@ -194,9 +193,7 @@ class OneFlight:
 
     def _raise(self, session: Session, failure: FlightError) -> NoReturn:
         error, action = failure.error, f"{self._method}()"
-        if is_read_only(error):
-            # A fail-over has left us on a server that takes no writes.
-            self._pool.drain()
+        self._pool.learn_from(error)
         if failure.index is None and not isinstance(error, psycopg.NotSupportedError):
             raise lost_error(error, action, self._target) from error
         if not session.reusable and not session.conn.closed:

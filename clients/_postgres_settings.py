@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 import math
-import os
 import re
-import threading
-import weakref
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 from urllib.parse import urlsplit
@@ -15,6 +11,7 @@ from urllib.parse import urlsplit
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
+from clients._credentials import UrlSource
 from clients.errors import PostgresConfigurationError
 
 if TYPE_CHECKING:
@@ -24,9 +21,9 @@ __all__ = [
     "OnRlsBypass",
     "PostgresSettings",
     "Target",
-    "UrlSource",
     "check_integer",
     "parse_url",
+    "url_source",
 ]
 
 OnRlsBypass: TypeAlias = Literal["error", "warn", "ignore"]
@@ -99,59 +96,18 @@ class Target:
     password: str | None
 
 
-class UrlSource:
-    """Gives the connection URL for each new physical connection.
+def url_source(name: str, url: str | Callable[..., str | None]) -> UrlSource:
+    """Return where the connection URLs come from.
 
-    Args:
-        name: The parameter's name, for messages.
-        url: A URL, or a callable that returns one. It may take ``use_cache``: it is called with
-            ``use_cache=False`` after the server refused what it returned before.
+    Raises:
+        PostgresConfigurationError: *url* is neither text nor a callable.
     """
-
-    def __init__(self, name: str, url: str | Callable[..., str | None]) -> None:
-        self.name = name
-        self._url = url
-        self._lock = threading.Lock()
-        self._fresh: str | None = None
-        #: How often it was asked for a fresh value.
-        self.renewals = 0
-        if not callable(url) and not isinstance(url, str):
-            raise PostgresConfigurationError(
-                f"{name} must be a URL or a callable that returns one, not {type(url).__name__}"
-            )
-        self.is_callable = callable(url)
-        self._takes_use_cache = callable(url) and _takes_use_cache(url)
-        _sources.add(self)
-
-    def current(self) -> str | None:
-        """Return the URL; None when a callable says that there is none."""
-        return self._url() if callable(self._url) else self._url
-
-    def fresh(self, refused: str, renewals: int) -> str | None:
-        """Return the URL after the server refused *refused*.
-
-        Any number of threads that were refused at the same time ask the callable once.
-
-        Args:
-            refused: What ``current`` returned.
-            renewals: What the attribute was before ``current`` was called: when it has grown
-                since, another thread has asked already.
-
-        Returns:
-            Another URL than *refused*, or None when there is no other: the refused one is not
-            worth a second try, and could lock the account.
-        """
-        if not callable(self._url):
-            return None
-        with self._lock:
-            if self.renewals == renewals:
-                self._fresh = self._url(use_cache=False) if self._takes_use_cache else self._url()
-                self.renewals += 1
-            return self._fresh if self._fresh != refused else None
-
-    def renew_lock(self) -> None:
-        """Make a lock that nobody holds, for a forked child: the holder's thread is not in it."""
-        self._lock = threading.Lock()
+    return UrlSource(
+        name,
+        url,
+        describe=lambda one: parse_url(name, one).description,
+        unusable=PostgresConfigurationError,
+    )
 
 
 def parse_url(name: str, url: object) -> Target:
@@ -211,14 +167,6 @@ def _check_url_shape(name: str, url: str) -> None:
         raise PostgresConfigurationError(f"{name} cannot be parsed: {_MEND}") from None
 
 
-def _takes_use_cache(function: Callable[..., object]) -> bool:
-    try:
-        parameters = inspect.signature(function).parameters.values()
-    except (TypeError, ValueError):
-        return False
-    return any(p.name == "use_cache" or p.kind is p.VAR_KEYWORD for p in parameters)
-
-
 def check_integer(name: str, value: object, *, least: int) -> None:
     """Refuse what is no integer, or below *least*."""
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
@@ -231,14 +179,3 @@ def _check_seconds(name: str, value: object, *, zero: bool) -> None:
         raise PostgresConfigurationError(
             f"{name} is {value!r}: it must be a number of seconds {'>=' if zero else '>'} 0"
         )
-
-
-_sources: weakref.WeakSet[UrlSource] = weakref.WeakSet()
-
-
-def _renew_locks() -> None:
-    for source in list(_sources):
-        source.renew_lock()
-
-
-os.register_at_fork(after_in_child=_renew_locks)

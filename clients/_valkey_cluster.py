@@ -222,7 +222,9 @@ class ClusterNodes:
         pool = self._pools.get(address)
         if pool is None:
             make = partial(self._factory.make, address)
-            pool = self._pools[address] = ServerPool(make, self._factory.limits)
+            pool = self._pools[address] = ServerPool(
+                make, self._factory.limits, self._factory.source.generation
+            )
             if self._closed:
                 pool.close()
         return pool

@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from redis.backoff import NoBackoff
 from redis.connection import Connection, SSLConnection, UnixDomainSocketConnection
-from redis.exceptions import ReadOnlyError, ResponseError
+from redis.exceptions import AuthenticationError, ReadOnlyError, ResponseError
 from redis.retry import Retry
 
-from clients._valkey_url import Address, ValkeyTarget
+from clients._valkey_url import Address, ValkeyTarget, parse_valkey_url
 from clients.errors import ValkeyConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
+
+    from clients._credentials import Candidate, UrlSource
 
 __all__ = ["AnyConnection", "ConnectionFactory", "Limits", "check_tls_files", "connection_class"]
 
 #: A redis-py connection. Its send, read and pack methods are semi-public, and untyped.
 AnyConnection = Any
 
+_REFUSED = "WRONGPASS"
 _FILE_OPTIONS = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
 
 
@@ -44,19 +49,25 @@ class ConnectionFactory:
     """Makes unconnected redis-py connections that authenticate themselves when they connect.
 
     Args:
-        resolve: Returns the target, and is asked for every new connection, so that it may hand
-            out fresh credentials.
+        source: Gives the URL, and is asked for every new connection, so that credentials may
+            change.
         limits: The time-outs.
     """
 
-    def __init__(self, resolve: Callable[[], ValkeyTarget], limits: Limits) -> None:
-        self.resolve = resolve
+    def __init__(self, source: UrlSource, limits: Limits) -> None:
+        self.source = source
         self.limits = limits
+        #: Whether to wait for the other half of a rotation; the constructor does not.
+        self.patient = False
+
+    def resolve(self) -> ValkeyTarget:
+        """Return what the URL says now."""
+        return parse_valkey_url(self.source.current())
 
     def make(
         self, address: Address | None = None, *, expect_primary: bool = False
     ) -> AnyConnection:
-        """Make a connection to *address*, not connected yet.
+        """Make a connection to *address*, not connected yet; it can connect once.
 
         Args:
             address: The server; the target's first, or its Unix socket, when None.
@@ -64,23 +75,33 @@ class ConnectionFactory:
 
         Returns:
             The connection; its ``connect`` opens, authenticates and selects the database.
+
+        Raises:
+            AuthenticationError: No credential is worth a login.
         """
-        target = self.resolve()
-        return self._make(target, address, _Handshake(target, expect_primary=expect_primary))
+        candidates = self.source.candidates(patient=self.patient)
+        first = next(candidates, None)
+        if first is None:
+            raise AuthenticationError(self.source.refusal(), status_code=_REFUSED)
+        login = _Login(self.source, lambda: chain([first], candidates), expect_primary)
+        return self._make(parse_valkey_url(first.url), address, login)
 
     def make_for_sentinel(self, address: Address) -> AnyConnection:
         """Make a connection to a sentinel, which has credentials of its own and no databases."""
         target = self.resolve()
-        handshake = _Handshake(
-            ValkeyTarget(username=target.sentinel_username, password=target.sentinel_password)
-        )
-        return self._make(target, address, handshake, self.limits.connect_timeout)
+        own = ValkeyTarget(username=target.sentinel_username, password=target.sentinel_password)
+        introduction = partial(_introduce, target=own)
+        return self._make(target, address, introduction, self.limits.connect_timeout)
+
+    def login(self) -> Callable[[AnyConnection], None]:
+        """Return what authenticates the plain redis-py client's connections, each time anew."""
+        return _Login(self.source, lambda: self.source.candidates(patient=True))
 
     def _make(
         self,
         target: ValkeyTarget,
         address: Address | None,
-        handshake: _Handshake,
+        handshake: Callable[[AnyConnection], None],
         socket_timeout: float | None = None,
     ) -> AnyConnection:
         settings = self.settings(target, address) | {"redis_connect_func": handshake}
@@ -126,38 +147,86 @@ def check_tls_files(target: ValkeyTarget) -> None:
             )
 
 
-class _Handshake:
-    """Authenticate, select the database and introduce ourselves in one write.
+class _Login:
+    """Log in with what the source has, and with the next value after a refusal.
 
-    It holds the target and never the connection: a reference cycle would keep dropped
-    connections open until the garbage collector runs.
+    It never holds the connection: a reference cycle would keep dropped connections open until
+    the garbage collector runs.
     """
 
-    def __init__(self, target: ValkeyTarget, *, expect_primary: bool = False) -> None:
-        self.expect_primary = expect_primary
-        self.commands: list[tuple[str, ...]] = []  # see pack
-        if target.password is not None:
-            login = (target.username, target.password) if target.username else (target.password,)
-            self.commands.append(("AUTH", *login))
-        if target.db:
-            self.commands.append(("SELECT", str(target.db)))
-        self.essential = len(self.commands)
-        self.commands.append(("CLIENT", "SETINFO", "LIB-NAME", "failfast-clients"))
-        if expect_primary:
-            self.commands.append(("ROLE",))
+    def __init__(
+        self,
+        source: UrlSource,
+        candidates: Callable[[], Iterable[Candidate]],
+        expect_primary: bool = False,  # noqa: FBT001, FBT002 - this module's own
+    ) -> None:
+        self._source = source
+        self._candidates = candidates
+        self._expect_primary = expect_primary
 
     def __call__(self, connection: AnyConnection) -> None:
-        connection._parser.on_connect(connection)  # noqa: SLF001 - what redis-py's on_connect does
-        connection.send_packed_command(connection.pack_commands(self.commands), check_health=False)
-        reply: Any = None
-        for number in range(len(self.commands)):
+        try:
+            self._log_in(connection)
+        except BaseException:
+            # The driver closes after errors of its own alone, and would go on without a login.
+            connection.disconnect()
+            raise
+
+    def _log_in(self, connection: AnyConnection) -> None:
+        refusal: AuthenticationError | None = None
+        for candidate in self._candidates():
+            target = parse_valkey_url(candidate.url)
             try:
-                reply = connection.read_response()
-            except ResponseError:
-                # Old servers do not know SETINFO, and ACL rules may deny it: no harm.
-                if number != self.essential:
-                    raise
-        if self.expect_primary and reply[0] != "master":
-            raise ReadOnlyError(
-                "the sentinels name a server that is not the primary yet", status_code="READONLY"
-            )
+                _introduce(connection, target, expect_primary=self._expect_primary)
+            except AuthenticationError as error:
+                refusal, candidate.refusal = error, str(error).rstrip(".")
+            else:
+                self._source.accepted(candidate)
+                return
+        if refusal is None:
+            refusal = AuthenticationError(self._source.refusal(), status_code=_REFUSED)
+        elif self._source.trouble is not None:
+            text = f"{refusal}; no other credential can be had: {self._source.trouble}"
+            refusal = AuthenticationError(text, status_code=refusal.status_code)
+        raise refusal
+
+
+def _introduce(
+    connection: AnyConnection, target: ValkeyTarget, *, expect_primary: bool = False
+) -> None:
+    """Authenticate, select the database and introduce ourselves in one write.
+
+    Raises:
+        AuthenticationError: The login was refused; the connection can be used for another one.
+        RedisError: Anything else; the connection is to be closed.
+    """
+    commands: list[tuple[str, ...]] = []  # see pack
+    if target.password is not None:
+        login = (target.username, target.password) if target.username else (target.password,)
+        commands.append(("AUTH", *login))
+    if target.db:
+        commands.append(("SELECT", str(target.db)))
+    optional = len(commands)
+    commands.append(("CLIENT", "SETINFO", "LIB-NAME", "failfast-clients"))
+    if expect_primary:
+        commands.append(("ROLE",))
+    connection._parser.on_connect(connection)  # noqa: SLF001 - what redis-py's on_connect does
+    connection.send_packed_command(connection.pack_commands(commands), check_health=False)
+    replies = [_reply(connection) for _ in commands]
+    # Old servers do not know SETINFO, and ACL rules may deny it: no harm.
+    del replies[optional]
+    for reply in replies:
+        if isinstance(reply, ResponseError | AuthenticationError):
+            raise reply
+    if expect_primary and replies[-1][0] != "master":
+        raise ReadOnlyError(
+            "the sentinels name a server that is not the primary yet", status_code="READONLY"
+        )
+
+
+def _reply(connection: AnyConnection) -> Any:
+    """Return one reply; a refusal is a reply like another, and others follow it."""
+    try:
+        return connection.read_response(disconnect_on_error=False)
+    except (ResponseError, AuthenticationError) as refusal:
+        return refusal

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any, cast
 import redis
 from redis.cluster import ClusterNode
 from redis.credentials import CredentialProvider
+from redis.exceptions import AuthenticationError
 from redis.sentinel import Sentinel
 
 from clients._valkey_connections import connection_class
+from clients._valkey_url import parse_valkey_url
 
 if TYPE_CHECKING:
     from clients._valkey_connections import ConnectionFactory
@@ -18,13 +20,19 @@ __all__ = ["close_driver", "make_driver"]
 
 
 class _Credentials(CredentialProvider):
-    """Asks for the login at each new connection, as our own handshake does."""
+    """Asks for the login at each new connection, as our own does.
+
+    For a cluster alone: its client has a handshake of its own.
+    """
 
     def __init__(self, factory: ConnectionFactory) -> None:
         self._factory = factory
 
     def get_credentials(self) -> tuple[str] | tuple[str, str]:
-        target = self._factory.resolve()
+        candidate = next(self._factory.source.candidates(patient=False), None)
+        if candidate is None:
+            raise AuthenticationError(self._factory.source.refusal())
+        target = parse_valkey_url(candidate.url)
         password = target.password or ""
         return (target.username, password) if target.username else (password,)
 
@@ -39,10 +47,10 @@ def make_driver(factory: ConnectionFactory) -> redis.Redis:
     """
     target = factory.resolve()
     settings = factory.settings(target)
-    if target.password is not None:
-        settings["credential_provider"] = _Credentials(factory)
     limits = factory.limits
     if target.kind == "cluster":
+        if target.password is not None:
+            settings["credential_provider"] = _Credentials(factory)
         del settings["host"], settings["port"]
         node_class: Any = ClusterNode  # untyped in redis-py
         nodes = [node_class(*address) for address in target.addresses]
@@ -51,16 +59,15 @@ def make_driver(factory: ConnectionFactory) -> redis.Redis:
     if target.kind == "sentinel":
         del settings["host"], settings["port"]
         login = {"username": target.sentinel_username, "password": target.sentinel_password}
-        plain = {name: value for name, value in settings.items() if name != "credential_provider"}
         sentinel_class: Any = Sentinel  # untyped in redis-py
         sentinel = sentinel_class(
-            target.addresses, sentinel_kwargs=plain | login | {"ssl": target.tls}
+            target.addresses, sentinel_kwargs=settings | login | {"ssl": target.tls}
         )
         primary = sentinel.master_for(
             target.service,
-            db=target.db,
             ssl=target.tls,
             max_connections=limits.max_connections,
+            redis_connect_func=factory.login(),
             **settings,
         )
         return cast("redis.Redis", primary)
@@ -69,7 +76,7 @@ def make_driver(factory: ConnectionFactory) -> redis.Redis:
         connection_class=connection_class(target),
         max_connections=limits.max_connections,
         timeout=limits.connect_timeout,
-        db=target.db,
+        redis_connect_func=factory.login(),
         **settings,
     )
     return redis.Redis.from_pool(pool)

@@ -41,7 +41,7 @@ class SingleServer:
     """
 
     def __init__(self, factory: ConnectionFactory) -> None:
-        self.pool = ServerPool(factory.make, factory.limits)
+        self.pool = ServerPool(factory.make, factory.limits, factory.source.generation)
 
     def call(self, command: Command[Any]) -> Any:
         return call_on(self.pool, command)

@@ -69,6 +69,8 @@ class ServerPool:
     Args:
         make: Makes an unconnected connection.
         limits: The pool's size, and how long a caller may wait for a place in it.
+        generation: Returns a number that grows when connections made before are to be given up,
+            because their credential is.
         drop_idle_on_failure: Close the idle connections, too, when one fails: the next call
             then asks anew where the server is.
     """
@@ -77,12 +79,15 @@ class ServerPool:
         self,
         make: Callable[[], AnyConnection],
         limits: Limits,
+        generation: Callable[[], int],
         *,
         drop_idle_on_failure: bool = False,
     ) -> None:
         self._make = make
         self._drop_idle_on_failure = drop_idle_on_failure
         self._limits = limits
+        self._newest_generation = generation
+        self._generation = generation()
         self._closed = False
         self._reset()
 
@@ -174,6 +179,10 @@ class ServerPool:
             # A forked child: these sockets are its parent's. Dropping them here only closes
             # this process's copies.
             self._reset()
+        generation = self._newest_generation()
+        if generation != self._generation:
+            self._generation = generation
+            self.drop_idle()
         return self._take_idle() or self._open_or_wait()
 
     def _take_idle(self) -> AnyConnection | None:
@@ -185,7 +194,8 @@ class ServerPool:
                 return None
             try:
                 # Readable means closed by the server, or a reply that nobody asked for.
-                if not connection._parser.can_read(0):  # noqa: SLF001 - see pack
+                is_clean = not connection._parser.can_read(0)  # noqa: SLF001 - see pack
+                if is_clean and connection.credential_generation >= self._generation:
                     return connection
             except (RedisError, OSError):
                 pass
@@ -227,7 +237,9 @@ class ServerPool:
         if self._is_full():
             return None
         # Outside the lock: making one may ask a slow source for fresh credentials.
+        generation = self._newest_generation()
         connection = self._make()
+        connection.credential_generation = generation
         try:
             with self._lock:
                 if len(self._alive) >= self._limits.max_connections:

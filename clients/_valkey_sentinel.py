@@ -32,7 +32,9 @@ class SentinelPrimary(SingleServer):
         # Whoever answered last is asked first: a frozen sentinel costs a whole time-out.
         self._preferred: Address | None = None
         # When one connection fails, the others may lead to the same dead or demoted server.
-        self.pool = ServerPool(self._make, factory.limits, drop_idle_on_failure=True)
+        self.pool = ServerPool(
+            self._make, factory.limits, factory.source.generation, drop_idle_on_failure=True
+        )
 
     def _make(self) -> AnyConnection:
         return self._factory.make(self._primary(), expect_primary=True)

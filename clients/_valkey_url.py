@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import unquote
 
+from clients._credentials import UrlSource
 from clients.errors import ValkeyConfigurationError
 
-__all__ = ["Address", "ValkeyTarget", "parse_valkey_url"]
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["Address", "ValkeyTarget", "parse_valkey_url", "url_source"]
 
 _TLS_BY_SCHEME = {"redis": False, "valkey": False, "rediss": True, "valkeys": True, "unix": False}
 _PORT = 6379
@@ -94,6 +98,20 @@ class ValkeyTarget:
         key_password = dict(self.tls_options).get("ssl_password")
         found = (self.password, self.sentinel_password, key_password)
         return tuple(secret for secret in found if isinstance(secret, str) and secret)
+
+
+def url_source(url: str | Callable[..., str]) -> UrlSource:
+    """Return where the connection URLs come from.
+
+    Raises:
+        ValkeyConfigurationError: *url* is neither text nor a callable.
+    """
+    return UrlSource("connection_url", url, describe=_describe, unusable=ValkeyConfigurationError)
+
+
+def _describe(url: str) -> str:
+    target = parse_valkey_url(url)
+    return f"{target.where} as {target.username or 'the default user'}"
 
 
 def parse_valkey_url(url: object) -> ValkeyTarget:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from hvac.api import SystemBackend
 from hvac.api.auth_methods import AppRole, Token
@@ -17,9 +18,12 @@ __all__ = [
     "approle_login",
     "list_folder",
     "lookup_self",
+    "read_database_credential",
     "read_health",
     "read_secret",
+    "renew_lease",
     "renew_self",
+    "revoke_lease",
     "revoke_self",
 ]
 
@@ -68,6 +72,24 @@ def revoke_self(adapter: VaultAdapter) -> Body:
     api: Any = Token(adapter)
     body: Body = api.revoke_self()
     return body
+
+
+def read_database_credential(adapter: VaultAdapter, path: str) -> Body:
+    """Get the user and the password of a role of the database secrets engine, as a new lease."""
+    # Not through hvac's method: that one has no place for a mount in the path.
+    return adapter.get(f"/v1/{quote(path)}")
+
+
+def renew_lease(adapter: VaultAdapter, lease_id: str, increment: float) -> Body:
+    """Ask for *increment* seconds more, from now on."""
+    api: Any = SystemBackend(adapter)
+    body: Body = api.renew_lease(lease_id, increment=int(increment))
+    return body
+
+
+def revoke_lease(adapter: VaultAdapter, lease_id: str) -> Body:
+    """Revoke a lease; it is gone when the answer is here."""
+    return adapter.put("/v1/sys/leases/revoke", json={"lease_id": lease_id, "sync": True})
 
 
 def read_health(adapter: VaultAdapter) -> Body:

@@ -13,6 +13,7 @@ an answer that is no HTTP                         VaultConnectionError         n
 login: 400, 401, 403                              VaultAuthenticationError     no
 else: 401, 403                                    VaultAuthenticationError     no
 404                                               VaultSecretNotFoundError     no
+lease: 400 "unknown role"                         VaultSecretNotFoundError     no
 other 4xx                                         VaultError                   no
 ================================================= ============================ =====
 """
@@ -68,7 +69,7 @@ class Operation:
         version: Which version, where one was named.
     """
 
-    kind: Literal["read", "list", "login", "token", "health"]
+    kind: Literal["read", "list", "login", "token", "lease", "health"]
     text: str
     addr: str
     path: SecretPath | None = None
@@ -107,6 +108,13 @@ def error_from_answer(operation: Operation, answer: Answer) -> VaultError:
     said = f"HTTP {status}{answer.words}"
     if status == HTTPStatus.NOT_FOUND:
         return _not_found(operation, answer)
+    if "unknown role" in answer.words and operation.kind == "lease":
+        return VaultSecretNotFoundError(
+            f"{operation}: there is no such role ({said}); make it, or name a static role by its "
+            "path, as in 'database/static-creds/crm-app'",
+            reason="missing",
+            status=status,
+        )
     if status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN} or (
         operation.kind == "login" and status == HTTPStatus.BAD_REQUEST
     ):
@@ -274,8 +282,9 @@ def _not_found(operation: Operation, answer: Answer) -> VaultError:
     if "namespace not found" in words:
         reason, state = "namespace", "there is no such namespace; check VAULT_NAMESPACE"
     elif "no handler for route" in words or "unsupported path" in words:
-        mount = f"there is no KV mount {place.mount!r}" if place else "there is no such mount"
-        reason, state = "mount", f"{mount}; check mount_point"
+        mount = f"KV mount {place.mount!r}" if place else "such mount"
+        setting = "the role's path" if operation.kind == "lease" else "mount_point"
+        reason, state = "mount", f"there is no {mount}; check {setting}"
     elif metadata.get("destroyed"):
         reason, state = "destroyed", f"version {version} is destroyed for ever; write a new one"
     elif deleted_at := metadata.get("deletion_time"):

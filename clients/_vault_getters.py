@@ -8,7 +8,11 @@ from typing import Any
 from clients._vault_fields import SecretFields
 from clients._vault_paths import join_path
 
-__all__ = ["TypedGetters"]
+__all__ = ["DATABASE", "VALKEY", "TypedGetters"]
+
+#: Where the URLs are by default.
+DATABASE = "crm/database"
+VALKEY = "crm/valkey"
 
 
 class TypedGetters(ABC):
@@ -23,7 +27,7 @@ class TypedGetters(ABC):
     ) -> dict[str, Any]:
         """Return the fields of a secret."""
 
-    def get_database_url(self, *, path: str = "crm/database", use_cache: bool = True) -> str:
+    def get_database_url(self, *, path: str = DATABASE, use_cache: bool = True) -> str:
         """Return the field ``url`` of the secret at *path*.
 
         Args:
@@ -35,9 +39,7 @@ class TypedGetters(ABC):
         """
         return self._fields(path, use_cache=use_cache).text("url")
 
-    def get_database_admin_url(
-        self, *, path: str = "crm/database", use_cache: bool = True
-    ) -> str | None:
+    def get_database_admin_url(self, *, path: str = DATABASE, use_cache: bool = True) -> str | None:
         """Return the field ``admin_url`` of the secret at *path*, None where it has none.
 
         Args:
@@ -49,7 +51,7 @@ class TypedGetters(ABC):
         """
         return self._fields(path, use_cache=use_cache).optional_text("admin_url")
 
-    def get_valkey_url(self, *, path: str = "crm/valkey", use_cache: bool = True) -> str:
+    def get_valkey_url(self, *, path: str = VALKEY, use_cache: bool = True) -> str:
         """Return the field ``url`` of the secret at *path*.
 
         Args:

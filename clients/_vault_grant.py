@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -31,6 +32,8 @@ class Grant:
         generation: Counts logins; a renewed token keeps its number.
         refresh_at: When to renew or replace it.
         usable_until: When to show it no longer.
+        issued_at: When it was asked for at first; for the caller's own, when it was made.
+        ends_at: When it ends, and with it all that hangs on it.
         ttl: The seconds that it was given.
         renewable: Whether a renewal can make it live longer.
         policies: The names of its policies; what is in them is looked up with each request.
@@ -41,6 +44,8 @@ class Grant:
     generation: int = 0
     refresh_at: float = float("inf")
     usable_until: float = float("inf")
+    issued_at: float = field(default_factory=time.monotonic)
+    ends_at: float = float("inf")
     ttl: float = 0.0
     renewable: bool = False
     policies: frozenset[str] = frozenset()
@@ -68,6 +73,8 @@ def grant_in(body: Body, asked_at: float, generation: int) -> Grant | None:
         generation=generation,
         refresh_at=asked_at + life * part,
         usable_until=asked_at + life * _USABLE_UNTIL,
+        issued_at=asked_at,
+        ends_at=asked_at + life,
         ttl=float(ttl),
         renewable=bool(auth.get("renewable")),
         policies=frozenset(map(str, auth.get("policies") or ())),

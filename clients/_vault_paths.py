@@ -7,7 +7,14 @@ from functools import lru_cache
 
 from clients.errors import VaultConfigurationError
 
-__all__ = ["SecretPath", "check_mount_point", "folder_path", "join_path", "secret_path"]
+__all__ = [
+    "SecretPath",
+    "check_mount_point",
+    "database_path",
+    "folder_path",
+    "join_path",
+    "secret_path",
+]
 
 _LONGEST = 512
 _KNOWN_PATHS = 1024
@@ -73,6 +80,28 @@ def check_mount_point(mount: str) -> str:
         VaultConfigurationError: It is no path.
     """
     return _checked(mount, "mount point")
+
+
+def database_path(role: str) -> str:
+    """Return the path of a role of the database secrets engine.
+
+    Args:
+        role: ``crm-app`` for ``database/creds/crm-app``, or the path itself, such as
+            ``database/static-creds/crm-app``.
+
+    Raises:
+        VaultConfigurationError: It is no role and no path of one; nothing has been sent.
+    """
+    path = _checked(role, "database role")
+    if "/" not in path:
+        return f"database/creds/{path}"
+    if path.split("/")[-2] in {"creds", "static-creds"}:
+        return path
+    raise VaultConfigurationError(
+        f"the database role {path[:60]!r} is no path of one: pass a name such as 'crm-app', or a "
+        "path such as 'database/static-creds/crm-app'",
+        reason="path",
+    )
 
 
 @lru_cache(maxsize=_KNOWN_PATHS)

@@ -5,14 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from clients._vault_api import read_health
+from clients._vault_approle import AppRoleTokens
 from clients._vault_errors import Operation, not_vault
-from clients._vault_token import token_source
+from clients._vault_token import StaticToken, TokenSource
 from clients._vault_transport import Body, VaultTransport
 from clients.errors import VaultAuthenticationError, VaultConnectionError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from clients._vault_grant import Grant
     from clients._vault_retry import Deadline
     from clients._vault_settings import VaultOptions
     from clients._vault_transport import VaultAdapter
@@ -30,7 +32,7 @@ class VaultSession:
     def __init__(self, options: VaultOptions) -> None:
         self.options = options
         self.transport = VaultTransport(options)
-        self.tokens = token_source(self.transport)
+        self.tokens = _token_source(self.transport)
 
     def verify(self, deadline: Deadline) -> None:
         """Log in, or verify the token.
@@ -54,16 +56,35 @@ class VaultSession:
         Raises:
             VaultError: Whatever went wrong.
         """
+        return self.ask_as(operation, send, deadline)[0]
+
+    def ask_as(
+        self,
+        operation: Operation,
+        send: Callable[[VaultAdapter], Body],
+        deadline: Deadline,
+        *,
+        retries: int | None = None,
+    ) -> tuple[Body, Grant]:
+        """Ask, and return the answer together with the token that it was given to.
+
+        Raises:
+            VaultError: Whatever went wrong.
+        """
         grant = self.tokens.current(deadline)
         try:
             try:
-                body = self.transport.call(operation, send, deadline=deadline, token=grant.token)
+                body = self.transport.call(
+                    operation, send, deadline=deadline, token=grant.token, retries=retries
+                )
             except VaultAuthenticationError as refusal:
                 other = self.tokens.replacement(grant, refusal, deadline)
                 if other is None:
                     raise
                 grant = other
-                body = self.transport.call(operation, send, deadline=deadline, token=grant.token)
+                body = self.transport.call(
+                    operation, send, deadline=deadline, token=grant.token, retries=retries
+                )
         except VaultAuthenticationError as refusal:
             if refusal.reason == "permission_denied":  # by policy, so the token itself is good
                 self.tokens.denied(grant)
@@ -72,7 +93,7 @@ class VaultSession:
             self._tell_uninitialised(error, deadline)
             raise
         self.tokens.accepted(grant)
-        return body
+        return body, grant
 
     def health(self, deadline: Deadline) -> Body:
         """Return what ``sys/health`` says of a server that is initialised and unsealed.
@@ -115,3 +136,13 @@ class VaultSession:
         except VaultConnectionError as state:
             if state.reason == "uninitialised":
                 raise state from error
+
+
+def _token_source(transport: VaultTransport) -> TokenSource:
+    """Return the source that the options ask for."""
+    options = transport.options
+    if options.token is not None:
+        return StaticToken(transport, options.token)
+    if options.role_id is None or options.secret_id is None:
+        raise AssertionError("resolve_options() lets no AppRole without its ids through")
+    return AppRoleTokens(transport, options.role_id, options.secret_id)

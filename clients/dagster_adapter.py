@@ -216,12 +216,17 @@ class ClientsResource(_VaultResource):
         min_size: How many of them are opened at once.
         statement_timeout: Seconds for each SQL statement; 0 is no limit.
         key_prefix: Stands before every Valkey key.
+        database_role: A role of Vault's database secrets engine that gives user and password, as
+            in ``build_clients()``.
+        valkey_role: The same for Valkey.
     """
 
     pool_size: int = Field(default=10, description="PostgreSQL: connections of a process, at most")
     min_size: int = Field(default=2, description="PostgreSQL: connections opened at once")
     statement_timeout: float = Field(default=30.0, description="Seconds for a statement; 0: any")
     key_prefix: str = Field(default="", description="Valkey: stands before every key")
+    database_role: str | None = Field(default=None, description="Vault's role for a user of ours")
+    valkey_role: str | None = Field(default=None, description="The same for Valkey")
 
     @property
     def vault(self) -> VaultClient:
@@ -260,7 +265,14 @@ class ClientsResource(_VaultResource):
     def _shared_clients(self) -> Clients:
         settings = {
             name: setting(self, name)
-            for name in ("pool_size", "min_size", "statement_timeout", "key_prefix")
+            for name in (
+                "pool_size",
+                "min_size",
+                "statement_timeout",
+                "key_prefix",
+                "database_role",
+                "valkey_role",
+            )
         }
         # Asked for first, so that it is closed last, and shared with the resource for Vault alone.
         vault = self._shared_vault()

@@ -15,9 +15,11 @@ from clients.valkey_client import ValkeyClient
 from clients.vault_client import VaultClient
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
+    from clients._credentials import CredentialLife
     from clients._postgres_settings import OnRlsBypass
+    from clients.vault_client import LeasedUrl
 
 __all__ = ["Clients", "HealthReport", "ServiceHealth", "build_clients"]
 
@@ -30,11 +32,13 @@ class ServiceHealth:
         service: ``"vault"``, ``"postgres"`` or ``"valkey"``.
         latency: Seconds that the check took.
         error: Why it failed; None when it is healthy.
+        credential: The age and the remaining life of the credential in use.
     """
 
     service: str
     latency: float
     error: ClientError | None = None
+    credential: CredentialLife | None = None
 
     @property
     def healthy(self) -> bool:
@@ -66,12 +70,14 @@ class Clients(Lifecycle):
         valkey: Sessions, counters, caches.
         owns_vault: Whether ``close()`` closes *vault*; a client that was handed in stays its
             owner's.
+        leases: Credentials that Vault made for these clients; ``close()`` revokes them.
     """
 
     vault: VaultClient
     postgres: PostgresClient
     valkey: ValkeyClient
     owns_vault: bool = field(default=True, repr=False)
+    leases: tuple[LeasedUrl, ...] = field(default=(), repr=False)
 
     def health_check(self, *, raise_on_failure: bool = False) -> HealthReport:
         """Check each service, whatever the others say.
@@ -105,6 +111,8 @@ class Clients(Lifecycle):
         with ExitStack() as stack:
             if self.owns_vault:
                 stack.callback(self.vault.close)
+            for lease in self.leases:
+                stack.callback(lease.close)
             stack.callback(self.postgres.close)
             stack.callback(self.valkey.close)
 
@@ -117,6 +125,8 @@ def build_clients(
     statement_timeout: float = 30.0,
     on_rls_bypass: OnRlsBypass = "error",
     key_prefix: str = "",
+    database_role: str | None = None,
+    valkey_role: str | None = None,
     environ: Mapping[str, str] | None = None,
 ) -> Clients:
     """Build all three clients, or none.
@@ -133,6 +143,10 @@ def build_clients(
         on_rls_bypass: What to do about a role that row-level security does not bind: ``"error"``,
             ``"warn"`` or ``"ignore"``.
         key_prefix: Stands before every Valkey key.
+        database_role: A role of Vault's database secrets engine, such as ``crm-app`` or
+            ``database/static-creds/crm-app``: user and password come from there and are renewed
+            and replaced in time; ``url`` says where the database is. ``admin_url`` stays as it is.
+        valkey_role: The same for Valkey.
         environ: Where the ``VAULT_*`` variables are read; the process's environment when None.
 
     Returns:
@@ -148,10 +162,19 @@ def build_clients(
                 secrets = opened.enter_context(VaultClient(environ=environ))
         else:
             secrets = vault
+        leases: list[LeasedUrl] = []
+
+        def url(role: str | None, stored: Callable[..., str]) -> Callable[..., str]:
+            if role is None:
+                return stored
+            leases.append(secrets.leased_url(role, stored))
+            opened.callback(leases[-1].close)
+            return leases[-1]
+
         with _named("postgres"):
             postgres = opened.enter_context(
                 PostgresClient(
-                    secrets.get_database_url,
+                    url(database_role, secrets.get_database_url),
                     pool_size,
                     admin_url=secrets.get_database_admin_url,
                     min_size=min_size,
@@ -161,10 +184,10 @@ def build_clients(
             )
         with _named("valkey"):
             valkey = opened.enter_context(
-                ValkeyClient(secrets.get_valkey_url, key_prefix=key_prefix)
+                ValkeyClient(url(valkey_role, secrets.get_valkey_url), key_prefix=key_prefix)
             )
         opened.pop_all()
-    return Clients(secrets, postgres, valkey, owns_vault=vault is None)
+    return Clients(secrets, postgres, valkey, owns_vault=vault is None, leases=tuple(leases))
 
 
 @contextmanager
@@ -186,4 +209,5 @@ def _check(service: str, client: VaultClient | PostgresClient | ValkeyClient) ->
         client.health_check()
     except ClientError as error:
         failure = error
-    return ServiceHealth(service, time.perf_counter() - started, failure)
+    latency = time.perf_counter() - started
+    return ServiceHealth(service, latency, failure, client.credential_life())

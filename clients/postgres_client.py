@@ -13,7 +13,7 @@ from clients._postgres_in_block import InBlock
 from clients._postgres_pool import Pool
 from clients._postgres_probe import ask, look_at
 from clients._postgres_query import OneFlight
-from clients._postgres_settings import PostgresSettings, UrlSource, check_integer
+from clients._postgres_settings import PostgresSettings, check_integer, url_source
 from clients._postgres_sql import standing_context
 from clients._postgres_statements import refuse_unsuitable
 from clients._rls_check import Finding, check_rls
@@ -27,10 +27,11 @@ if TYPE_CHECKING:
 
     from psycopg.abc import Params, Query
 
+    from clients._credentials import CredentialLife
     from clients._postgres_block import User
     from clients._postgres_flight import Session
     from clients._postgres_handle import GuardedConnection
-    from clients._postgres_settings import OnRlsBypass
+    from clients._postgres_settings import OnRlsBypass, Target
 
 __all__ = ["Finding", "PostgresClient", "PostgresError"]
 
@@ -83,7 +84,7 @@ class PostgresClient(Lifecycle):
             statement_timeout=statement_timeout,
             on_rls_bypass=on_rls_bypass,
         )
-        self._connector = Connector(UrlSource("connection_url", connection_url), self._settings)
+        self._connector = Connector(url_source("connection_url", connection_url), self._settings)
         self._admin_connector = self._connector
         self._pool = self._make_pool(self._connector, self._settings.min_size)
         self._admin_pool = self._pool
@@ -115,7 +116,7 @@ class PostgresClient(Lifecycle):
                 self._connect_first(self._connector, self._pool, opened)
                 for _ in range(min(self._settings.min_size, self._settings.pool_size) - 1)
             )
-            admin = None if admin_url is None else UrlSource("admin_url", admin_url)
+            admin = None if admin_url is None else url_source("admin_url", admin_url)
             if admin is not None and admin.current() is not None:
                 self._admin_connector = Connector(admin, self._settings)
                 self._admin_pool = self._make_pool(self._admin_connector, 0)
@@ -135,6 +136,7 @@ class PostgresClient(Lifecycle):
     def _make_pool(self, connector: Connector, min_size: int) -> Pool:
         return Pool(
             connector.connect,
+            connector.source,
             name=connector.target.description,
             min_size=min_size,
             max_size=self._settings.pool_size,
@@ -267,7 +269,7 @@ class PostgresClient(Lifecycle):
         outer = open_block(self._pool, user)
         if outer is None:
             return self._one_flight(user, "execute_many").run_many(query, rows)
-        return self._in_block("execute_many", user).run_many(outer, query, rows)
+        return InBlock("execute_many", self._target(user)).run_many(outer, query, rows)
 
     def execute_admin(self, query: Query, params: Params = ()) -> list[dict[str, Any]]:
         """Run one statement WITHOUT a user, as ``admin_connection`` would, in one round trip.
@@ -346,6 +348,10 @@ class PostgresClient(Lifecycle):
         """
         return self._ask("check_rls", lambda session: check_rls(session.conn))
 
+    def credential_life(self) -> CredentialLife:
+        """Return how old the credential in use is and how long it still works, never itself."""
+        return self._connector.source.life()
+
     def stats(self) -> dict[str, int]:
         """Return the pool's numbers: connections by state, and counts since construction."""
         return self._pool.stats()
@@ -368,22 +374,19 @@ class PostgresClient(Lifecycle):
     def _pool_for(self, user: User) -> Pool:
         return self._admin_pool if user is None else self._pool
 
+    def _target(self, user: User) -> Target:
+        return (self._admin_connector if user is None else self._connector).target
+
     def _block(self, user: User) -> AbstractContextManager[GuardedConnection]:
         pool = self._pool_for(user)
         outer = open_block(pool, user)
         if outer is not None:
             return JoinedBlock(outer)
-        connector = self._admin_connector if user is None else self._connector
-        return Block(pool, user, connector.target, self._settings.statement_timeout_ms)
+        return Block(pool, user, self._target(user), self._settings.statement_timeout_ms)
 
     def _one_flight(self, user: User, method: str) -> OneFlight:
-        connector = self._admin_connector if user is None else self._connector
         context = standing_context(user, self._settings.statement_timeout_ms)
-        return OneFlight(self._pool_for(user), context, method, connector.target)
-
-    def _in_block(self, method: str, user: User) -> InBlock:
-        connector = self._admin_connector if user is None else self._connector
-        return InBlock(method, connector.target)
+        return OneFlight(self._pool_for(user), context, method, self._target(user))
 
     def _execute(
         self, method: str, user: User, query: Query, params: Params
@@ -392,4 +395,4 @@ class PostgresClient(Lifecycle):
         outer = open_block(self._pool_for(user), user)
         if outer is None:
             return self._one_flight(user, method).run(query, params)
-        return self._in_block(method, user).run(outer, query, params)
+        return InBlock(method, self._target(user)).run(outer, query, params)

@@ -26,7 +26,7 @@ from clients._valkey_pipeline import Pipeline
 from clients._valkey_rate_limit import RateLimit, rate_limit_command
 from clients._valkey_sentinel import SentinelPrimary
 from clients._valkey_sessions import Session, SessionStore
-from clients._valkey_url import parse_valkey_url
+from clients._valkey_url import url_source
 from clients.errors import ValkeyConnectionError, ValkeyError
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     import redis
 
-    from clients._valkey_url import ValkeyTarget
+    from clients._credentials import CredentialLife
 
 __all__ = ["Pipeline", "RateLimit", "Session", "SessionStore", "ValkeyClient", "ValkeyError"]
 
@@ -59,9 +59,10 @@ class ValkeyClient(KeyOperations, Lifecycle):
             ``unix:///path?db=0``; with several servers ``redis+sentinel://h1,h2,h3/service/db``
             or ``redis+cluster://h1,h2``; ``valkey`` and ``valkeys`` mean the same. Or a
             callable that returns a URL and is asked for every new connection, so that rotated
-            credentials are picked up. With TLS, ``?ssl_ca_certs=``, ``ssl_certfile=``,
-            ``ssl_keyfile=``, ``ssl_password=``, ``ssl_check_hostname=`` and ``ssl_cert_reqs=``
-            name files and checks.
+            credentials are picked up; it may take ``use_cache``, and is asked once more with
+            ``use_cache=False`` after a login was refused. With TLS, ``?ssl_ca_certs=``,
+            ``ssl_certfile=``, ``ssl_keyfile=``, ``ssl_password=``, ``ssl_check_hostname=`` and
+            ``ssl_cert_reqs=`` name files and checks.
         connect_timeout: Seconds for a new connection, and for a free place in the pool.
         socket_timeout: Seconds that the server may stay silent before a call fails.
         max_connections: Connections to one server.
@@ -74,7 +75,7 @@ class ValkeyClient(KeyOperations, Lifecycle):
 
     def __init__(
         self,
-        connection_url: str | Callable[[], str],
+        connection_url: str | Callable[..., str],
         *,
         connect_timeout: float = 2.0,
         socket_timeout: float = 5.0,
@@ -86,11 +87,10 @@ class ValkeyClient(KeyOperations, Lifecycle):
             checked_number("socket_timeout", socket_timeout, _LONGEST_TIMEOUT),
             checked_whole_number("max_connections", max_connections),
         )
-        resolve = _resolver(connection_url)
-        self._target = resolve()
+        self._factory = ConnectionFactory(url_source(connection_url), limits)
+        self._target = self._factory.resolve()
         check_tls_files(self._target)
         self._limits = limits
-        self._factory = ConnectionFactory(resolve, limits)
         self._commands = CommandSet(checked_prefix(key_prefix))
         self._closed = False
         self._flights: Flights = {}
@@ -102,6 +102,7 @@ class ValkeyClient(KeyOperations, Lifecycle):
         except BaseException:
             self.close()
             raise
+        self._factory.patient = True
 
     def _probe(self) -> None:
         try:
@@ -245,6 +246,10 @@ class ValkeyClient(KeyOperations, Lifecycle):
             raise ours from ours.__cause__  # see valkey_error
         return True
 
+    def credential_life(self) -> CredentialLife:
+        """Return how old the credential in use is and how long it still works, never itself."""
+        return self._factory.source.life()
+
     def close(self) -> None:
         """Close every connection; more than once does no harm."""
         self._closed = True
@@ -297,11 +302,3 @@ class ValkeyClient(KeyOperations, Lifecycle):
             raise ValkeyError(
                 f"the Valkey client for {self._target.where} is closed: make a new one"
             )
-
-
-def _resolver(connection_url: str | Callable[[], str]) -> Callable[[], ValkeyTarget]:
-    if callable(connection_url):
-        source = connection_url
-        return lambda: parse_valkey_url(source())
-    target = parse_valkey_url(connection_url)
-    return lambda: target

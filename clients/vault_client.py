@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import time
 import weakref
 from typing import TYPE_CHECKING, Any
 
 from clients._lifecycle import Lifecycle
+from clients._vault_answers import DEEPEST, secret_in, written_at
 from clients._vault_api import list_folder, lookup_self, read_secret
 from clients._vault_cache import CacheStats, SecretCache
 from clients._vault_errors import Operation, not_vault
 from clients._vault_getters import TypedGetters
+from clients._vault_lease import LeasedUrl
 from clients._vault_paths import SecretPath, folder_path, secret_path
 from clients._vault_retry import Deadline
 from clients._vault_session import VaultSession
@@ -23,13 +26,11 @@ from clients.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
-    from clients._vault_transport import Body
+    from clients._credentials import CredentialLife
 
-__all__ = ["VaultClient", "VaultError"]
-
-_DEEPEST = 300
+__all__ = ["LeasedUrl", "VaultClient", "VaultError"]
 
 #: Sessions of the parent process. Closing or collecting them could wait for a lock that a thread
 #: of the parent held at the fork, and that nobody here will ever release.
@@ -169,6 +170,57 @@ class VaultClient(TypedGetters, Lifecycle):
             raise not_vault(operation, "HTTP 200 without keys")
         return [str(key) for key in keys]
 
+    def leased_url(self, role: str, base_url: Callable[[], str] | None = None) -> LeasedUrl:
+        """Return a connection URL with a user and a password of its own, got from Vault.
+
+        Give it to ``PostgresClient`` or ``ValkeyClient`` in place of a URL: the lease is renewed
+        and replaced while they work. Close it after them, and before this client.
+
+        Args:
+            role: A role of the database secrets engine: ``crm-app`` for
+                ``database/creds/crm-app``, or its path, such as
+                ``database/static-creds/crm-app``.
+            base_url: Returns the URL that user and password are put into, in place of those
+                that it may have; ``get_database_url`` when None.
+
+        Returns:
+            The URL, as a callable; it asks Vault when it is called first.
+
+        Raises:
+            VaultConfigurationError: *role* is no role and no path of one.
+        """
+        return LeasedUrl(
+            lambda: self._session,
+            role,
+            self.get_database_url if base_url is None else base_url,
+            timeout=self._options.timeout,
+        )
+
+    def secret_age(self, path: str) -> float:
+        """Return the age of a secret's latest version, in seconds; the cache plays no part.
+
+        Args:
+            path: As for ``get_secret``.
+
+        Raises:
+            VaultError: As for ``get_secret``.
+        """
+        self._check_open()
+        operation = self._reading(place := secret_path(self._options.mount_point, path), None)
+        # The answer is kept out of this frame: it holds the secret.
+        written = written_at(
+            self._session.ask(
+                operation, lambda adapter: read_secret(adapter, place, None), self._deadline()
+            )
+        )
+        if written is None:
+            raise not_vault(operation, "HTTP 200 without KV v2 metadata; is the mount version 2?")
+        return max(0.0, time.time() - written)
+
+    def credential_life(self) -> CredentialLife:
+        """Return the age of the token in use, and how long it lives unless it is renewed."""
+        return self._session.tokens.life()
+
     def cache_stats(self) -> CacheStats:
         """Return the cache's counts; ``hits + misses + coalesced`` is the number of reads."""
         return self._cache.stats()
@@ -256,16 +308,9 @@ class VaultClient(TypedGetters, Lifecycle):
     def _read_version(
         self, place: SecretPath, version: int | None, deadline: Deadline
     ) -> dict[str, Any]:
-        which = "" if version is None else f", version {version}"
-        operation = Operation(
-            kind="read",
-            text=f"read the secret {place}{which}",
-            addr=self.addr,
-            path=place,
-            version=version,
-        )
+        operation = self._reading(place, version)
         # The answer is kept out of this frame: in an unexpected shape it is a secret all the same.
-        secret = _secret_in(
+        secret = secret_in(
             self._session.ask(
                 operation, lambda adapter: read_secret(adapter, place, version), deadline
             )
@@ -273,31 +318,20 @@ class VaultClient(TypedGetters, Lifecycle):
         if secret is None:
             raise not_vault(
                 operation,
-                f"HTTP 200 without KV v2 data, or with more than {_DEEPEST} levels of it; is the "
+                f"HTTP 200 without KV v2 data, or with more than {DEEPEST} levels of it; is the "
                 "mount version 2?",
             )
         return secret
 
-
-def _secret_in(body: Body) -> dict[str, Any] | None:
-    data = body.get("data")
-    secret = data.get("data") if isinstance(data, dict) else None
-    return secret if isinstance(secret, dict) and _is_shallow(secret) else None
-
-
-def _is_shallow(value: object) -> bool:
-    # Python could neither copy nor print what is nested much deeper.
-    level = [value]
-    for _ in range(_DEEPEST):
-        level = [
-            child
-            for one in level
-            if isinstance(one, dict | list)
-            for child in (one.values() if isinstance(one, dict) else one)
-        ]
-        if not level:
-            return True
-    return False
+    def _reading(self, place: SecretPath, version: int | None) -> Operation:
+        which = "" if version is None else f", version {version}"
+        return Operation(
+            kind="read",
+            text=f"read the secret {place}{which}",
+            addr=self.addr,
+            path=place,
+            version=version,
+        )
 
 
 def _checked_version(version: object) -> int | None:

@@ -11,7 +11,7 @@ from redis.exceptions import ConnectionError as DriverConnectionError
 from redis.exceptions import ReadOnlyError
 
 from clients._valkey_connections import ConnectionFactory, Limits
-from clients._valkey_url import Address, parse_valkey_url
+from clients._valkey_url import Address, url_source
 from clients.errors import ValkeyConnectionError
 from clients.valkey_client import ValkeyClient, ValkeyError
 from tests.fault_proxy import FaultProxy
@@ -110,8 +110,7 @@ def test_a_wrong_password_is_the_primary_s_refusal(topology: SentinelTopology) -
 
 def test_a_replica_is_not_taken_for_the_primary(topology: SentinelTopology) -> None:
     """Sentinels may be behind: a server that says it is a replica is refused before any command."""
-    target = parse_valkey_url(topology.url)
-    factory = ConnectionFactory(lambda: target, Limits(1.0, 1.0, 1))
+    factory = ConnectionFactory(url_source(topology.url), Limits(1.0, 1.0, 1))
     replica = Address("127.0.0.1", topology.replicas[0].port)
     connection = factory.make(replica, expect_primary=True)
 

@@ -82,7 +82,7 @@ def test_a_path_that_stays_denied_leaves_no_tokens_behind(
     vault_lab: VaultLab, role: Role, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A login that mended nothing is undone: the token from before stays, with what hangs on it."""
-    monkeypatch.setattr("clients._vault_token._DENIAL_PAUSE", 0.0)
+    monkeypatch.setattr("clients._vault_approle._DENIAL_PAUSE", 0.0)
     client = VaultClient(vault_lab.url, cache_ttl=0, **role.arguments())
     (first,) = vault_lab.tokens_of(role)
     for _ in range(5):

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING
 
 import hvac
 import pytest
 
-from clients.__main__ import main
+from clients import CredentialLife
+from clients.__main__ import _row, main
+from clients._check import ServiceReport
 from clients.vault_client import VaultClient
 from utils._server_process import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from tests.rotation_lab import RotationLab
     from utils._postgres_server import PostgresServer
     from utils.local_stack import StackEndpoints
 
@@ -50,6 +54,7 @@ def test_check_ends_with_a_table_and_the_good_news(
         "VERSION",
         "LATENCY",
         "RLS",
+        "CREDENTIAL",
     ]
     assert [line.split()[:4] for line in lines[1:4]] == [
         [service, "healthy", "yes", "yes"] for service in ("vault", "postgres", "valkey")
@@ -67,6 +72,44 @@ def test_check_speaks_json(stack: StackEndpoints, capsys: pytest.CaptureFixture[
     assert report["healthy"] is True
     assert [one["service"] for one in report["services"]] == ["vault", "postgres", "valkey"]
     assert all(one["latency"] > 0 and one["version"] for one in report["services"])
+    # The token was made when the stack was seeded, and lives for 32 days; the URLs have no end.
+    assert all(0 < one["credential"]["age"] < 86_400 for one in report["services"])
+    assert 31 * 86_400 < report["services"][0]["credential"]["remaining"] <= 32 * 86_400
+    assert [one["credential"]["remaining"] for one in report["services"][1:]] == [None, None]
+
+
+def test_check_uses_leased_credentials_and_leaves_none(
+    rotation_lab: RotationLab, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With roles: their remaining life is shown, their users are gone afterwards."""
+    lab = rotation_lab
+    roles = [
+        f"--database-role={lab.dynamic_role(ttl=3600, max_ttl=7200)}",
+        f"--valkey-role={lab.dynamic_cache_role(ttl=3600, max_ttl=7200)}",
+    ]
+
+    code = main(["check", *roles], lab.environ(lab.role()))
+    out = capsys.readouterr().out
+
+    assert code == 0, out
+    assert len(re.findall(r"\d s old, 60 min left$", out, re.MULTILINE)) == 3
+    assert main(["rls", roles[0]], lab.environ(lab.role())) == 0
+    assert (lab.database_users(), lab.cache_users()) == (set(), set())
+
+
+@pytest.mark.parametrize(
+    ("life", "shown"),
+    [
+        (CredentialLife(0.4), "0 s old"),
+        (CredentialLife(119.0, 7200.0), "119 s old, 2 h left"),
+        (CredentialLife(172_800.0, 150.0), "2 d old, 2 min left"),
+    ],
+)
+def test_a_life_is_shown_in_the_unit_that_fits(life: CredentialLife, shown: str) -> None:
+    """Seconds, minutes, hours, days."""
+    report = ServiceReport(service="vault", healthy=True, detail="", credential=life)
+
+    assert _row(report)[-1] == shown
 
 
 def test_check_without_vault_says_what_is_wrong(capsys: pytest.CaptureFixture[str]) -> None:

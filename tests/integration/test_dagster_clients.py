@@ -29,6 +29,7 @@ from tests.dagster_nested import FigureManager, FigureRepository, doubled, figur
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from tests.rotation_lab import RotationLab
     from utils.local_stack import StackEndpoints
 
 
@@ -107,6 +108,25 @@ def test_each_setting_reaches_its_client(resource: ClientsResource, stack: Stack
     numbers = clients.postgres.stats()
     assert (numbers["max_size"], numbers["size"]) == (4, 3)
     assert clients.postgres.execute_scalar("SHOW statement_timeout", user_id=uuid4()) == "7s"
+
+
+def test_roles_give_users_of_ones_own(
+    rotation_lab: RotationLab, dagster_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``database_role`` and ``valkey_role`` are those of build_clients(); no user stays behind."""
+    lab = rotation_lab
+    for name, value in lab.environ(lab.role()).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("THE_ROLE", lab.dynamic_role(ttl=60, max_ttl=600))
+    clients = ClientsResource.from_env(
+        database_role=EnvVar("THE_ROLE"), valkey_role=lab.dynamic_cache_role(ttl=60, max_ttl=600)
+    )
+
+    name = clients.postgres.execute_scalar("SELECT session_user::text", user_id=uuid4())
+    assert name in lab.database_users()
+    assert len(lab.cache_users()) == 1
+    close_shared_clients()
+    assert (lab.database_users(), lab.cache_users()) == (set(), set())
 
 
 def test_an_unfit_setting_is_named(resource: ClientsResource) -> None:

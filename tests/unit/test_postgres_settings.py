@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from clients._postgres_settings import PostgresSettings, UrlSource, parse_url
+from clients._postgres_settings import PostgresSettings, parse_url, url_source
 from clients.errors import ConfigurationError, PostgresConfigurationError, PostgresError
 
 SECRET = "s3cr3t-pa55"
@@ -88,7 +88,7 @@ def test_what_is_no_text_is_refused(value: object) -> None:
         parse_url("connection_url", value)
     if not callable(value):
         with pytest.raises(PostgresConfigurationError, match="URL or a callable"):
-            UrlSource("connection_url", value)  # type: ignore[arg-type]  # what is tried here
+            url_source("connection_url", value)  # type: ignore[arg-type]  # what is tried here
 
 
 def settings(**changes: Any) -> PostgresSettings:

@@ -1,0 +1,320 @@
+"""Connection URLs whose credentials may change while the application runs.
+
+A rotation has two halves, one in Vault and one on the server, and a client can meet it between
+them. ``UrlSource.candidates`` says what is tried then, for both clients.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import os
+import threading
+import time
+import weakref
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from clients.errors import (
+    ClientError,
+    ConfigurationError,
+    VaultAuthenticationError,
+    VaultConnectionError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+__all__ = ["Candidate", "Credential", "CredentialLife", "UrlSource"]
+
+#: Seconds from a value's first refusal in which the other half of a rotation is waited for.
+_ROTATION_PATIENCE = 1.0
+_FIRST_PAUSE = 0.05
+_LONGEST_PAUSE = 0.25
+#: Seconds between two logins with a value that was refused: servers lock accounts.
+_REFUSED_PAUSE = 5.0
+_REMEMBERED_REFUSALS = 8
+#: Seconds between two questions to a source that could not be asked while its last URL works.
+_TROUBLE_PAUSE = 5.0
+
+_log = logging.getLogger("clients.credentials")
+
+
+@dataclass(frozen=True, slots=True)
+class CredentialLife:
+    """How old a credential is and how long it still works; never the credential itself.
+
+    Args:
+        age: Seconds since it was issued; where nobody tells that, since this client took it up.
+        remaining: Seconds until it ends; None when it has no known end.
+    """
+
+    age: float
+    remaining: float | None = None
+
+
+class Credential(ABC):
+    """A callable that gives a URL whose credential ends by itself, and sees to the next one."""
+
+    @abstractmethod
+    def __call__(self, *, use_cache: bool = True) -> str:
+        """Return the URL; with ``use_cache=False`` because the server refused the last one."""
+
+    @abstractmethod
+    def serial(self) -> int:
+        """Renew or replace the credential where its age demands it, and return its number."""
+
+    @abstractmethod
+    def doubt(self) -> None:
+        """Note that the server behaves as if the credential were gone."""
+
+    @abstractmethod
+    def life(self) -> CredentialLife:
+        """Return how old it is, and how long it still works."""
+
+
+@dataclass(slots=True)
+class Candidate:
+    """A URL that is worth a login.
+
+    Args:
+        url: The URL.
+        asked_at: When it was asked for, on the monotonic clock.
+        refusal: What the server said to it; whoever tried it sets this.
+    """
+
+    url: str = field(repr=False)
+    asked_at: float
+    refusal: str = "refused"
+
+
+@dataclass(slots=True)
+class _Refusal:
+    first: float
+    last: float
+    words: str
+
+
+class UrlSource:
+    """Gives the connection URL for each new physical connection.
+
+    Args:
+        name: The parameter's name, for messages.
+        url: A URL, or a callable that returns one. It may take ``use_cache``: it is called with
+            ``use_cache=False`` after the server refused what it returned before.
+        describe: Names server and user of a URL, and nothing secret.
+        unusable: The error to raise for a source that is none.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        url: str | Callable[..., str | None],
+        *,
+        describe: Callable[[str], str],
+        unusable: type[ConfigurationError],
+    ) -> None:
+        if not callable(url) and not isinstance(url, str):
+            raise unusable(
+                f"{name} must be a URL or a callable that returns one, not {type(url).__name__}"
+            )
+        self.name = name
+        self._unusable = unusable
+        #: Why the callable could not be asked the last time; None when it could.
+        self.trouble: ClientError | None = None
+        self._url = url
+        self._describe = describe
+        self._leased = url if isinstance(url, Credential) else None
+        self._takes_use_cache = callable(url) and _takes_use_cache(url)
+        self._ask_again_at = 0.0
+        self._renewals = 0
+        self._fresh: str | None = None
+        self._refusals: dict[str, _Refusal] = {}
+        #: The URL that works as far as is known, and the last one that did.
+        self._working: str | None = None
+        self._accepted = Candidate("", 0.0)
+        self._since = time.monotonic()
+        self._generation = 0
+        self.renew_locks()
+        _sources.add(self)
+
+    def current(self) -> str | None:
+        """Return the URL; None when a callable says that there is none.
+
+        That Vault cannot be asked is no reason to give up a credential that works.
+
+        Raises:
+            ClientError: The callable failed, and no URL is known to work.
+        """
+        if not callable(self._url):
+            return self._url
+        working = self._working
+        if working is not None and self.trouble and time.monotonic() < self._ask_again_at:
+            return working
+        try:
+            url = self._url()
+        except (VaultConnectionError, VaultAuthenticationError) as error:
+            if working is None:
+                raise
+            if self.trouble is None:
+                _log.warning("%s stays as it is for now: %s", self.name, error)
+            self.trouble = error
+            self._ask_again_at = time.monotonic() + _TROUBLE_PAUSE
+            return working
+        self.trouble = None
+        return url
+
+    def candidates(self, *, patient: bool) -> Iterator[Candidate]:
+        """Yield what is worth a login; the next one is asked for after a refusal.
+
+        First comes what the callable returns, then what it returns afresh, then what has worked
+        so far, for the server may be the one that is behind. No value comes twice in five
+        seconds, except when the server has changed between two refusals. Where there is nothing
+        new, the callable is asked again for a second: by one of all the threads that wait.
+
+        Args:
+            patient: Whether to wait for the other half of a rotation. The constructor does not:
+                there a refusal is the real reason.
+
+        Raises:
+            ConfigurationError: The callable returned None.
+            ClientError: The callable failed, and no URL is known to work.
+        """
+        asked_at, renewals = time.monotonic(), self._renewals
+        url = self.current()
+        if url is None:
+            raise self._unusable(f"the callable {self.name} returned None")
+        if url not in self._refusals:
+            yield from self._try(url, asked_at)
+        asked_at = time.monotonic()
+        newest = self._newest(renewals) or url
+        if self._worth_a_login(newest):
+            yield from self._try(newest, asked_at)
+        working = self._working
+        if working is not None and self._worth_a_login(working):
+            yield from self._try(working, asked_at)
+            # It worked until now: the server has changed after it refused the newest.
+            yield from self._try(newest, asked_at)
+        pause = _FIRST_PAUSE
+        while patient and self._half_rotated(newest):
+            asked_at, renewals = time.monotonic(), self._renewals
+            time.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
+            newest = self._newest(renewals) or newest
+            if self._worth_a_login(newest):
+                yield from self._try(newest, asked_at)
+
+    def accepted(self, candidate: Candidate) -> None:
+        """Note that the server took *candidate*."""
+        url = candidate.url
+        with self._lock:
+            self._refusals.pop(url, None)
+            before = self._accepted
+            if candidate.asked_at < before.asked_at:
+                return  # overtaken by a newer one: no rotation back
+            self._working, self._accepted = url, candidate
+            if before.url == url:
+                return
+            self._since = time.monotonic()
+            if not before.url or self._leased is not None:
+                return  # the first one; a lease tells of its changes itself
+            if self._describe(before.url) != self._describe(url):
+                self._generation += 1
+        _log.info("%s was rotated: new connections go to %s", self.name, self._describe(url))
+
+    def refusal(self) -> str:
+        """Return what to say when no value was worth a login, or no further one."""
+        with self._lock:
+            last = max(self._refusals.values(), key=lambda one: one.last, default=None)
+        words = "there is no URL"
+        if last is not None:
+            words = (
+                f"{last.words}; the credential was refused {time.monotonic() - last.last:.1f} s "
+                f"ago and has not changed since, so it is tried every {_REFUSED_PAUSE:g} s at most"
+            )
+        return words if self.trouble is None else f"{words}; no other can be had: {self.trouble}"
+
+    def generation(self) -> int:
+        """Return a number that grows when connections made before are to be given up.
+
+        A credential that ends by itself is renewed or replaced here where its age demands it.
+        """
+        if self._leased is None:
+            return self._generation
+        return self._leased.serial()
+
+    def doubt(self) -> None:
+        """Note that the server behaves as if the credential were gone."""
+        if self._leased is not None:
+            self._leased.doubt()
+
+    def life(self) -> CredentialLife:
+        """Return how old the credential in use is, and how long it still works."""
+        if self._leased is not None:
+            return self._leased.life()
+        return CredentialLife(time.monotonic() - self._since)
+
+    def renew_locks(self) -> None:
+        """Make locks that nobody holds, for a forked child: the holder's thread is not in it."""
+        self._lock = threading.Lock()
+        self._asking = threading.Lock()
+
+    def _try(self, url: str, asked_at: float) -> Iterator[Candidate]:
+        candidate = Candidate(url, asked_at)
+        yield candidate
+        # Whoever asks for the next one was refused.
+        now = time.monotonic()
+        with self._lock:
+            known = self._refusals.pop(url, None)
+            first = now if known is None else known.first
+            self._refusals[url] = _Refusal(first, now, candidate.refusal)
+            if len(self._refusals) > _REMEMBERED_REFUSALS:
+                del self._refusals[next(iter(self._refusals))]
+            if self._working == url:
+                self._working = None
+
+    def _newest(self, renewals: int) -> str | None:
+        """Ask the callable past its cache: one thread does for all that were refused with it."""
+        if not callable(self._url):
+            return None
+        with self._asking:
+            if self._renewals == renewals:
+                options = {"use_cache": False} if self._takes_use_cache else {}
+                try:
+                    self._fresh = self._url(**options)
+                    self.trouble = None
+                except ClientError as error:
+                    self.trouble = error
+                self._renewals += 1
+            return self._fresh
+
+    def _worth_a_login(self, url: str) -> bool:
+        with self._lock:
+            known = self._refusals.get(url)
+        return known is None or time.monotonic() - known.last >= _REFUSED_PAUSE
+
+    def _half_rotated(self, newest: str) -> bool:
+        with self._lock:
+            known = self._refusals.get(newest)
+        now = time.monotonic()
+        return callable(self._url) and known is not None and now - known.first < _ROTATION_PATIENCE
+
+
+def _takes_use_cache(function: Callable[..., object]) -> bool:
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        return False
+    return any(p.name == "use_cache" or p.kind is p.VAR_KEYWORD for p in parameters)
+
+
+_sources: weakref.WeakSet[UrlSource] = weakref.WeakSet()
+
+
+def _renew_locks() -> None:
+    for source in list(_sources):
+        source.renew_locks()
+
+
+os.register_at_fork(after_in_child=_renew_locks)
