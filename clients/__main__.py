@@ -75,7 +75,7 @@ def _rls(environ: Mapping[str, str] | None, *, as_json: bool) -> int:
     ):
         findings = client.check_rls()
     if as_json:
-        print(json.dumps([dataclasses.asdict(finding) for finding in findings], indent=2))
+        print(json.dumps([finding._asdict() for finding in findings], indent=2))
     else:
         for finding in findings:
             print(finding)

@@ -14,8 +14,7 @@ import random
 import secrets
 import time
 from concurrent.futures import Future, wait
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from clients._valkey_arguments import to_json
 from clients._valkey_commands import same, script_command
@@ -85,8 +84,7 @@ class _LeaderInterrupted(Exception):  # noqa: N818 - it stays in here
 Flights = dict[tuple[int, str], "Future[str]"]
 
 
-@dataclass(frozen=True, slots=True)
-class Lookup:
+class Lookup(NamedTuple):
     """One caller's wish for a cached value.
 
     Args:
