@@ -71,6 +71,9 @@ class _VaultResource(VaultSecretsResourceConfig, dg.ConfigurableResource[Any]):
         Args:
             settings: Fields to set otherwise, such as ``cache_ttl=60``. Without ``auth_method``
                 it is ``"approle"`` when there are a role id and no token, else ``"token"``.
+
+        Returns:
+            The resource, which asks for the values at its first use.
         """
         env = VaultSettings.from_env()
         # Dagster refuses a variable that is unset even for an optional field, so only those that
@@ -85,7 +88,15 @@ class _VaultResource(VaultSecretsResourceConfig, dg.ConfigurableResource[Any]):
 
     @classmethod
     def from_config(cls, config: VaultSecretsResourceConfig, **settings: Any) -> Self:
-        """Make the resource from *config*, and further fields from *settings*."""
+        """Make the resource from a configuration that is there already.
+
+        Args:
+            config: The configuration.
+            settings: Fields to set otherwise.
+
+        Returns:
+            The resource.
+        """
         return cls(**config.model_dump() | settings)
 
     def _shared_vault(self) -> VaultClient:
@@ -135,6 +146,9 @@ class VaultSecretsResource(_VaultResource):
 
         The port is ``"5432"`` where the secret has none.
 
+        Args:
+            database_path: The secret's path.
+
         Raises:
             VaultError: There is no such secret or field.
         """
@@ -143,6 +157,9 @@ class VaultSecretsResource(_VaultResource):
     def get_api_key(self, provider: str) -> str:
         """Return the field ``api_key`` of ``bike-data-flow/production/api-keys/<provider>``.
 
+        Args:
+            provider: The secret's name in that folder.
+
         Raises:
             VaultError: There is no such secret or field.
         """
@@ -150,6 +167,9 @@ class VaultSecretsResource(_VaultResource):
 
     def list_secrets(self, path: str) -> list[str]:
         """Return the names in a folder; those of folders end in a slash.
+
+        Args:
+            path: The folder, such as ``crm``; ``/`` for the mount's root.
 
         Raises:
             VaultSecretNotFoundError: There is no such folder.
