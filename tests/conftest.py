@@ -8,4 +8,5 @@ pytest_plugins = [
     "tests.postgres_faults",
     "tests.pgbouncer_server",
     "tests.dagster_fixtures",
+    "tests.rls_tables",
 ]
