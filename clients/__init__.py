@@ -1,8 +1,14 @@
-"""Fail-fast clients for Vault or OpenBao, PostgreSQL with row-level security, and Valkey."""
+"""Fail-fast clients for Vault or OpenBao, PostgreSQL with row-level security, and Valkey.
+
+A name is imported when it is first asked for: who uses one client does not wait for the drivers of
+the other two (PEP 562).
+"""
 
 from __future__ import annotations
 
-from clients._credentials import CredentialLife
+import importlib
+import typing
+
 from clients.errors import (
     ClientError,
     ConfigurationError,
@@ -22,10 +28,13 @@ from clients.errors import (
     VaultSecretNotFoundError,
     VaultSecretsError,
 )
-from clients.factory import Clients, HealthReport, ServiceHealth, build_clients
-from clients.postgres_client import PostgresClient
-from clients.valkey_client import Pipeline, RateLimit, Session, SessionStore, ValkeyClient
-from clients.vault_client import LeasedUrl, VaultClient
+
+if typing.TYPE_CHECKING:
+    from clients._credentials import CredentialLife
+    from clients.factory import Clients, HealthReport, ServiceHealth, build_clients
+    from clients.postgres_client import PostgresClient
+    from clients.valkey_client import Pipeline, RateLimit, Session, SessionStore, ValkeyClient
+    from clients.vault_client import LeasedUrl, VaultClient
 
 __all__ = [
     "ClientError",
@@ -59,3 +68,34 @@ __all__ = [
     "VaultSecretsError",
     "build_clients",
 ]
+
+_HOMES = {
+    "Clients": "factory",
+    "CredentialLife": "_credentials",
+    "HealthReport": "factory",
+    "LeasedUrl": "vault_client",
+    "Pipeline": "valkey_client",
+    "PostgresClient": "postgres_client",
+    "RateLimit": "valkey_client",
+    "ServiceHealth": "factory",
+    "Session": "valkey_client",
+    "SessionStore": "valkey_client",
+    "ValkeyClient": "valkey_client",
+    "VaultClient": "vault_client",
+    "build_clients": "factory",
+}
+
+# Type checkers read the imports above, and would take any name for granted if they saw this.
+if not typing.TYPE_CHECKING:
+
+    def __getattr__(name: str) -> object:
+        if name in _HOMES.values():
+            return importlib.import_module(f"{__name__}.{name}")
+        if name not in _HOMES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+        globals()[name] = value
+        return value
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})

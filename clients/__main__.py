@@ -82,7 +82,7 @@ def _rls(environ: Mapping[str, str] | None, role: str | None, *, as_json: bool) 
     ):
         findings = client.check_rls()
     if as_json:
-        print(json.dumps([dataclasses.asdict(finding) for finding in findings], indent=2))
+        print(json.dumps([finding._asdict() for finding in findings], indent=2))
     else:
         for finding in findings:
             print(finding)

@@ -31,6 +31,7 @@ class StreamedRows:
         mapped: Callable[[], AbstractContextManager[None]],
     ) -> None:
         self._cursor = cursor
+        self._handle = cursor.connection
         self._batch_size = batch_size
         self._mapped = mapped
         self._batch: Iterator[dict[str, Any]] = iter(())
@@ -39,12 +40,13 @@ class StreamedRows:
         return self
 
     def __next__(self) -> dict[str, Any]:
-        self._cursor.connection.check_open()
-        row = next(self._batch, None)
-        if row is None:
-            with self._mapped():
-                self._batch = iter(self._cursor.fetchmany(self._batch_size))
-            row = next(self._batch, None)
-            if row is None:
-                raise StopIteration
-        return row
+        if not self._handle._is_open:  # noqa: SLF001 - check_open() for each row costs a third
+            self._handle.check_open()
+        for row in self._batch:
+            return row
+        with self._mapped():
+            # It looks whether the block is open, and whether this is the process that opened it.
+            self._batch = iter(self._cursor.fetchmany(self._batch_size))
+        for row in self._batch:
+            return row
+        raise StopIteration

@@ -38,6 +38,7 @@ from psycopg.rows import tuple_row
 
 from clients._rls_check_sql import FACTS_QUERY
 from clients._rls_clause import Clause, Column, Scope, mend_casts
+from clients._rls_finding import Finding
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -55,26 +56,6 @@ _WHY = {
     "statement",
 }
 _OPENING = ("policy-always-true", "policy-open-without-context", "policy-ignores-setting")
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One place where row-level security does not hold, or costs more than it must.
-
-    Args:
-        rule: The rule's name, from the table in the module's docstring.
-        object: The table, policy, view or function, as SQL spells it.
-        why: Why it matters.
-        fix: SQL that mends it, to be read before it is run by the owner.
-    """
-
-    rule: str
-    object: str
-    why: str
-    fix: str
-
-    def __str__(self) -> str:
-        return f"{self.rule}: {self.object} {self.why}; mend it with: {self.fix}"
 
 
 class _Policy(NamedTuple):

@@ -6,8 +6,7 @@ owners of tables without FORCE pass every policy by.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal, LiteralString
+from typing import TYPE_CHECKING, Any, Final, Literal, LiteralString, NamedTuple
 
 from psycopg.rows import class_row
 
@@ -82,8 +81,7 @@ ORDER BY 2, 1, 3
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Bypass:
+class Bypass(NamedTuple):
     """One reason for which row-level security does not bind the connection's role.
 
     Args:

@@ -16,10 +16,9 @@ import secrets
 import threading
 import time
 from concurrent.futures import Future, wait
-from dataclasses import dataclass
 from functools import lru_cache
 from itertools import count
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from redis.crc import key_slot
 
@@ -102,8 +101,7 @@ class _Flight(Future[str]):
 Flights = dict[tuple[int, str], _Flight]
 
 
-@dataclass(frozen=True, slots=True)
-class Lookup:
+class Lookup(NamedTuple):
     """One caller's wish for a cached value.
 
     Args:

@@ -1,10 +1,12 @@
-"""A rate limit that is exact across processes: GCRA on the server's clock."""
+"""A rate limit that is exact across processes: GCRA on the server's clock.
+
+Source: https://en.wikipedia.org/wiki/Generic_cell_rate_algorithm.
+"""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from clients._valkey_arguments import checked_number, checked_whole_number
 from clients._valkey_commands import script_command
@@ -21,8 +23,7 @@ _MICROSECONDS = 1_000_000
 _LONGEST_BURST = 10 * 365 * 86_400 * _MICROSECONDS
 
 
-@dataclass(frozen=True, slots=True)
-class RateLimit:
+class RateLimit(NamedTuple):
     """The answer to one request for admission.
 
     Args:

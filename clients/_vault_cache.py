@@ -134,6 +134,21 @@ class SecretCache:
             # Its thread was interrupted, which is no answer for anybody else: try again.
             first = False
 
+    def hit(self, key: CacheKey) -> dict[str, Any] | None:
+        """Return the secret when it is here, and None when ``read()`` has to look further.
+
+        Apart from ``read()``, because nearly every read ends here, and is measured in microseconds.
+
+        Args:
+            key: Which secret.
+        """
+        with self._lock:
+            entry = self._entries.get(key)
+            if entry is None or self._clock() >= entry.expires_at:
+                return None
+            self._hits += 1
+        return _copy_secret(entry.secret)
+
     def stats(self) -> CacheStats:
         """Return the counts of one moment."""
         with self._lock:
@@ -218,7 +233,10 @@ class SecretCache:
 
 def _copy_secret(secret: dict[str, Any]) -> dict[str, Any]:
     # Secrets are JSON, for which this is several times faster than copy.deepcopy.
-    return {name: _copy(value) for name, value in secret.items()}
+    # Nearly all values are text, which needs no copy.
+    return {
+        name: value if isinstance(value, str) else _copy(value) for name, value in secret.items()
+    }
 
 
 def _copy(value: Any) -> Any:

@@ -73,6 +73,9 @@ class _VaultResource(VaultSecretsResourceConfig, dg.ConfigurableResource[Any]):
                 it is ``"approle"`` when there are a role id and no token, else ``"token"``; where
                 a token or role id is among the *settings*, the variables play no part in that.
 
+        Returns:
+            The resource, which asks for the values at its first use.
+
         Raises:
             ConfigurationError: ``VAULT_SKIP_VERIFY`` is no boolean.
         """
@@ -92,7 +95,15 @@ class _VaultResource(VaultSecretsResourceConfig, dg.ConfigurableResource[Any]):
 
     @classmethod
     def from_config(cls, config: VaultSecretsResourceConfig, **settings: Any) -> Self:
-        """Make the resource from *config*, and further fields from *settings*."""
+        """Make the resource from a configuration that is there already.
+
+        Args:
+            config: The configuration.
+            settings: Fields to set otherwise.
+
+        Returns:
+            The resource.
+        """
         return cls(**config.model_dump() | settings)
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -148,6 +159,9 @@ class VaultSecretsResource(_VaultResource):
 
         The port is ``"5432"`` where the secret has none.
 
+        Args:
+            database_path: The secret's path.
+
         Raises:
             VaultError: There is no such secret or field.
         """
@@ -156,6 +170,9 @@ class VaultSecretsResource(_VaultResource):
     def get_api_key(self, provider: str) -> str:
         """Return the field ``api_key`` of ``bike-data-flow/production/api-keys/<provider>``.
 
+        Args:
+            provider: The secret's name in that folder.
+
         Raises:
             VaultError: There is no such secret or field.
         """
@@ -163,6 +180,9 @@ class VaultSecretsResource(_VaultResource):
 
     def list_secrets(self, path: str) -> list[str]:
         """Return the names in a folder; those of folders end in a slash.
+
+        Args:
+            path: The folder, such as ``crm``; ``/`` for the mount's root.
 
         Raises:
             VaultSecretNotFoundError: There is no such folder.

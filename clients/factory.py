@@ -6,7 +6,7 @@ import copy
 import time
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from clients._lifecycle import Lifecycle
 from clients.errors import ClientError
@@ -24,8 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["Clients", "HealthReport", "ServiceHealth", "build_clients"]
 
 
-@dataclass(frozen=True, slots=True)
-class ServiceHealth:
+class ServiceHealth(NamedTuple):
     """What one service's health check said.
 
     Args:
@@ -46,9 +45,14 @@ class ServiceHealth:
         return self.error is None
 
 
-@dataclass(frozen=True, slots=True)
-class HealthReport:
-    """The health of all three services."""
+class HealthReport(NamedTuple):
+    """The health of all three services.
+
+    Args:
+        vault: Whether Vault is unsealed and knows us.
+        postgres: Whether a query comes back.
+        valkey: Whether it answers.
+    """
 
     vault: ServiceHealth
     postgres: ServiceHealth

@@ -1,4 +1,7 @@
-"""PostgreSQL with row-level security: one user per transaction, one round trip per query."""
+"""PostgreSQL with row-level security: one user per transaction, one round trip per query.
+
+Source: https://www.postgresql.org/docs/18/ddl-rowsecurity.html.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from clients._postgres_query import OneFlight
 from clients._postgres_settings import PostgresSettings, check_integer, url_source
 from clients._postgres_sql import standing_context
 from clients._postgres_statements import refuse_unsuitable
-from clients._rls_check import Finding, check_rls
+from clients._rls_finding import Finding
 from clients.errors import NoRowsError, PostgresError
 from utils.user_context import get_current_user_id, parse_user_id
 
@@ -346,6 +349,8 @@ class PostgresClient(Lifecycle):
         Raises:
             PostgresError: The catalogue could not be read.
         """
+        from clients._rls_check import check_rls  # noqa: PLC0415 - few need its parser of SQL
+
         return self._ask("check_rls", lambda session: check_rls(session.conn))
 
     def credential_life(self) -> CredentialLife:

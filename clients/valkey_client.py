@@ -1,4 +1,7 @@
-"""Valkey for short-lived data: session tokens, rate limits, counters, caches."""
+"""Valkey for short-lived data: session tokens, rate limits, counters, caches.
+
+Source: https://valkey.io/commands/.
+"""
 
 from __future__ import annotations
 

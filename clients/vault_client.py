@@ -1,4 +1,7 @@
-"""Secrets from Vault or OpenBao, or an error that says why not."""
+"""Secrets from Vault or OpenBao, or an error that says why not.
+
+Source: https://openbao.org/api-docs/secret/kv/kv-v2/.
+"""
 
 from __future__ import annotations
 
@@ -136,9 +139,12 @@ class VaultClient(TypedGetters, Lifecycle):
         """
         self._check_open()
         place = secret_path(self._options.mount_point, path)
+        key = (self._options.namespace, place.mount, place.path, _checked_version(version))
+        if use_cache and (found := self._cache.hit(key)) is not None:
+            return found
         deadline = self._deadline()
         return self._cache.read(
-            (self._options.namespace, place.mount, place.path, _checked_version(version)),
+            key,
             lambda: self._read(place, version, deadline),
             fresh=not use_cache,
             wait=deadline.remaining,

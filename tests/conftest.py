@@ -8,5 +8,6 @@ pytest_plugins = [
     "tests.postgres_faults",
     "tests.pgbouncer_server",
     "tests.dagster_fixtures",
+    "tests.rls_tables",
     "tests.rotation_lab",
 ]

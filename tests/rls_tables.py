@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+import pytest
+
 from clients._rls_check import Finding, check_rls
+from tests.rls_databases import Scratch, scratch_database
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.rls_databases import Scratch
+    from utils._postgres_server import PostgresServer
 
 SETTING = "current_setting('app.current_user_id', true)"
 USER = f"(SELECT NULLIF({SETTING}, '')::uuid)"
@@ -57,9 +59,16 @@ def mend(scratch: Scratch) -> list[str]:
     return [str(finding) for finding in check(scratch)]
 
 
-@contextmanager
-def fresh_schema(scratch: Scratch) -> Iterator[None]:
-    """Make the schema ``app``, which the application role may enter, for one test."""
+@pytest.fixture(scope="module")
+def scratch(own_postgres: PostgresServer, request: pytest.FixtureRequest) -> Iterator[Scratch]:
+    """A database of the module's own."""
+    with scratch_database(own_postgres, request.path.stem) as database:
+        yield database
+
+
+@pytest.fixture
+def empty_schema(scratch: Scratch) -> Iterator[None]:
+    """The schema ``app``, empty, which the application role may enter; gone after the test."""
     scratch.run("CREATE SCHEMA app; GRANT USAGE ON SCHEMA app TO crm_user")
     try:
         yield

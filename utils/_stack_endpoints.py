@@ -56,5 +56,9 @@ class StackEndpoints:
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """Read what ``to_json`` wrote."""
+        """Return the endpoints that ``to_json`` wrote.
+
+        Args:
+            text: What it wrote.
+        """
         return cls(**json.loads(text))

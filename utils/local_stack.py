@@ -52,6 +52,9 @@ class EmbeddedStack:
     def start(self) -> StackEndpoints:
         """Start and seed the servers.
 
+        Returns:
+            Where they are, and how to log in.
+
         Raises:
             StackError: One of them did not start; none is left running.
         """

@@ -1,140 +1,154 @@
-"""What ``execute()`` costs against the usual five round trips, and against no protection at all.
+"""What a query costs under row-level security, beside what a user would pick instead.
 
-Paired rounds in one run: the ratio of two medians says the same on a slow and on a busy machine.
-psycopg_pool stands on the other side of each comparison, as an application would use it.
+One run has all ways on one server: on loopback at 1, 8 and 32 threads, and over links that take
+1 and 10 ms for a round trip.
 """
 
 from __future__ import annotations
 
-import statistics
-import time
-from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
-from uuid import uuid4
+from contextlib import ExitStack, contextmanager, nullcontext
+from typing import TYPE_CHECKING
 
 import pytest
-from psycopg.rows import dict_row
-from psycopg_pool import ConnectionPool
 
-from clients.postgres_client import PostgresClient
+from tests.benchmarks._board import Row, compare
+from tests.benchmarks._delayed_link import DelayedLink
+from tests.benchmarks._one_processor import one_processor
+from tests.benchmarks._pairs import Crew, Times, take_turns
+from tests.benchmarks._postgres_ways import (
+    BARE,
+    BLOCK,
+    EXECUTE,
+    FIVE_TRIPS,
+    USER,
+    open_ways,
+)
+from tests.benchmarks._wire import trips_of
+from tests.fault_proxy import FaultProxy
 from tests.postgres_faults import superuser
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
+    from tests.benchmarks._board import Board
+    from tests.benchmarks._pairs import Way
     from utils._postgres_server import PostgresServer
 
 pytestmark = pytest.mark.bench
 
-_ROUNDS, _CALLS = 25, 150
-_QUERY = "SELECT id, name, email FROM contacts WHERE user_id = %s ORDER BY created_at LIMIT 5"
-_SET = "SELECT set_config('app.current_user_id', %s, true)"
-
-
-class Ways:
-    """The same query in several ways, all on one server and one connection each.
-
-    Args:
-        server: A server with the project's schema and many rows.
-        opened: Closes what is opened here.
-    """
-
-    def __init__(self, server: PostgresServer, opened: ExitStack) -> None:
-        self.user = uuid4()
-        with superuser(server) as conn:
-            rows = (
-                "INSERT INTO contacts (user_id, name) SELECT %s, 'mine' FROM generate_series(1, 5)"
-            )
-            conn.execute(rows, (self.user,))
-            conn.execute(
-                "INSERT INTO contacts (user_id, name)"
-                " SELECT gen_random_uuid(), 'theirs' FROM generate_series(1, 20000)"
-            )
-            conn.execute("ANALYZE contacts")
-        app, root = server.url("crm_user", "secret"), server.url()
-        self.client = opened.enter_context(PostgresClient(app, 1, min_size=1))
-        self._app = opened.enter_context(_pool(app, autocommit=False))
-        self._root = opened.enter_context(_pool(root, autocommit=True))
-
-    def one_flight(self) -> list[dict[str, Any]]:
-        """The client's way: one round trip, with reset, context and transaction."""
-        return self.client.execute(_QUERY, (self.user,), self.user)
-
-    def block(self) -> list[dict[str, Any]]:
-        """The client's block with one statement: three round trips."""
-        with self.client.connection(self.user) as conn:
-            return list(conn.execute(_QUERY, (self.user,)).fetchall())
-
-    def five_trips(self) -> list[dict[str, Any]]:
-        """The usual way: BEGIN, set the context, query, clear the context, COMMIT."""
-        with self._app.connection() as conn:
-            conn.execute(_SET, (str(self.user),))
-            rows: list[dict[str, Any]] = conn.execute(_QUERY, (self.user,)).fetchall()
-            conn.execute(_SET, ("",))
-        return rows
-
-    def bare(self) -> list[dict[str, Any]]:
-        """The least: one autocommit query of a role that policies do not bind."""
-        with self._root.connection() as conn:
-            rows: list[dict[str, Any]] = conn.execute(_QUERY, (self.user,)).fetchall()
-        return rows
-
-
-def _pool(url: str, *, autocommit: bool) -> ConnectionPool[Any]:
-    return ConnectionPool(
-        url,
-        min_size=1,
-        max_size=1,
-        open=False,
-        kwargs={"row_factory": dict_row, "autocommit": autocommit},
-    )
+_THREADS = (1, 8, 32)
+#: The round trip of each link in milliseconds; 0 is loopback alone.
+_LINKS = (0, 1, 10)
 
 
 @pytest.fixture(scope="module")
-def ways(fault_server: PostgresServer) -> Iterator[Ways]:
-    """All ways, warmed up and seen to return the same rows."""
+def filled(fault_server: PostgresServer, board: Board) -> PostgresServer:
+    """A server on which our user has five of 20,005 contacts."""
+    rows = "INSERT INTO contacts (user_id, name) SELECT {}, 'name' FROM generate_series(1, {})"
+    with superuser(fault_server) as conn:
+        conn.execute(rows.format("gen_random_uuid()", 20_000).encode())
+        conn.execute(rows.format(f"'{USER}'", 5).encode())
+        conn.execute("ANALYZE contacts")
+        board.versions["PostgreSQL"] = str(conn.info.parameter_status("server_version"))
+    return fault_server
+
+
+@contextmanager
+def ways_through(server: PostgresServer, port: int) -> Iterator[dict[str, Way]]:
+    """Open every way, and see that all of them return the same rows."""
+
+    def url(role: str) -> str:
+        return server.url(role, "secret").replace(f":{server.port}/", f":{port}/")
+
     with ExitStack() as opened:
-        found = Ways(fault_server, opened)
-        rows = found.bare()
+        ways = open_ways(url("crm_user"), url("crm_admin"), opened)
+        rows = ways[BARE]()
         assert len(rows) == 5
-        for way in (found.one_flight, found.block, found.five_trips):
-            for _ in range(50):
-                assert way() == rows
-        yield found
+        for name, way in ways.items():
+            assert way() == rows, name
+        yield dict(ways)
 
 
-def medians(*ways: Callable[[], object]) -> list[float]:
-    """Return each way's median seconds per call; the rounds alternate between them."""
-    times: list[list[float]] = [[] for _ in ways]
-    for _ in range(_ROUNDS):
-        for way, taken in zip(ways, times, strict=True):
-            started = time.perf_counter()
-            for _ in range(_CALLS):
-                way()
-            taken.append((time.perf_counter() - started) / _CALLS)
-    return [statistics.median(taken) for taken in times]
+@pytest.fixture(scope="module")
+def trips(filled: PostgresServer) -> dict[str, float]:
+    """The round trips of each way."""
+    with FaultProxy(filled.port) as proxy, ways_through(filled, proxy.port) as ways:
+        return trips_of(ways, proxy)
 
 
-def test_execute_costs_at_most_three_fifths_of_five_trips(ways: Ways) -> None:
-    """One flight against five round trips, on loopback, where a trip costs next to nothing."""
-    ours, five = medians(ways.one_flight, ways.five_trips)
-    report("execute() / five trips", ours, five)
-    assert ours / five <= 0.6
+@contextmanager
+def link(server: PostgresServer, milliseconds: int) -> Iterator[int]:
+    """Give the port of a link to the server."""
+    if not milliseconds:
+        yield server.port
+        return
+    with DelayedLink(server.port, milliseconds / 1000) as delayed:
+        yield delayed.port
 
 
-def test_execute_costs_at_most_twice_the_bare_query(ways: Ways) -> None:
-    """The whole protection against none: the transaction, the context, the reset, the policy."""
-    ours, bare = medians(ways.one_flight, ways.bare)
-    report("execute() / bare query", ours, bare)
-    assert ours / bare <= 1.9
+def test_execute_is_one_round_trip(trips: dict[str, float], board: Board) -> None:
+    """Context, statement and commit travel together."""
+    row = Row(
+        area="PostgreSQL",
+        what=EXECUTE,
+        ours=trips[EXECUTE],
+        against=FIVE_TRIPS,
+        theirs=trips[FIVE_TRIPS],
+        unit="trips",
+        promise="trips",
+    )
+    assert board.add(row) == []
 
 
-def test_a_block_with_one_statement_costs_little_more_than_five_trips(ways: Ways) -> None:
-    """Three round trips with all guards and a whole reset, against five without any."""
-    ours, five = medians(ways.block, ways.five_trips)
-    report("connection() / five trips", ours, five)
-    assert ours / five <= 1.4
+@pytest.mark.parametrize("threads", _THREADS)
+@pytest.mark.parametrize("milliseconds", _LINKS, ids=[f"{one} ms" for one in _LINKS])
+def test_execute_against_all_others(
+    filled: PostgresServer, trips: dict[str, float], board: Board, milliseconds: int, threads: int
+) -> None:
+    """One trip with all protection, at any number of threads and over any link."""
+    rounds, calls = _effort(milliseconds, threads)
+    alone = not milliseconds and threads == 1
+    with (
+        link(filled, milliseconds) as port,
+        one_processor(filled.pid) if alone else nullcontext(),
+        ways_through(filled, port) as ways,
+        Crew(threads) as crew,
+    ):
+        times = take_turns(ways, rounds=rounds, calls=calls, crew=crew)
+    where = f"{milliseconds} ms link" if milliseconds else "loopback"
+    at = f"{where}, {threads} thread{'s' if threads > 1 else ''}"
+    promises = {FIVE_TRIPS: "five trips", BARE: "bare"} if alone else {}
+    rows = compare("PostgreSQL", f"{EXECUTE}, {at}", times, EXECUTE, trips=trips, promises=promises)
+    if alone:
+        both = Times({name: times.seconds[name] for name in (BLOCK, FIVE_TRIPS)})
+        promises = {FIVE_TRIPS: "block"}
+        rows += compare("PostgreSQL", f"{BLOCK}, {at}", both, BLOCK, trips=trips, promises=promises)
+    assert board.add(*rows) == []
 
 
-def report(what: str, ours: float, other: float) -> None:
-    print(f"\n{what}: {ours * 1e6:.0f} us / {other * 1e6:.0f} us = {ours / other:.2f}")  # noqa: T201 - a benchmark prints
+def _effort(milliseconds: int, threads: int) -> tuple[int, int]:
+    """Return rounds and calls that take some ten seconds in all."""
+    # Many short rounds: the nearer together a pair is, the more alike is the machine that it meets.
+    if not milliseconds:
+        return (61, 50) if threads == 1 else (15, 320)
+    if milliseconds == 1:
+        return (17, 12) if threads == 1 else (9, 4 * threads)
+    return (9, 4) if threads == 1 else (7, 2 * threads)
+
+
+def test_protection_costs_next_to_nothing_over_a_network(
+    filled: PostgresServer, trips: dict[str, float], board: Board
+) -> None:
+    """Where the trip is what costs, one trip with all guards costs what one without costs."""
+    with link(filled, 5) as port, ways_through(filled, port) as ways:
+        both = {name: ways[name] for name in (EXECUTE, BARE)}
+        times = take_turns(both, rounds=45, calls=5)
+    rows = compare(
+        "PostgreSQL",
+        f"{EXECUTE}, 5 ms link, 1 thread",
+        times,
+        EXECUTE,
+        trips=trips,
+        promises={BARE: "bare, 5 ms"},
+    )
+    assert board.add(*rows) == []

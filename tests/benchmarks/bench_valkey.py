@@ -1,120 +1,223 @@
-"""Speed of the Valkey client as a ratio to bare redis-py, in the same run on the same server.
+"""What Valkey's operations cost beside bare redis-py, with and without hiredis, and ``limits``.
 
-Run it with ``pytest -m bench tests/benchmarks/bench_valkey.py -s``. The two take turns in short
-rounds, in random order, and the median of the paired ratios counts; a second bare client is
-measured beside them and shows the noise.
+The driver with hiredis is there twice: its ratio to itself shows the noise of the run.
 """
 
 from __future__ import annotations
 
-import random
-import statistics
-import threading
-import time
+import json
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import limits
 import pytest
 import redis
+from redis._parsers import _RESP3Parser
+from redis.connection import PythonRespSerializer
 
 from clients.valkey_client import ValkeyClient
+from tests.benchmarks._board import compare
+from tests.benchmarks._delayed_link import DelayedLink
+from tests.benchmarks._one_processor import one_processor
+from tests.benchmarks._pairs import Crew, Times, take_turns
+from tests.benchmarks._wire import trips_of
+from tests.fault_proxy import FaultProxy
 from utils._valkey_server import ValkeyServer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from tests.benchmarks._board import Board, Row
+    from tests.benchmarks._pairs import Way
+
 pytestmark = pytest.mark.bench
 
-ROUNDS = 21
-CALLS = 600
-VALUE = "x" * 100
-THREADS = 8
+_OURS, _HIREDIS, _PLAIN = "ours", "redis-py, hiredis", "redis-py, no hiredis"
+_AGAIN = "redis-py, hiredis, once more"
+_VALUE = "x" * 100
+_RECORD = {"user": "ada", "roles": ["admin", "editor"], "visits": 17, "name": "x" * 100}
+_BATCH = 100
+_PROMISES = {
+    "get()": "get",
+    "set(), expiry": "set",
+    "incr()": "incr",
+    "pipeline of 100": "pipeline",
+}
+
+
+class PlainConnection(redis.Connection):
+    """A connection of redis-py as it is where hiredis is not installed."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options, parser_class=_RESP3Parser)  # type: ignore[no-untyped-call]
+
+    def _construct_command_packer(self, packer: Any) -> Any:
+        del packer
+        return PythonRespSerializer(self._buffer_cutoff, self.encoder.encode)
+
+
+class Contestants:
+    """The clients on one server.
+
+    Args:
+        url: The server, or what stands in front of it.
+        opened: Closes what is opened here.
+    """
+
+    def __init__(self, url: str, opened: ExitStack) -> None:
+        self.ours = opened.enter_context(ValkeyClient(url))
+        self.drivers: dict[str, Any] = {
+            name: opened.enter_context(redis.Redis.from_url(url, decode_responses=True, **options))
+            for name, options in (
+                (_HIREDIS, {}),
+                (_PLAIN, {"connection_class": PlainConnection}),
+                (_AGAIN, {}),
+            )
+        }
+        storage = limits.storage.RedisStorage(url)
+        opened.callback(storage.storage.close)
+        limit = limits.RateLimitItemPerMinute(1_000_000)
+        strategies: dict[str, limits.strategies.RateLimiter] = {
+            "fixed window": limits.strategies.FixedWindowRateLimiter(storage),
+            "moving window": limits.strategies.MovingWindowRateLimiter(storage),
+            "sliding counter": limits.strategies.SlidingWindowCounterRateLimiter(storage),
+        }
+        # The strategies keep different kinds of value, so each has a key of its own.
+        self.limiters: dict[str, Way] = {
+            f"limits, {name}": partial(strategy.hit, limit, name)
+            for name, strategy in strategies.items()
+        }
+        self.ours.set("a", _VALUE)
+        self.ours.set_json("record", _RECORD)
+
+    def each(self, ours: Callable[[], object], theirs: Callable[[Any], object]) -> dict[str, Way]:
+        """Return one operation in every client's way."""
+        return {_OURS: ours} | {
+            name: lambda driver=driver: theirs(driver) for name, driver in self.drivers.items()
+        }
+
+    def operations(self) -> dict[str, dict[str, Way]]:
+        """Return the ways of each operation."""
+        ours = self.ours
+        return {
+            "get()": self.each(lambda: ours.get("a"), lambda driver: driver.get("a")),
+            "set(), expiry": self.each(
+                lambda: ours.set("b", _VALUE, expire_seconds=60),
+                lambda driver: driver.set("b", _VALUE, ex=60),
+            ),
+            "incr()": self.each(lambda: ours.incr("n"), lambda driver: driver.incr("n")),
+            "get_json()": self.each(
+                lambda: ours.get_json("record"), lambda driver: json.loads(driver.get("record"))
+            ),
+            "pipeline of 100": self.each(
+                lambda: _filled(ours.pipeline()),
+                lambda driver: _filled(driver.pipeline(transaction=False)),
+            ),
+            "rate_limit()": {
+                _OURS: lambda: ours.rate_limit("r", limit=1_000_000, period_seconds=60),
+                **self.limiters,
+            },
+        }
+
+
+def _filled(pipe: Any) -> list[Any]:
+    for _ in range(_BATCH):
+        pipe.get("a")
+    answers: list[Any] = pipe.execute()
+    return answers
 
 
 @pytest.fixture(scope="module")
-def contestants() -> Iterator[dict[str, Any]]:
-    """Our client, the bare driver, and the bare driver once more."""
-    with ValkeyServer() as server, ValkeyClient(server.url) as ours:
-        bare = [redis.Redis.from_url(server.url, decode_responses=True) for _ in range(2)]
-        ours.set("a", VALUE)
-        yield {"ours": ours, "bare": bare[0], "bare again": bare[1]}
-        for one in bare:
-            one.close()
+def valkey(board: Board) -> Iterator[ValkeyServer]:
+    """A server of the benchmarks' own."""
+    with ValkeyServer() as server:
+        with ValkeyClient(server.url) as client:
+            board.versions["Valkey"] = client.server_version().removeprefix("valkey ")
+        yield server
 
 
-def _ratio(contestants: dict[str, Any], name: str, work: Callable[[Any], None]) -> float:
-    """Return the median of our time divided by the bare driver's."""
-    rounds: list[dict[str, float]] = []
-    for _ in range(ROUNDS):
-        order = list(contestants)
-        random.shuffle(order)
-        times = {}
-        for who in order:
-            start = time.perf_counter()
-            work(contestants[who])
-            times[who] = time.perf_counter() - start
-        rounds.append(times)
-    ours = statistics.median(one["ours"] / one["bare"] for one in rounds)
-    noise = statistics.median(one["bare again"] / one["bare"] for one in rounds)
-    print(f"{name}: {ours:.2f} of bare redis-py's time (bare against itself: {noise:.2f})")  # noqa: T201
-    return ours
+@pytest.fixture(scope="module")
+def contestants(valkey: ValkeyServer) -> Iterator[Contestants]:
+    """All clients, seen to give the same answers."""
+    with ExitStack() as opened:
+        found = Contestants(valkey.url, opened)
+        assert found.drivers[_PLAIN].connection_pool.connection_class is PlainConnection
+        for name in ("get()", "get_json()", "pipeline of 100"):
+            ours, *others = [way() for way in found.operations()[name].values()]
+            assert others == [ours] * len(others)
+        yield found
 
 
-def _repeated(call: Callable[[Any], object]) -> Callable[[Any], None]:
-    def work(client: Any) -> None:
-        for _ in range(CALLS):
-            call(client)
-
-    return work
-
-
-def test_get(contestants: dict[str, Any]) -> None:
-    """A get takes at most 0.7 of the driver's time."""
-    assert _ratio(contestants, "get", _repeated(lambda c: c.get("a"))) <= 0.7
+@pytest.fixture(scope="module")
+def trips(valkey: ValkeyServer) -> dict[str, dict[str, float]]:
+    """The round trips of every operation in every way."""
+    with FaultProxy(valkey.port) as proxy, ExitStack() as opened:
+        url = valkey.url.replace(f":{valkey.port}/", f":{proxy.port}/")
+        operations = Contestants(url, opened).operations()
+        return {name: trips_of(ways, proxy) for name, ways in operations.items()}
 
 
-def test_set(contestants: dict[str, Any]) -> None:
-    """A set with an expiry takes at most 0.7 of the driver's time."""
-
-    def work(client: Any) -> None:
-        is_ours = isinstance(client, ValkeyClient)
-        options = {"expire_seconds": 60} if is_ours else {"ex": 60}
-        for _ in range(CALLS):
-            client.set("a", VALUE, **options)
-
-    assert _ratio(contestants, "set", work) <= 0.7
+def _compared(
+    what: str, times: Times, trips: dict[str, float], promise: str | None = None
+) -> list[Row]:
+    """Return the rows of an operation; the driver that is there twice has one."""
+    others = Times({name: taken for name, taken in times.seconds.items() if name != _AGAIN})
+    promises = {} if promise is None else {_HIREDIS: promise}
+    return compare("Valkey", what, others, _OURS, trips=trips, promises=promises)
 
 
-def test_incr(contestants: dict[str, Any]) -> None:
-    """An increment takes at most 0.7 of the driver's time."""
-    assert _ratio(contestants, "incr", _repeated(lambda c: c.incr("n"))) <= 0.7
+@pytest.mark.parametrize(
+    "name",
+    ["get()", "set(), expiry", "incr()", "get_json()", "pipeline of 100", "rate_limit()"],
+)
+def test_an_operation(
+    valkey: ValkeyServer,
+    contestants: Contestants,
+    trips: dict[str, dict[str, float]],
+    board: Board,
+    name: str,
+) -> None:
+    """Each costs less than the driver's own, in one round trip."""
+    calls = 5 if name == "pipeline of 100" else 100
+    with one_processor(valkey.pid):
+        times = take_turns(contestants.operations()[name], rounds=61, calls=calls)
+    if name == "get()":
+        twins = Times({one: times.seconds[one] for one in (_AGAIN, _HIREDIS)})
+        board.add(*compare("Valkey", "noise: the driver against itself", twins, _AGAIN))
+    assert trips[name][_OURS] == 1
+    assert board.add(*_compared(name, times, trips[name], _PROMISES.get(name))) == []
 
 
-def test_pipeline(contestants: dict[str, Any]) -> None:
-    """A pipeline of 100 takes at most 0.6 of the driver's time."""
+def test_eight_threads(
+    contestants: Contestants, trips: dict[str, dict[str, float]], board: Board
+) -> None:
+    """Eight threads get more done in the same time."""
+    with Crew(8) as crew:
+        times = take_turns(contestants.operations()["get()"], rounds=21, calls=1200, crew=crew)
+    rows = [
+        # Calls for each second: the other way round than seconds for each call.
+        replace(row, ratio=1 / (row.ratio or 1), promise=promise)
+        for row, promise in zip(
+            _compared("get(), 8 threads, throughput", times, trips["get()"]),
+            ("threads", None),
+            strict=True,
+        )
+    ]
+    assert board.add(*rows) == []
 
-    def work(client: Any) -> None:
-        for _ in range(CALLS // 50):
-            ours = isinstance(client, ValkeyClient)
-            pipe = client.pipeline() if ours else client.pipeline(transaction=False)
-            for _ in range(100):
-                pipe.get("a")
-            pipe.execute()
 
-    assert _ratio(contestants, "pipeline of 100", work) <= 0.6
-
-
-def test_threads(contestants: dict[str, Any]) -> None:
-    """Eight threads get at least 1.3 times the driver's throughput."""
-
-    def work(client: Any) -> None:
-        def loop() -> None:
-            for _ in range(CALLS // 4):
-                client.get("a")
-
-        threads = [threading.Thread(target=loop) for _ in range(THREADS)]
-        for one in threads:
-            one.start()
-        for one in threads:
-            one.join()
-
-    assert 1 / _ratio(contestants, "8 threads", work) >= 1.3
+@pytest.mark.parametrize("milliseconds", [1, 10])
+def test_over_a_link(
+    valkey: ValkeyServer, trips: dict[str, dict[str, float]], board: Board, milliseconds: int
+) -> None:
+    """Over a network the round trips are what counts."""
+    with DelayedLink(valkey.port, milliseconds / 1000) as link, ExitStack() as opened:
+        url = valkey.url.replace(f":{valkey.port}/", f":{link.port}/")
+        operations = Contestants(url, opened).operations()
+        for name in ("get()", "pipeline of 100", "rate_limit()"):
+            calls = 20 if milliseconds == 1 else 4
+            times = take_turns(operations[name], rounds=9, calls=calls)
+            what = f"{name}, {milliseconds} ms link"
+            assert board.add(*_compared(what, times, trips[name])) == []

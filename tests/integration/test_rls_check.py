@@ -8,7 +8,6 @@ import psycopg
 import pytest
 
 from clients._rls_check import check_rls
-from tests.rls_databases import Scratch, scratch_database
 from tests.rls_tables import (
     CLEAN,
     DEFINER,
@@ -21,35 +20,22 @@ from tests.rls_tables import (
     TABLE,
     USER,
     check,
-    fresh_schema,
     mend,
     policy,
     rules,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
+    from tests.rls_databases import Scratch
     from utils._postgres_server import PostgresServer
+
+pytestmark = pytest.mark.usefixtures("empty_schema")
 
 PARTITIONED = (
     "CREATE TABLE app.docs (user_id uuid, year int) PARTITION BY LIST (year);"
     'CREATE TABLE app."Of ""26" PARTITION OF app.docs FOR VALUES IN (2026);'
     + INDEX + GRANT + RLS + POLICY
 )  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def scratch(own_postgres: PostgresServer) -> Iterator[Scratch]:
-    with scratch_database(own_postgres, "rls_check") as database:
-        yield database
-
-
-@pytest.fixture(autouse=True)
-def _fresh_schema(scratch: Scratch) -> Iterator[None]:
-    """Each test begins with one empty schema that the application role may enter."""
-    with fresh_schema(scratch):
-        yield
 
 
 BROKEN = {

@@ -8,7 +8,6 @@ import pytest
 
 from clients._rls_check import check_rls
 from clients._rls_role import find_bypass
-from tests.rls_databases import Scratch, scratch_database
 from tests.rls_tables import (
     BARE,
     CLEAN,
@@ -16,30 +15,17 @@ from tests.rls_tables import (
     HELPER,
     SETTING,
     check,
-    fresh_schema,
     mend,
     policy,
     rules,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
-    from utils._postgres_server import PostgresServer
+    from tests.rls_databases import Scratch
 
-
-@pytest.fixture(scope="module")
-def scratch(own_postgres: PostgresServer) -> Iterator[Scratch]:
-    with scratch_database(own_postgres, "rls_check_functions") as database:
-        yield database
-
-
-@pytest.fixture(autouse=True)
-def _fresh_schema(scratch: Scratch) -> Iterator[None]:
-    """Each test begins with one empty schema that the application role may enter."""
-    with fresh_schema(scratch):
-        yield
+pytestmark = pytest.mark.usefixtures("empty_schema")
 
 
 def test_a_helper_function_in_a_sub_select_is_clean(scratch: Scratch) -> None:

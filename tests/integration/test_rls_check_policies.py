@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import pytest
 
 from clients._rls_check import check_rls
-from tests.rls_databases import Scratch, scratch_database
 from tests.rls_tables import (
     BARE,
     CLEAN,
@@ -17,29 +16,15 @@ from tests.rls_tables import (
     SETTING,
     USER,
     check,
-    fresh_schema,
     mend,
     policy,
     rules,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from tests.rls_databases import Scratch
 
-    from utils._postgres_server import PostgresServer
-
-
-@pytest.fixture(scope="module")
-def scratch(own_postgres: PostgresServer) -> Iterator[Scratch]:
-    with scratch_database(own_postgres, "rls_check_policies") as database:
-        yield database
-
-
-@pytest.fixture(autouse=True)
-def _fresh_schema(scratch: Scratch) -> Iterator[None]:
-    """Each test begins with one empty schema that the application role may enter."""
-    with fresh_schema(scratch):
-        yield
+pytestmark = pytest.mark.usefixtures("empty_schema")
 
 
 def shown_without_context(scratch: Scratch) -> int:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 PUBLIC_MODULES = (
     "clients",
+    "clients.dagster_adapter",
     "clients.errors",
     "clients.factory",
     "clients.postgres_client",
@@ -24,6 +25,17 @@ PUBLIC_MODULES = (
     "utils.local_stack",
     "utils.settings",
     "utils.user_context",
+)
+#: What these do cannot fail: they look at, or let go of, what this process holds.
+CANNOT_FAIL = {"cache_stats", "clear_cache", "close", "pipeline", "stats"}
+#: Whose behaviour another's document defines, and which module names the document.
+DEFINED_ELSEWHERE = (
+    "clients.dagster_adapter",
+    "clients.postgres_client",
+    "clients.valkey_client",
+    "clients.vault_client",
+    "clients._valkey_rate_limit",
+    "clients._valkey_sessions",
 )
 
 
@@ -41,12 +53,22 @@ def _public_callables() -> Iterator[tuple[str, Callable[..., object]]]:
         if inspect.isfunction(value):
             yield name, value
             continue
-        for method_name, method in inspect.getmembers(value, inspect.isfunction):
-            if not method_name.startswith("_"):
+        for method_name, method in inspect.getmembers(value, inspect.isroutine):
+            # What a class inherits from pydantic or a tuple is theirs to explain.
+            ours = (getattr(method, "__module__", None) or "").startswith(("clients", "utils"))
+            if ours and not method_name.startswith("_"):
                 yield f"{name}.{method_name}", method
 
 
+def _parameters(made: type) -> list[str]:
+    try:
+        return list(inspect.signature(made).parameters)
+    except ValueError:
+        return []  # an exception that takes what every exception takes
+
+
 OBJECTS = dict(_public_objects())
+CLASSES = {name: value for name, value in OBJECTS.items() if inspect.isclass(value)}
 CALLABLES = dict(_public_callables())
 
 
@@ -74,6 +96,62 @@ def test_every_public_callable_explains_its_arguments(name: str) -> None:
 
     assert doc
     assert unexplained == []
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_every_public_class_explains_its_constructor(name: str) -> None:
+    """The class's docstring, or that of a class of ours it comes from, lists each argument."""
+    made = CLASSES[name]
+    fields = getattr(made, "model_fields", {})
+    doc = "\n".join(
+        inspect.getdoc(one) or ""
+        for one in made.__mro__
+        if one.__module__.startswith(("clients", "utils"))
+    )
+
+    unexplained = [
+        one
+        for one in _parameters(made)
+        if not re.search(rf"^ +\*{{0,2}}{one}: ", doc, re.MULTILINE)
+        # A resource's fields are explained where Dagster's own pages show them.
+        and not (one in fields and fields[one].description)
+    ]
+
+    assert unexplained == []
+
+
+@pytest.mark.parametrize("name", CALLABLES)
+def test_every_public_callable_says_what_it_returns(name: str) -> None:
+    """What comes back is in the first sentence, or in a section of its own."""
+    doc = inspect.getdoc(CALLABLES[name]) or ""
+    returned = inspect.signature(CALLABLES[name]).return_annotation
+    if returned in {None, "None", "NoReturn"} or doc.startswith("Queue ``"):
+        return
+
+    assert re.search(r"^(Returns|Yields):", doc, re.MULTILINE) or doc.startswith("Return ")
+
+
+@pytest.mark.parametrize("client", ["VaultClient", "PostgresClient", "ValkeyClient", "Clients"])
+def test_every_operation_says_how_it_fails(client: str) -> None:
+    """Whatever talks to a server names the errors that come out of it."""
+    methods = {
+        name.rpartition(".")[2]: inspect.getdoc(method) or ""
+        for name, method in CALLABLES.items()
+        if name.startswith(f"clients.{client}.")
+    }
+
+    silent = [name for name, doc in methods.items() if "\nRaises:\n" not in doc]
+
+    assert methods
+    assert set(silent) <= CANNOT_FAIL
+
+
+@pytest.mark.parametrize("name", DEFINED_ELSEWHERE)
+def test_a_module_names_the_document_that_it_follows(name: str) -> None:
+    """A reader who doubts a behaviour finds where it is defined."""
+    doc = importlib.import_module(name).__doc__ or ""
+
+    assert "https://" in doc
 
 
 @pytest.mark.parametrize("name", CALLABLES)

@@ -26,6 +26,9 @@ MODULES = sorted(
 
 def test_the_package_exports_what_it_imports() -> None:
     """``__all__`` of clients is exactly what its ``__init__`` makes available."""
+    assert set(clients.__all__) <= set(dir(clients))
+    for name in clients.__all__:
+        assert getattr(clients, name) is not None
     offered = {
         name
         for name, value in vars(clients).items()
@@ -33,6 +36,37 @@ def test_the_package_exports_what_it_imports() -> None:
     }
 
     assert sorted(offered) == clients.__all__
+
+
+@pytest.mark.parametrize(
+    ("statement", "drivers"),
+    [
+        ("import clients", []),
+        ("import clients.errors", []),
+        ("from clients import ValkeyClient", ["redis"]),
+        ("from clients import PostgresClient", ["psycopg"]),
+        ("from clients import VaultClient", ["hvac"]),
+        ("from clients import build_clients", ["hvac", "psycopg", "redis"]),
+        ("import clients; clients.vault_client", ["hvac"]),
+    ],
+)
+def test_an_import_waits_for_its_own_driver_alone(statement: str, drivers: list[str]) -> None:
+    """Who uses one client does not pay for the import of the other two's drivers."""
+    script = f"""{statement}
+import sys
+print(*sorted({{"hvac", "psycopg", "redis"}} & {{*sys.modules}}))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+
+    assert (done.stdout.split(), done.stderr) == (drivers, "")
+
+
+def test_a_name_that_is_not_there_is_refused_as_of_any_module() -> None:
+    """The lazy imports do not make a typing error pass."""
+    with pytest.raises(AttributeError, match="module 'clients' has no attribute 'ValkyClient'"):
+        _ = clients.ValkyClient  # type: ignore[attr-defined]  # the point of the test
 
 
 @pytest.mark.parametrize("name", MODULES)

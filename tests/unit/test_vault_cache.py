@@ -74,6 +74,24 @@ def test_callers_get_copies() -> None:
     assert _read(cache, server) == {"n": 1, "deep": {"list": [1]}}
 
 
+def test_a_hit_is_what_a_read_would_return() -> None:
+    """The short way to a cached secret: a copy, counted as a hit, and nothing once it expired."""
+    clock, server = _Clock(), _Server()
+    cache = SecretCache(5.0, clock=clock)
+    assert cache.hit(_A) is None
+    _read(cache, server)
+
+    found = cache.hit(_A)
+    assert found == {"n": 1, "deep": {"list": [1]}}
+    found["deep"]["list"].append(2)
+    assert cache.hit(_A) == {"n": 1, "deep": {"list": [1]}}
+    clock.now += 5.0
+    assert cache.hit(_A) is None
+
+    stats = cache.stats()
+    assert (stats["hits"], stats["misses"], server.loads) == (2, 1, 1)
+
+
 def test_a_key_differs_by_each_of_its_parts() -> None:
     """Namespace, mount, path and version are all told apart."""
     cache, server = SecretCache(5.0), _Server()

@@ -1,0 +1,238 @@
+"""The benchmarks' own tools: what counts counts right, what delays delays, what reports reports."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.benchmarks._board import Board, Row, figure
+from tests.benchmarks._delayed_link import DelayedLink
+from tests.benchmarks._one_processor import one_processor
+from tests.benchmarks._pairs import Crew, Times, take_turns
+from tests.benchmarks._promises import PROMISES, Promise
+from tests.benchmarks._wire import trips_of
+from tests.board_sample import whole_run
+from tests.fault_proxy import FaultProxy
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+@contextmanager
+def echo_server() -> Iterator[int]:
+    """Give the port of a server that sends everything back."""
+
+    def serve() -> None:
+        while True:
+            try:
+                client, _ = listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=answer, args=(client,), daemon=True).start()
+
+    def answer(client: socket.socket) -> None:
+        with client:
+            while chunk := client.recv(1 << 16):
+                client.sendall(chunk)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield listener.getsockname()[1]
+        listener.shutdown(socket.SHUT_RDWR)
+    thread.join()
+
+
+def ask(client: socket.socket, question: bytes = b"x") -> None:
+    """Send and wait for all of it to come back."""
+    client.sendall(question)
+    missing = len(question)
+    while missing:
+        missing -= len(client.recv(1 << 16))
+
+
+def test_the_counter_counts_questions() -> None:
+    """A question is one round trip however long, three questions are three."""
+    with (
+        echo_server() as port,
+        FaultProxy(port) as proxy,
+        socket.create_connection(("127.0.0.1", proxy.port)) as client,
+    ):
+
+        def three() -> None:
+            for _ in range(3):
+                ask(client)
+
+        found = trips_of({"one": lambda: ask(client, b"x" * 1_000), "three": three}, proxy)
+
+    assert found == {"one": 1, "three": 3}
+
+
+def test_the_link_delays_each_round_trip_and_does_not_throttle() -> None:
+    """Twenty questions one by one take twenty delays; twenty megabytes at once do not."""
+    delay = 0.02
+    with (
+        echo_server() as port,
+        DelayedLink(port, delay) as link,
+        socket.create_connection(("127.0.0.1", link.port)) as client,
+    ):
+        started = time.perf_counter()
+        for _ in range(20):
+            ask(client)
+        one_by_one = time.perf_counter() - started
+
+        sender = threading.Thread(target=client.sendall, args=(b"x" * 20_000_000,))
+        started = time.perf_counter()
+        sender.start()
+        missing = 20_000_000
+        while missing:
+            missing -= len(client.recv(1 << 20))
+        at_once = time.perf_counter() - started
+        sender.join()
+
+    assert one_by_one >= 20 * delay
+    # 305 chunks of 64 KiB, held one after the other, would take six seconds.
+    assert at_once < 305 * delay
+
+
+def test_client_and_server_share_a_processor_for_a_while() -> None:
+    """Both are kept on the same one, and may go wherever they might before afterwards."""
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as server:
+        before = os.sched_getaffinity(0), os.sched_getaffinity(server.pid)
+        with one_processor(server.pid):
+            together = os.sched_getaffinity(0), os.sched_getaffinity(server.pid)
+        after = os.sched_getaffinity(0), os.sched_getaffinity(server.pid)
+        server.communicate(b"\n")
+
+    assert together[0] == together[1]
+    assert len(together[0]) == 1
+    assert after == before
+
+
+def test_every_contestant_has_every_round() -> None:
+    """Each is called as often as the others, and the ratio pairs what one round measured."""
+    calls: list[str] = []
+
+    times = take_turns(
+        {"a": lambda: calls.append("a"), "b": lambda: calls.append("b")},
+        rounds=5,
+        calls=3,
+        warm_up=1,
+    )
+
+    assert sorted(calls) == ["a"] * 16 + ["b"] * 16
+    assert [len(rounds) for rounds in times.seconds.values()] == [5, 5]
+
+
+def test_a_ratio_is_the_median_of_its_rounds() -> None:
+    """A slow moment of the machine falls on both sides of a pair, and so on neither."""
+    times = Times({"ours": [1.0, 10.0, 1.0], "theirs": [2.0, 20.0, 4.0]})
+
+    assert times.ratio("ours", "theirs") == 0.5
+    assert times.typical("ours") == 1.0
+
+
+def test_a_crew_calls_from_every_thread() -> None:
+    """No thread does another's share, so each keeps the connection that it had."""
+    seen: list[int] = []
+
+    with Crew(8) as crew:
+        for _ in range(3):
+            crew.each(lambda: seen.append(threading.get_ident()))
+
+    assert len(seen) == 24
+    assert {seen.count(one) for one in seen} == {3}
+
+
+def test_a_failing_call_is_not_lost_in_its_thread() -> None:
+    """What a contestant raises fails the benchmark."""
+    with Crew(2) as crew, pytest.raises(ZeroDivisionError):
+        crew.each(lambda: 1 / 0)
+
+
+def test_the_json_has_its_documented_shape(tmp_path: Path) -> None:
+    """Whoever reads bench.json finds what the docstring of the module promises."""
+    board = whole_run()
+    board.add(Row(area="a", what="no promise", ours=3e-4, trips=1, their_trips=5))
+
+    text = board.write(tmp_path)
+
+    found = json.loads((tmp_path / "bench.json").read_text())
+    assert set(found) == {"format", "measured", "complete", "machine", "versions", "rows"}
+    assert found["format"] == 1
+    assert found["complete"] is True
+    assert set(found["machine"]) == {"cpu", "cpus", "platform", "python"}
+    assert found["versions"].keys() > {"Valkey", "psycopg", "redis", "hvac"}
+    for row in found["rows"]:
+        assert set(row) == {
+            *("area", "what", "against", "ours", "theirs", "unit", "ratio"),
+            *("trips", "their_trips", "promise", "limit", "kept"),
+        }
+        assert row["kept"] is True
+    assert (tmp_path / "bench.md").read_text() == text
+
+
+def test_the_table_has_one_line_for_each_row() -> None:
+    """Nothing that was measured is left out, and every line has as many cells as the heading."""
+    board = whole_run()
+    board.add(Row(area="a", what="no promise", ours=3e-4, trips=1, their_trips=5))
+
+    lines = [line for line in board.markdown().splitlines() if line.startswith("|")]
+
+    assert len(lines) == 2 + len(board.rows)
+    assert {line.count("|") for line in lines} == {9}
+    assert lines[-1] == "| a | no promise | 300 µs |  |  |  | 1 / 5 |  |"
+
+
+def test_a_broken_promise_and_a_missing_one_show() -> None:
+    """A figure past its limit is not kept, and what was not measured is named."""
+    board = Board()
+
+    row = Row(area="a", what="b", ours=1.0, theirs=1.0, ratio=0.61, promise="five trips")
+
+    assert board.add(row) == [row]
+    assert set(PROMISES) - set(board.missing()) == {"five trips"}
+    assert board.as_dict()["complete"] is False
+
+
+@pytest.mark.parametrize(
+    ("promise", "kept", "broken"),
+    [
+        (Promise("at most", 0.6), 0.6, 0.61),
+        (Promise("at least", 1.3, at_least=True), 1.3, 1.29),
+        (Promise("none", 0, "count"), 0, 1),
+    ],
+)
+def test_a_limit_is_the_last_value_that_keeps_it(
+    promise: Promise, kept: float, broken: float
+) -> None:
+    """The limit itself is allowed, and nothing beyond it."""
+    assert promise.kept_by(kept)
+    assert not promise.kept_by(broken)
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "text"),
+    [
+        (2.5, "s", "2.5 s"),
+        (0.0123, "s", "12.3 ms"),
+        (4.5e-6, "s", "4.5 µs"),
+        (3e-8, "s", "0.03 µs"),
+        (3 * 2**20, "B", "3.0 MiB"),
+        (0.9712, "", "97.1%"),
+        (64, "requests", "64 requests"),
+    ],
+)
+def test_a_figure_carries_its_unit(value: float, unit: str, text: str) -> None:
+    """No number stands without one."""
+    assert figure(value, unit) == text
