@@ -22,6 +22,7 @@ from clients._postgres_sql import (
     ROLLBACK,
     admin_context,
     marked,
+    marker,
     user_context,
 )
 from clients.errors import PostgresConnectionError, PostgresError, RlsContextError
@@ -117,9 +118,9 @@ class Block:
                 f"{self.what} was made before {outer.what}: call connection() where it is entered"
             )
         self.thread_id = threading.get_ident()
-        session, marker, began = self._begin()
+        session, began = self._begin()
         expected = b"off" if self.user is None else str(self.user).encode()
-        self._state = BlockState(session, marker, expected, began, self.what)
+        self._state = BlockState(session, expected, began, self.what)
         self._handle = GuardedConnection(self._state)
         # A block that another thread ended stays in this thread's tuple until now.
         _open_blocks.set((*(block for block in _open_blocks.get() if block.is_open), self))
@@ -156,24 +157,24 @@ class Block:
                 "child with os._exit() inside the block, or fork outside it"
             )
 
-    def _begin(self) -> tuple[Session, bytes, bytes]:
-        """Open the transaction; a session that turns out to be dead is replaced.
+    def _begin(self) -> tuple[Session, bytes]:
+        """Open the transaction; a session that is dead, or cannot be reset, is replaced.
 
         No statement of the caller's has run yet, so trying again repeats nothing.
         """
         tries_left = self.pool.max_size + 1
         while True:
             session = self.pool.checkout()
-            marker = session.application_name[:40] + b" [failfast block]"
             try:
-                results = session.flight(
-                    (RESET, BEGIN, marked(self._context, session.pgconn, marker))
-                )
-                context = results[-1]
+                name = marker(session.application_name, 1)
+                context = session.flight(
+                    (RESET, BEGIN, marked(self._context, session.pgconn, name))
+                )[-1]
             except FlightError as failure:
                 self.pool.retire(session)
                 tries_left -= 1
-                if not is_connection_loss(failure.error):
+                lost = is_connection_loss(failure.error)
+                if not lost and (tries_left == 0 or failure.index != 0):
                     raise statement_error(failure.error, "BEGIN", self._target) from failure.error
                 # A network that swallows answers would cost the time-out again on each session.
                 if tries_left == 0 or isinstance(failure.error, SilenceError):
@@ -182,7 +183,7 @@ class Block:
                 self.pool.retire(session)
                 raise
             else:
-                return session, marker, context.get_value(0, context.nfields - 1) or b""
+                return session, context.get_value(0, context.nfields - 1) or b""
 
     def _finish(self, state: BlockState, exc: BaseException | None) -> None:
         session = state.session
