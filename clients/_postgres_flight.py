@@ -70,6 +70,7 @@ class Session:
     """
 
     __slots__ = (
+        "__weakref__",
         "application_name",
         "born",
         "conn",
@@ -96,6 +97,10 @@ class Session:
         self.encoding = self.pgconn.parameter_status(b"client_encoding")
         self.poller = select.poll()
         self.poller.register(self.pgconn.socket, select.POLLIN)
+
+    def __del__(self) -> None:
+        # An exception that a signal raised came between it and whoever would have closed it.
+        self.close()
 
     @property
     def transaction_status(self) -> int:

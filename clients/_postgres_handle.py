@@ -67,6 +67,8 @@ class BlockState:
         self.lock = threading.RLock()
         #: Whether the block is over; handles of it, a joined block's too, may still be held.
         self.ended = False
+        #: How many uses of it are under way, in the thread that has the lock.
+        self.busy = 0
         # What the block's first flight has set, see marked().
         self._marker = marker(session.application_name, 1)
         self._marks = 1
@@ -273,11 +275,14 @@ class GuardedConnection:
                     f"{state.what} is busy with a stream() or a COPY: read that to its end or "
                     "close it first, or use a server-side cursor"
                 )
+            state.busy += 1
             try:
                 yield state
             except psycopg.Error as error:
                 state.note(error)
                 raise
+            finally:
+                state.busy -= 1
             if state.session.transaction_status != _INERROR:
                 state.swallowed = None
 
