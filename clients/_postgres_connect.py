@@ -16,6 +16,8 @@ from clients._postgres_silence import SilenceWatch, WatchedConnection, activity_
 from clients.errors import PostgresConfigurationError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from clients._postgres_settings import PostgresSettings, UrlSource
 
 __all__ = ["Connector"]
@@ -41,13 +43,22 @@ class Connector:
     Args:
         source: Gives the URL.
         settings: The time-outs.
+        look_at: Looks at the first session of each server and user, and may refuse it: a callable
+            may return another role's URL one day.
     """
 
-    def __init__(self, source: UrlSource, settings: PostgresSettings) -> None:
+    def __init__(
+        self,
+        source: UrlSource,
+        settings: PostgresSettings,
+        look_at: Callable[[Session, Target], None] | None = None,
+    ) -> None:
         self.source = source
         self.target = Target("an unknown server", None)
         self._settings = settings
         self._last_url = ""
+        self._look_at = look_at
+        self._seen = ""
 
     def connect(self, *, patient: bool = True) -> Session:
         """Connect in the caller's thread.
@@ -59,6 +70,7 @@ class Connector:
         Raises:
             PostgresConnectionError: It failed; with the server's own words.
             PostgresConfigurationError: The URL cannot be used.
+            RlsContextError: Row-level security does not bind its role.
         """
         started = time.monotonic()
         renewals = self.source.renewals
@@ -70,6 +82,7 @@ class Connector:
                 watch = SilenceWatch(self._settings.silence_timeout, self._is_working)
                 session = self._connect_once(url, watch)
                 self._last_url = url
+                self._check(session, self.target)
                 return session  # noqa: TRY300 - the loop tries again after an error
             except psycopg.Error as error:
                 waited = time.monotonic() - started
@@ -91,6 +104,16 @@ class Connector:
                     # `from None`: the driver's own text shows the password.
                     raise failure from None
                 raise failure from error
+
+    def _check(self, session: Session, target: Target) -> None:
+        if self._look_at is None or target.description == self._seen:
+            return
+        try:
+            self._look_at(session, target)
+        except BaseException:
+            session.close()
+            raise
+        self._seen = target.description
 
     def _ask(self) -> str:
         url = self.source.current()

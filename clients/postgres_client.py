@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from clients._postgres_block import User
     from clients._postgres_flight import Session
     from clients._postgres_handle import GuardedConnection
-    from clients._postgres_settings import OnRlsBypass
+    from clients._postgres_settings import OnRlsBypass, Target
 
 __all__ = ["Finding", "PostgresClient", "PostgresError"]
 
@@ -83,12 +83,14 @@ class PostgresClient(Lifecycle):
             statement_timeout=statement_timeout,
             on_rls_bypass=on_rls_bypass,
         )
-        self._connector = Connector(UrlSource("connection_url", connection_url), self._settings)
+        self.behind_pooler = False
+        self._connector = Connector(
+            UrlSource("connection_url", connection_url), self._settings, self._look_at
+        )
         self._admin_connector = self._connector
         self._pool = self._make_pool(self._connector, self._settings.min_size)
         self._admin_pool = self._pool
         self._cursor_numbers = count(1)
-        self.behind_pooler = False
         self._probe(admin_url)
 
     def __repr__(self) -> str:
@@ -108,9 +110,6 @@ class PostgresClient(Lifecycle):
     def _probe(self, admin_url: str | Callable[..., str | None] | None) -> None:
         with ExitStack() as opened:
             sessions = [self._connect_first(self._connector, self._pool, opened)]
-            self.behind_pooler = look_at(
-                sessions[0], self._connector.target, self._settings.on_rls_bypass
-            )
             sessions.extend(
                 self._connect_first(self._connector, self._pool, opened)
                 for _ in range(min(self._settings.min_size, self._settings.pool_size) - 1)
@@ -125,6 +124,9 @@ class PostgresClient(Lifecycle):
             for session in sessions:
                 self._pool.add(session)
             opened.pop_all()
+
+    def _look_at(self, session: Session, target: Target) -> None:
+        self.behind_pooler = look_at(session, target, self._settings.on_rls_bypass)
 
     def _connect_first(self, connector: Connector, pool: Pool, opened: ExitStack) -> Session:
         session = connector.connect(patient=False)
