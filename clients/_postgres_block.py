@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import weakref
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, TypeAlias
 from uuid import UUID
@@ -22,6 +23,7 @@ from clients._postgres_sql import (
     ROLLBACK,
     admin_context,
     marked,
+    marker,
     user_context,
 )
 from clients.errors import PostgresConnectionError, PostgresError, RlsContextError
@@ -39,8 +41,9 @@ logger = logging.getLogger("clients.postgres")
 #: Whose rows a transaction sees; None is an administrator, without any user.
 User: TypeAlias = UUID | None
 
-# Blocks of this thread or task, the innermost last; clients are told apart by their pools.
-_open_blocks: ContextVar[tuple[Block, ...]] = ContextVar("open_blocks", default=())
+# Blocks of this thread or task, the innermost last; clients are told apart by their pools. Weak:
+# one that a signal's exception kept from ending is dropped, and must not be joined.
+_open_blocks: ContextVar[tuple[weakref.ref[Block], ...]] = ContextVar("open_blocks", default=())
 
 
 def context_statement(user: User, statement_timeout_ms: int) -> bytes:
@@ -61,9 +64,10 @@ def open_block(pool: Pool, user: User) -> Block | None:
         RlsContextError: There is one, for another user.
     """
     me = threading.get_ident()
-    for block in reversed(_open_blocks.get()):
+    for ref in reversed(_open_blocks.get()):
+        block = ref()
         # A copied context can carry another thread's blocks here: those are not ours.
-        if block.pool is pool and block.thread_id == me and block.is_open:
+        if block and block.pool is pool and block.thread_id == me and block.is_open:
             if (block.user is None) != (user is None):
                 continue
             if block.user != user:
@@ -76,7 +80,7 @@ def open_block(pool: Pool, user: User) -> Block | None:
 
 
 class Block:
-    """A context manager over one transaction.
+    """A context manager over one transaction; dropped without its end, it rolls back.
 
     Args:
         pool: Where its session comes from.
@@ -84,6 +88,9 @@ class Block:
         target: The server, for messages.
         statement_timeout_ms: Limits each statement, in milliseconds.
     """
+
+    _state: BlockState | None = None
+    _dropped = False
 
     def __init__(self, pool: Pool, user: User, target: Target, statement_timeout_ms: int) -> None:
         self.pool = pool
@@ -94,7 +101,6 @@ class Block:
         self._target = target
         self._context = context_statement(user, statement_timeout_ms)
         self._handle: GuardedConnection | None = None
-        self._state: BlockState | None = None
         self._clean = False
 
     @property
@@ -117,12 +123,12 @@ class Block:
                 f"{self.what} was made before {outer.what}: call connection() where it is entered"
             )
         self.thread_id = threading.get_ident()
-        session, marker, began = self._begin()
+        session, began = self._begin()
         expected = b"off" if self.user is None else str(self.user).encode()
-        self._state = BlockState(session, marker, expected, began, self.what)
+        self._state = BlockState(session, expected, began, self.what)
+        self.pool.pin(session)
         self._handle = GuardedConnection(self._state)
-        # A block that another thread ended stays in this thread's tuple until now.
-        _open_blocks.set((*(block for block in _open_blocks.get() if block.is_open), self))
+        _open_blocks.set((*_others_than(self), weakref.ref(self)))
         return self._handle
 
     def __exit__(
@@ -131,20 +137,32 @@ class Block:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        if self._dropped:
+            # By the collector, which ends what is in a cycle in any order.
+            return
         state = self.state
         if state.pid != os.getpid():
             self._leave_to_the_parent(exc)
             return
         with state.lock:
             state.ended = True
-            self._state = None
-            _open_blocks.set(tuple(b for b in _open_blocks.get() if b is not self))
             try:
+                _open_blocks.set(_others_than(self))
                 state.close_what_is_open()
                 self._finish(state, exc)
             finally:
                 # Outermost: whatever fails above, the pool gets its place back.
+                self.pool.unpin(state.session)
+                self._state = None
                 self._release(state)
+
+    def __del__(self) -> None:
+        # A signal's exception on the way in or out has kept the with statement from ending it.
+        state = self._state
+        self._state, self._dropped = None, True
+        if state is not None and state.pid == os.getpid():
+            state.ended = True
+            self.pool.retire(state.session)
 
     def _leave_to_the_parent(self, exc: BaseException | None) -> None:
         """End a block that a forked child has inherited: the transaction is the parent's."""
@@ -156,24 +174,24 @@ class Block:
                 "child with os._exit() inside the block, or fork outside it"
             )
 
-    def _begin(self) -> tuple[Session, bytes, bytes]:
-        """Open the transaction; a session that turns out to be dead is replaced.
+    def _begin(self) -> tuple[Session, bytes]:
+        """Open the transaction; a session that is dead, or cannot be reset, is replaced.
 
         No statement of the caller's has run yet, so trying again repeats nothing.
         """
         tries_left = self.pool.max_size + 1
         while True:
             session = self.pool.checkout()
-            marker = session.application_name[:40] + b" [failfast block]"
             try:
-                results = session.flight(
-                    (RESET, BEGIN, marked(self._context, session.pgconn, marker))
-                )
-                context = results[-1]
+                name = marker(session.application_name, 1)
+                context = session.flight(
+                    (RESET, BEGIN, marked(self._context, session.pgconn, name))
+                )[-1]
             except FlightError as failure:
                 self.pool.retire(session)
                 tries_left -= 1
-                if not is_connection_loss(failure.error):
+                lost = is_connection_loss(failure.error)
+                if not lost and (tries_left == 0 or failure.index != 0):
                     raise statement_error(failure.error, "BEGIN", self._target) from failure.error
                 # A network that swallows answers would cost the time-out again on each session.
                 if tries_left == 0 or isinstance(failure.error, SilenceError):
@@ -182,7 +200,7 @@ class Block:
                 self.pool.retire(session)
                 raise
             else:
-                return session, marker, context.get_value(0, context.nfields - 1) or b""
+                return session, context.get_value(0, context.nfields - 1) or b""
 
     def _finish(self, state: BlockState, exc: BaseException | None) -> None:
         session = state.session
@@ -240,8 +258,9 @@ class Block:
     def _release(self, state: BlockState) -> None:
         if state.telling is not None:
             self.pool.learn_from(state.telling)
-        # psycopg still counts the savepoints of a transaction that SQL text ended.
-        if self._clean and not state.context_was_lost:
+        # psycopg still counts the savepoints of a transaction that SQL text ended. And a collector
+        # that ends a block in the middle of its statement must not lend that session to another.
+        if self._clean and not state.context_was_lost and not state.busy:
             self.pool.give_back(state.session)
         else:
             self.pool.retire(state.session)
@@ -275,6 +294,15 @@ class JoinedBlock:
             self._savepoint.__exit__(exc_type, exc, traceback)
         finally:
             self._handle._end()  # noqa: SLF001 - the block owns its handle
+
+
+def _others_than(ended: Block) -> tuple[weakref.ref[Block], ...]:
+    # A block that another thread ended stays in this thread's tuple until now.
+    return tuple(
+        ref
+        for ref in _open_blocks.get()
+        if (block := ref()) is not None and block is not ended and block.is_open
+    )
 
 
 def _forget_after_fork() -> None:

@@ -16,6 +16,8 @@ from clients._postgres_silence import SilenceWatch, WatchedConnection, activity_
 from clients.errors import PostgresConnectionError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from clients._credentials import UrlSource
     from clients._postgres_settings import PostgresSettings
 
@@ -42,13 +44,22 @@ class Connector:
     Args:
         source: Gives the URL.
         settings: The time-outs.
+        look_at: Looks at the first session of each server and user, and may refuse it: a callable
+            may return another role's URL one day.
     """
 
-    def __init__(self, source: UrlSource, settings: PostgresSettings) -> None:
+    def __init__(
+        self,
+        source: UrlSource,
+        settings: PostgresSettings,
+        look_at: Callable[[Session, Target], None] | None = None,
+    ) -> None:
         self.source = source
         self.target = Target("an unknown server", None)
         self._settings = settings
         self._last_url = ""
+        self._look_at = look_at
+        self._seen = ""
 
     def connect(self, *, patient: bool = True) -> Session:
         """Connect in the caller's thread.
@@ -61,6 +72,7 @@ class Connector:
             PostgresConnectionError: It failed; with the server's own words.
             VaultError: There is no credential to try.
             PostgresConfigurationError: The URL cannot be used.
+            RlsContextError: Row-level security does not bind its role.
         """
         started = time.monotonic()
         failure: PostgresConnectionError | None = None
@@ -76,6 +88,7 @@ class Connector:
                 continue
             # A session whose URL was asked for before a drain must not outlive it.
             session.born = candidate.asked_at
+            self._check(session, self.target)
             self._last_url = candidate.url
             self.source.accepted(candidate)
             return session
@@ -106,6 +119,16 @@ class Connector:
         password = self.target.password
         failure.__cause__ = None if password and password in str(error) else error
         return failure
+
+    def _check(self, session: Session, target: Target) -> None:
+        if self._look_at is None or target.description == self._seen:
+            return
+        try:
+            self._look_at(session, target)
+        except BaseException:
+            session.close()
+            raise
+        self._seen = target.description
 
     def _is_working(self, backend_pid: int) -> bool:
         """Ask the server, over a connection of its own, whether that session is at work."""

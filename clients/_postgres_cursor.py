@@ -7,6 +7,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Self
 
 import psycopg
+from psycopg import sql
 from psycopg.pq import TransactionStatus
 
 from clients.errors import PostgresError
@@ -62,6 +63,15 @@ class GuardedCursor:
         return self._raw.description
 
     @property
+    def pgresult(self) -> Any:
+        """The result as libpq has it, for psycopg's row factories."""
+        return self._raw.pgresult
+
+    @property
+    def _encoding(self) -> str:
+        return str(self._raw._encoding)
+
+    @property
     def rowcount(self) -> int:
         """How many rows the statement returned or changed."""
         return int(self._raw.rowcount)
@@ -80,7 +90,7 @@ class GuardedCursor:
             PostgresError: The block has ended, or its context is lost (RlsContextError).
         """
         with self._handle._guarded():
-            self._raw.execute(query, params)
+            self._raw.execute(_whole(query), params)
         return self
 
     def executemany(
@@ -88,7 +98,7 @@ class GuardedCursor:
     ) -> Self:
         """Run a statement once for each row of parameters; raises as ``execute`` does."""
         with self._handle._guarded():
-            self._raw.executemany(query, params_seq, returning=returning)
+            self._raw.executemany(_whole(query), params_seq, returning=returning)
         return self
 
     def fetchone(self) -> Any:
@@ -118,7 +128,7 @@ class GuardedCursor:
 
     def stream(self, query: Query, params: Params | None = None) -> Generator[Any, None, None]:
         """Yield the rows one by one as the server sends them."""
-        rows = self._raw.stream(query, params)
+        rows = self._raw.stream(_whole(query), params)
         with self._handle._guarded() as state:
             state.closables.append(rows)
         try:
@@ -148,7 +158,8 @@ class GuardedCursor:
 
         COPY FROM is PostgreSQL's to refuse on tables with row-level security.
         """
-        with self._handle._guarded(), self._raw.copy(statement, params) as raw:
+        whole = _whole(statement)
+        with self._handle._guarded(), self._raw.copy(whole, params) as raw:
             copy = GuardedCopy(self._handle, raw)
             try:
                 yield copy
@@ -160,6 +171,14 @@ class GuardedCursor:
         with self._handle._state.lock:
             if not self._handle.closed:
                 self._raw.close()
+
+
+def _whole(query: Query) -> Query:
+    """Refuse a query that libpq would cut at a NUL character: perhaps before its WHERE."""
+    text = query.as_bytes() if isinstance(query, sql.Composable) else query
+    if (isinstance(text, str) and "\0" in text) or (isinstance(text, bytes) and b"\0" in text):
+        raise psycopg.ProgrammingError("the query contains a NUL character")
+    return query
 
 
 class GuardedCopy:

@@ -69,7 +69,18 @@ class Session:
         watch: Decides when a silent server is given up; None: never.
     """
 
-    __slots__ = ("application_name", "born", "conn", "pgconn", "pid", "poller", "prepared", "watch")
+    __slots__ = (
+        "__weakref__",
+        "application_name",
+        "born",
+        "conn",
+        "encoding",
+        "pgconn",
+        "pid",
+        "poller",
+        "prepared",
+        "watch",
+    )
 
     def __init__(
         self, conn: psycopg.Connection[dict[str, object]], watch: SilenceWatch | None = None
@@ -82,8 +93,14 @@ class Session:
         self.prepared = PreparedStatements()
         self.born = time.monotonic()
         self.application_name = self.pgconn.parameter_status(b"application_name") or b""
+        #: psycopg converts values before the next flight resets what SQL has made of it.
+        self.encoding = self.pgconn.parameter_status(b"client_encoding")
         self.poller = select.poll()
         self.poller.register(self.pgconn.socket, select.POLLIN)
+
+    def __del__(self) -> None:
+        # An exception that a signal raised came between it and whoever would have closed it.
+        self.close()
 
     @property
     def transaction_status(self) -> int:
@@ -92,10 +109,11 @@ class Session:
 
     @property
     def reusable(self) -> bool:
-        """Whether the next borrower may have it: connected, and outside any transaction."""
+        """Whether the next borrower may have it: connected, outside any transaction, readable."""
         return (
             self.pgconn.status == ConnStatus.OK
             and self.pgconn.transaction_status == TransactionStatus.IDLE
+            and self.pgconn.parameter_status(b"client_encoding") == self.encoding
         )
 
     def is_stale(self) -> bool:
@@ -148,7 +166,7 @@ class Session:
             raise
         if parses:
             results = without_parses(results, parses, self.prepared)
-        self._raise_failure(results)
+        self._raise_failure(results, statements)
         return results
 
     def batch(
@@ -194,7 +212,7 @@ class Session:
         except BaseException:
             self.close()
             raise
-        self._raise_failure(results)
+        self._raise_failure(results, head)
         return results
 
     def message(self, text: bytes) -> list[PGresult]:
@@ -343,10 +361,12 @@ class Session:
                 raise FlightError(last_words, index) from last_words
         raise FlightError(error, None) from error
 
-    def _raise_failure(self, results: list[PGresult]) -> None:
+    def _raise_failure(self, results: list[PGresult], statements: Sequence[Statement] = ()) -> None:
         for index, result in enumerate(results):
             if result.status == _FATAL:
                 error = error_from_result(result, encoding="utf-8")
-                if self.pgconn.status != ConnStatus.OK:
+                # What the last borrower left would make the reset fail again and again.
+                not_reset = index < len(statements) and statements[index] is RESET
+                if not_reset or self.pgconn.status != ConnStatus.OK:
                     self.close()
                 raise FlightError(error, index) from error

@@ -18,7 +18,7 @@ from psycopg.rows import dict_row
 from clients._postgres_cursor import GuardedCursor
 from clients._postgres_errors import is_connection_loss, is_read_only, is_role_gone
 from clients._postgres_flight import FlightError
-from clients._postgres_sql import CONTEXT_QUERY
+from clients._postgres_sql import checked, marker
 from clients.errors import PostgresError, RlsContextError, TransactionAbortedError
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ __all__ = ["BlockState", "GuardedConnection", "GuardedTransaction"]
 _ACTIVE = pq.TransactionStatus.ACTIVE
 _IDLE = pq.TransactionStatus.IDLE
 _INERROR = pq.TransactionStatus.INERROR
+_INTRANS = pq.TransactionStatus.INTRANS
 
 
 class Closable(Protocol):
@@ -48,15 +49,12 @@ class BlockState:
 
     Args:
         session: The session that runs it.
-        marker: The ``application_name`` that the transaction set locally.
         expected: What one column of the context query answers while the context is there.
         began: When the transaction began, as the context query says it.
         what: The block, for messages.
     """
 
-    def __init__(
-        self, session: Session, marker: bytes, expected: bytes, began: bytes, what: str
-    ) -> None:
+    def __init__(self, session: Session, expected: bytes, began: bytes, what: str) -> None:
         self.session = session
         self.what = what
         self.pid = os.getpid()
@@ -70,7 +68,11 @@ class BlockState:
         self.lock = threading.RLock()
         #: Whether the block is over; handles of it, a joined block's too, may still be held.
         self.ended = False
-        self._marker = marker
+        #: How many uses of it are under way, in the thread that has the lock.
+        self.busy = 0
+        # What the block's first flight has set, see marked().
+        self._marker = marker(session.application_name, 1)
+        self._marks = 1
         self._expected = expected
         self._began = began
         self.context_was_lost = False
@@ -105,7 +107,8 @@ class BlockState:
         """Remember the SQL error that aborts the transaction, should the caller swallow it."""
         if is_read_only(error) or is_role_gone(error):
             self.telling = error
-        if self.swallowed is None and self.session.transaction_status != _IDLE:
+        # An error of psycopg's own, before it sent anything, has aborted nothing.
+        if self.swallowed is None and self.session.transaction_status not in (_IDLE, _INTRANS):
             self.swallowed = error
 
     def aborted_error(self) -> TransactionAbortedError:
@@ -134,15 +137,18 @@ class BlockState:
 
     def _ask_server(self) -> bool:
         pgconn = self.session.pgconn
+        self._marks += 1
+        # A new mark: the name that SQL has set may outlive the transaction, and then says nothing.
+        name = marker(pgconn.parameter_status(b"application_name") or b"", self._marks)
         try:
-            [result] = self.session.message(CONTEXT_QUERY)
+            [result] = self.session.message(checked(pgconn, name))
         except FlightError:
             # The connection is gone: the next statement says so in its own words.
             return True
         user, row_security, began = (result.get_value(0, column) for column in range(3))
         if began != self._began or self._expected not in (user, row_security):
             return False
-        self._marker = pgconn.parameter_status(b"application_name") or b""
+        self._marker = name
         return True
 
 
@@ -201,14 +207,18 @@ class GuardedConnection:
         """
         self.check_open()
         conn = self._state.session.conn
-        factory = row_factory or self.row_factory
         raw: Any
         if name is None:
-            raw = conn.cursor(binary=binary, row_factory=factory)
+            raw = conn.cursor(binary=binary)
         else:
-            raw = conn.cursor(name, binary=binary, row_factory=factory, scrollable=scrollable)
+            raw = conn.cursor(name, binary=binary, scrollable=scrollable)
             self._state.closables.append(raw)
-        return GuardedCursor(self, raw)
+        cursor = GuardedCursor(self, raw)
+        factory = row_factory or self.row_factory
+        if factory is not dict_row:
+            # It may keep what it is given: not psycopg's cursor, which leads to the connection.
+            raw.row_factory = lambda _: factory(cursor)
+        return cursor
 
     def transaction(
         self, savepoint_name: str | None = None, *, force_rollback: bool = False
@@ -267,11 +277,14 @@ class GuardedConnection:
                     f"{state.what} is busy with a stream() or a COPY: read that to its end or "
                     "close it first, or use a server-side cursor"
                 )
+            state.busy += 1
             try:
                 yield state
             except psycopg.Error as error:
                 state.note(error)
                 raise
+            finally:
+                state.busy -= 1
             if state.session.transaction_status != _INERROR:
                 state.swallowed = None
 

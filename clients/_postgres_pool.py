@@ -2,69 +2,64 @@
 
 It has no threads of its own, so a failure comes out where it happened and with its own words,
 no back-off stands between a server that is back and the next call, and nothing is left running.
+
+A place is taken by whoever holds its session, and free when that is dropped: an exception that a
+signal raises between any two steps loses none. The garbage collector, too, may end a block in the
+middle of any method here, in the same thread.
 """
 
 from __future__ import annotations
 
 import os
 import random
-import sys
 import threading
 import time
 import weakref
 from collections import deque
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from clients._postgres_errors import is_read_only, is_role_gone
+from clients._postgres_holders import Holder, calling_place, describe_holders
 from clients.errors import ClientError, PostgresConnectionError, PostgresError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     import psycopg
 
-    from clients._credentials import UrlSource
+    from clients._postgres_connect import Connector
     from clients._postgres_flight import Session
+    from clients._postgres_settings import Target
 
 __all__ = ["Pool"]
+
+T = TypeVar("T", bound="Session | _Right")
 
 _MAX_LIFETIME = 3600.0
 _MAX_IDLE = 600.0
 # Connections made together shall not expire together.
 _LIFETIME_JITTER = 0.1
-_PACKAGE = str(Path(__file__).parent)
 
 
-@dataclass(frozen=True, slots=True)
-class _Holder:
-    thread_id: int
-    since: float
-    place: str
+class _Right:
+    """The right to connect a session."""
 
-    def describe(self, names: dict[int | None, str], now: float) -> str:
-        thread = names.get(self.thread_id, f"ended thread {self.thread_id}")
-        return f"{thread} for {now - self.since:.2f} s at {self.place}"
+    __slots__ = ("__weakref__",)
 
 
 class _Waiter:
     """A caller in the queue; it is given a session, or the right to connect one."""
 
-    __slots__ = ("granted", "session")
+    __slots__ = ("granted", "share")
 
     def __init__(self) -> None:
         self.granted = threading.Event()
-        self.session: Session | None = None
+        self.share: Session | _Right | None = None
 
 
 class Pool:
     """Keeps up to *max_size* sessions.
 
     Args:
-        connect: Makes a session.
-        source: Tells when the credential has changed.
-        name: For messages.
+        connector: Makes the sessions, and knows when their credential has changed.
         min_size: How many idle ones stay open however long they are idle.
         max_size: How many there may be.
         timeout: Seconds to wait for one when all are taken.
@@ -72,31 +67,29 @@ class Pool:
 
     def __init__(
         self,
-        connect: Callable[[], Session],
-        source: UrlSource,
+        connector: Connector,
         *,
-        name: str,
         min_size: int,
         max_size: int,
         timeout: float,
     ) -> None:
-        self.name = name
         self.min_size = min_size
         self.max_size = max_size
         self.timeout = timeout
-        self._connect = connect
-        self._source = source
+        self._connector = connector
         self._closed = False
         self._reset()
         _pools.add(self)
 
     def _reset(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        # Who has a place: sessions and rights to connect one, by their id().
+        self._shares: dict[int, weakref.ref[Session | _Right]] = {}
         # The most recently used last: it is taken first, and the others may grow old and go.
         self._idle: deque[tuple[Session, float]] = deque()
-        self._holders: dict[Session, _Holder] = {}
+        self._holders: dict[int, Holder] = {}
+        self._pinned: set[Session] = set()
         self._waiters: deque[_Waiter] = deque()
-        self._open = 0
         self._drained_at = 0.0
         #: The credential's generation that the sessions are of; None before the first of them.
         self._generation: int | None = None
@@ -104,6 +97,11 @@ class Pool:
         self._counts = dict.fromkeys(
             ("checkouts", "connects", "connect_failures", "stale", "retired", "exhausted"), 0
         )
+
+    @property
+    def target(self) -> Target:
+        """Server and role of the newest session, for messages."""
+        return self._connector.target
 
     def checkout(self) -> Session:
         """Take a session.
@@ -115,21 +113,35 @@ class Pool:
         """
         self._notice_rotation()
         session = self._take()
-        holder = _Holder(threading.get_ident(), time.monotonic(), _calling_place())
+        holder = Holder(threading.get_ident(), time.monotonic(), calling_place())
         with self._lock:
-            self._holders[session] = holder
+            self._holders[id(session)] = holder
             self._counts["checkouts"] += 1
         return session
+
+    def pin(self, session: Session) -> None:
+        """Keep *session* for a holder that gives it back also when it is dropped itself.
+
+        Else the collector could close the connection before it ends the block that uses it.
+        """
+        self._pinned.add(session)
+
+    def unpin(self, session: Session) -> None:
+        """Let *session* go with its holder, who is about to give it back."""
+        self._pinned.discard(session)
 
     def give_back(self, session: Session) -> None:
         """Return a session; one that is not fit for the next borrower is closed."""
         with self._lock:
-            self._holders.pop(session, None)
-            fit = not self._closed and session.reusable and not self._is_over_age(session)
+            self._holders.pop(id(session), None)
+            self.unpin(session)
+            # The collector frees the place of what it is about to end.
+            has_place = id(session) in self._shares and not self._closed
+            fit = has_place and session.reusable and not self._is_over_age(session)
             if fit:
                 self._keep(session)
             else:
-                self._free_slot()
+                self._free_place(session)
                 self._counts["retired"] += 1
             surplus = self._pop_surplus()
         if not fit:
@@ -146,11 +158,10 @@ class Pool:
         """Let no session that is open now be used again; those in use go when they return."""
         with self._lock:
             self._drained_at = time.monotonic()
-            sessions = [session for session, _ in self._idle]
-            self._idle.clear()
-            for _ in sessions:
-                self._free_slot()
-        for session in sessions:
+            idle, self._idle = self._idle, deque()
+            for session, _ in idle:
+                self._free_place(session)
+        for session, _ in idle:
             session.close()
 
     def learn_from(self, error: psycopg.Error) -> None:
@@ -159,13 +170,13 @@ class Pool:
             # A fail-over has left us on a server that takes no writes.
             self.drain()
         elif is_role_gone(error):
-            self._source.doubt()
+            self._connector.source.doubt()
 
     def add(self, session: Session) -> None:
         """Put a session that was connected elsewhere into the pool as an idle one."""
-        self._generation = self._source.generation()
+        self._generation = self._connector.source.generation()
         with self._lock:
-            self._open += 1
+            self._admit(session)
             self._counts["connects"] += 1
             self._keep(session)
 
@@ -173,21 +184,17 @@ class Pool:
         """Close all idle sessions, and the others when they return."""
         with self._lock:
             self._closed = True
-            sessions = [session for session, _ in self._idle]
-            self._idle.clear()
-            self._open -= len(sessions)
-            for waiter in self._waiters:
+            waiters, self._waiters = self._waiters, deque()
+            for waiter in waiters:
                 waiter.granted.set()
-            self._waiters.clear()
-        for session in sessions:
-            session.close()
+        self.drain()
 
     def stats(self) -> dict[str, int]:
         """Return how many sessions there are, and what has happened to them."""
         with self._lock:
             return {
                 "max_size": self.max_size,
-                "size": self._open,
+                "size": len(self._shares),
                 "idle": len(self._idle),
                 "in_use": len(self._holders),
                 "waiting": len(self._waiters),
@@ -197,7 +204,7 @@ class Pool:
     def _notice_rotation(self) -> None:
         """Let the sessions of a credential that has been replaced go: at once, or on return."""
         # Outside the lock: a lease that is due is renewed here.
-        generation = self._source.generation()
+        generation = self._connector.source.generation()
         if generation != self._generation:
             with self._lock:
                 changed = self._generation is not None and generation != self._generation
@@ -207,115 +214,135 @@ class Pool:
 
     def _take(self) -> Session:
         while True:
-            session, waiter = self._take_or_queue()
-            if waiter is not None:
-                session = self._wait(waiter)
-            if session is None:
-                return self._connect_into_slot()
-            if self._is_over_age(session):
-                self._discard(session)
-            elif session.is_stale():
+            share = self._take_now() or self._queue()
+            if isinstance(share, _Right):
+                return self._connect_by(share)
+            if self._is_over_age(share):
+                self._discard(share)
+            elif share.is_stale():
                 with self._lock:
                     self._counts["stale"] += 1
-                self._discard(session)
+                self._discard(share)
                 # A restart leaves none alive: look at all of them now, and not one by one later.
                 self._sweep()
             else:
-                return session
+                return share
 
-    def _take_or_queue(self) -> tuple[Session | None, _Waiter | None]:
+    def _take_now(self) -> Session | _Right | None:
         with self._lock:
             self._check_open()
             if self._idle:
-                return self._idle.pop()[0], None
-            if self._open < self.max_size:
-                self._open += 1
-                return None, None
-            me = threading.get_ident()
-            if len(self._holders) == self._open and all(
-                holder.thread_id == me for holder in self._holders.values()
-            ):
-                raise self._exhausted("this thread holds them all, and waiting would not help")
-            waiter = _Waiter()
-            self._waiters.append(waiter)
-            return None, waiter
+                return self._idle.pop()[0]
+            if len(self._shares) < self.max_size:
+                return self._admit(_Right())
+            return None
 
-    def _wait(self, waiter: _Waiter) -> Session | None:
-        """Wait for the grant; return its session, or None for the right to connect one."""
+    def _queue(self) -> Session | _Right:
+        waiter = _Waiter()
+        with self._lock:
+            me, holders = threading.get_ident(), list(self._holders.values())
+            if len(holders) == len(self._shares) and all(h.thread_id == me for h in holders):
+                raise self._exhausted("this thread holds them all, and waiting would not help")
+            self._waiters.append(waiter)
+            # What came back before that has not found us in the queue.
+            if (share := self._take_now()) is not None:
+                self._withdraw(waiter)
+                return share
+        return self._wait(waiter)
+
+    def _wait(self, waiter: _Waiter) -> Session | _Right:
+        """Wait for the grant: of a session, or of the right to connect one."""
         try:
-            granted = waiter.granted.wait(self.timeout)
+            waiter.granted.wait(self.timeout)
         except BaseException:
             with self._lock:
                 self._withdraw(waiter)
             raise
         with self._lock:
-            if not granted and not waiter.granted.is_set():
-                self._waiters.remove(waiter)
+            if not waiter.granted.is_set():
+                self._withdraw(waiter)
                 raise self._exhausted(f"none came back within pool_timeout={self.timeout:.1f} s")
-            if self._closed and waiter.session is not None:
-                waiter.session.close()
-            self._check_open()
-        return waiter.session
+            if self._closed or waiter.share is None:
+                self._withdraw(waiter)
+                raise self._closed_error()
+            return waiter.share
 
     def _withdraw(self, waiter: _Waiter) -> None:
-        if not waiter.granted.is_set():
+        if waiter in self._waiters:
             self._waiters.remove(waiter)
-        elif waiter.session is not None:
-            self._keep(waiter.session)
-        else:
-            self._free_slot()
+        elif isinstance(waiter.share, _Right):
+            self._free_place(waiter.share)
+        elif waiter.share is not None:
+            self.give_back(waiter.share)
 
-    def _connect_into_slot(self) -> Session:
+    def _connect_by(self, right: _Right) -> Session:
         try:
-            session = self._connect()
+            session = self._connector.connect()
         except BaseException as error:
             with self._lock:
                 self._counts["connect_failures"] += 1
                 if isinstance(error, ClientError):
                     self._last_failure = error
-                self._free_slot()
+                self._free_place(right)
             raise
         with self._lock:
+            self._admit(session)
+            del self._shares[id(right)]
             self._counts["connects"] += 1
             self._last_failure = None
         return session
 
+    def _admit(self, share: T) -> T:
+        me, key = weakref.ref(self), id(share)
+
+        def dropped(_: object) -> None:
+            if (pool := me()) is not None:
+                with pool._lock:  # noqa: SLF001 - its own
+                    pool._holders.pop(key, None)  # noqa: SLF001 - likewise
+                    pool._free_place(key)  # noqa: SLF001 - likewise
+
+        self._shares[key] = weakref.ref(share, dropped)
+        return share
+
     def _discard(self, session: Session) -> None:
         session.close()
         with self._lock:
-            self._free_slot()
+            self._free_place(session)
             self._counts["retired"] += 1
 
     def _sweep(self) -> None:
         with self._lock:
-            stale = [entry for entry in self._idle if entry[0].is_stale()]
-            for entry in stale:
-                self._idle.remove(entry)
-                self._free_slot()
+            idle, self._idle = self._idle, deque()
+            stale = [session for session, _ in idle if session.is_stale()]
+            self._idle.extend(entry for entry in idle if entry[0] not in stale)
+            for session in stale:
+                self._free_place(session)
             self._counts["stale"] += len(stale)
-        for session, _ in stale:
+        for session in stale:
             session.close()
 
     def _keep(self, session: Session) -> None:
         if self._waiters:
-            waiter = self._waiters.popleft()
-            waiter.session = session
-            waiter.granted.set()
+            self._grant(session)
         else:
             self._idle.append((session, time.monotonic()))
 
-    def _free_slot(self) -> None:
-        if self._waiters:
-            self._waiters.popleft().granted.set()
-        else:
-            self._open -= 1
+    def _grant(self, share: Session | _Right) -> None:
+        waiter = self._waiters.popleft()
+        waiter.share = share
+        waiter.granted.set()
+
+    def _free_place(self, share: Session | _Right | int) -> None:
+        freed = self._shares.pop(share if isinstance(share, int) else id(share), None)
+        if freed is not None and self._waiters:
+            self._grant(self._admit(_Right()))
 
     def _pop_surplus(self) -> Session | None:
-        if self._open > self.min_size and self._idle:
+        if len(self._shares) > self.min_size and self._idle:
             session, since = self._idle[0]
             if time.monotonic() - since > _MAX_IDLE:
                 self._idle.popleft()
-                self._open -= 1
+                self._free_place(session)
                 return session
         return None
 
@@ -327,18 +354,20 @@ class Pool:
 
     def _check_open(self) -> None:
         if self._closed:
-            raise PostgresError(f"the PostgreSQL client for {self.name} is closed: make a new one")
+            raise self._closed_error()
+
+    def _closed_error(self) -> PostgresError:
+        return PostgresError(
+            f"the PostgreSQL client for {self.target.description} is closed: make a new one"
+        )
 
     def _exhausted(self, why: str) -> PostgresConnectionError:
         self._counts["exhausted"] += 1
-        now = time.monotonic()
-        names = {thread.ident: thread.name for thread in threading.enumerate()}
-        oldest_first = sorted(self._holders.values(), key=lambda holder: holder.since)
-        holders = "; ".join(holder.describe(names, now) for holder in oldest_first)
+        holders = describe_holders(self._holders.values())
         error = PostgresConnectionError(
-            f"the pool for {self.name} is exhausted: {why}. pool_size={self.max_size}, "
-            f"{len(self._waiters)} more waiting, held by: {holders or 'threads still connecting'}. "
-            "Shorten these blocks, or raise pool_size"
+            f"the pool for {self.target.description} is exhausted: {why}. "
+            f"pool_size={self.max_size}, {len(self._waiters)} more waiting, held by: "
+            f"{holders or 'threads still connecting'}. Shorten these blocks, or raise pool_size"
         )
         error.__cause__ = self._last_failure
         return error
@@ -346,17 +375,8 @@ class Pool:
     def _forget_after_fork(self) -> None:
         # Closing them here would say good-bye to the server in the parent's name; psycopg itself
         # leaves a connection of another process alone, as long as nobody closes it.
-        _inherited.append((list(self._idle), list(self._holders)))
+        _inherited.append([ref() for ref in list(self._shares.values())])
         self._reset()
-
-
-def _calling_place() -> str:
-    frame = sys._getframe(2)  # noqa: SLF001 - the documented way to a caller without its cost
-    while frame.f_back is not None and (
-        frame.f_code.co_filename.startswith(_PACKAGE) or "contextlib" in frame.f_code.co_filename
-    ):
-        frame = frame.f_back
-    return f"{frame.f_code.co_filename}:{frame.f_lineno}"
 
 
 _pools: weakref.WeakSet[Pool] = weakref.WeakSet()

@@ -72,7 +72,7 @@ def ask(pool: Pool, target: Target, method: str, question: Callable[[Session], T
     Raises:
         PostgresError: No session could be had, or the server did not answer.
     """
-    for repeated in (False, True):
+    for tries_left in range(pool.max_size, -1, -1):
         session = pool.checkout()
         try:
             # What a function called by the last borrower has set must not colour the answer.
@@ -80,11 +80,13 @@ def ask(pool: Pool, target: Target, method: str, question: Callable[[Session], T
             return question(session)
         except FlightError as failure:
             error = failure.error
-            # The session may have been killed this moment: that says nothing of the server.
-            if repeated or not is_connection_loss(error) or isinstance(error, SilenceError):
+            # The session may have been killed this moment, or be past resetting: that says
+            # nothing of the server.
+            of_session = failure.index == 0 or is_connection_loss(error)
+            if not tries_left or not of_session or isinstance(error, SilenceError):
                 raise statement_error(error, f"{method}()", target) from error
         except psycopg.Error as error:
             raise statement_error(error, f"{method}()", target) from error
         finally:
             pool.give_back(session)
-    raise AssertionError("the second try returns or raises")
+    raise AssertionError("the last try returns or raises")

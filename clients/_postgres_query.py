@@ -182,14 +182,19 @@ class OneFlight:
         return failure.index <= self._user_index and session.prepared.is_out_of_date(failure.error)
 
     def _may_try_again(self, failure: FlightError) -> bool:
-        # The server said farewell at an earlier statement: by the protocol's order the caller's
-        # was not run, so it may go to another session.
+        # The server said farewell at an earlier statement, or could not reset the session: by the
+        # protocol's order the caller's was not run, so it may go to another session.
         return (
             self._tries_left > 0
             and failure.index is not None
             and failure.index < self._user_index
-            and is_farewell(failure.error)
+            and (is_farewell(failure.error) or self._cannot_reset(failure))
         )
+
+    def _cannot_reset(self, failure: FlightError) -> bool:
+        # The server's own words alone count, as in is_farewell().
+        refused_by_server = failure.error.diag.source_function is not None
+        return failure.index == 0 and refused_by_server and not is_connection_loss(failure.error)
 
     def _raise(self, session: Session, failure: FlightError) -> NoReturn:
         error, action = failure.error, f"{self._method}()"

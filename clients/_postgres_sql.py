@@ -16,14 +16,15 @@ if TYPE_CHECKING:
 __all__ = [
     "BEGIN",
     "COMMIT",
-    "CONTEXT_QUERY",
     "GUARD",
     "LAST_COMMIT",
     "RESET",
     "ROLLBACK",
     "STANDING_HEAD",
     "admin_context",
+    "checked",
     "marked",
+    "marker",
     "standing_context",
     "user_context",
 ]
@@ -82,12 +83,12 @@ _STANDING_ADMIN = _STANDING + b"'', true), set_config('row_security', 'off', tru
 # depends on no setting.
 _BEGAN = b"extract(epoch FROM now())"
 
-#: Asks what the transaction's context is: the user, whether policies may filter silently, and
-#: which transaction it is.
-CONTEXT_QUERY = (
+_CONTEXT_QUERY = (
     b"SELECT current_setting('app.current_user_id', true), current_setting('row_security'), "
     + _BEGAN
 )
+# NAMEDATALEN leaves a name 63 bytes.
+_NAME_LENGTH = 36
 
 
 def user_context(user_id: UUID, statement_timeout_ms: int) -> bytes:
@@ -131,7 +132,18 @@ def standing_context(user_id: UUID | None, statement_timeout_ms: int) -> Standin
     return Standing(_STANDING_USER, (limit, str(user_id).encode()))
 
 
-def marked(context: bytes, pgconn: PGconn, marker: bytes) -> bytes:
+def marker(application_name: bytes, number: int) -> bytes:
+    """Return the ``application_name`` that marks a transaction.
+
+    Args:
+        application_name: What others shall recognise it by.
+        number: Tells the marks of one transaction apart: SQL may have set an earlier one.
+    """
+    name = application_name.split(b" [failfast block")[0][:_NAME_LENGTH]
+    return b"%b [failfast block%b]" % (name, b" %d" % number if number > 1 else b"")
+
+
+def marked(context: bytes, pgconn: PGconn, name: bytes) -> bytes:
     """Return the context statement of a block, which marks its transaction.
 
     The server reports every change of ``application_name`` by itself. Set locally, it changes
@@ -142,7 +154,22 @@ def marked(context: bytes, pgconn: PGconn, marker: bytes) -> bytes:
     Args:
         context: What ``user_context`` or ``admin_context`` returned.
         pgconn: The connection, for escaping.
-        marker: The transaction's ``application_name``.
+        name: What ``marker`` returned.
     """
-    literal = Escaping(pgconn).escape_literal(marker)
-    return b"%b, set_config('application_name', %b, true), %b" % (context, literal, _BEGAN)
+    return b"%b, %b, %b" % (context, _set_marker(pgconn, name), _BEGAN)
+
+
+def checked(pgconn: PGconn, name: bytes) -> bytes:
+    """Return what asks for the transaction's context, and marks it anew.
+
+    The columns are the user, whether policies may filter silently, and which transaction it is.
+
+    Args:
+        pgconn: The connection, for escaping.
+        name: What ``marker`` returned; another than the last one.
+    """
+    return b"%b, %b" % (_CONTEXT_QUERY, _set_marker(pgconn, name))
+
+
+def _set_marker(pgconn: PGconn, name: bytes) -> bytes:
+    return b"set_config('application_name', %b, true)" % Escaping(pgconn).escape_literal(name)

@@ -87,12 +87,13 @@ class PostgresClient(Lifecycle):
             statement_timeout=statement_timeout,
             on_rls_bypass=on_rls_bypass,
         )
-        self._connector = Connector(url_source("connection_url", connection_url), self._settings)
-        self._admin_connector = self._connector
+        self.behind_pooler = False
+        self._connector = Connector(
+            url_source("connection_url", connection_url), self._settings, self._look_at
+        )
         self._pool = self._make_pool(self._connector, self._settings.min_size)
         self._admin_pool = self._pool
         self._cursor_numbers = count(1)
-        self.behind_pooler = False
         self._probe(admin_url)
 
     def __repr__(self) -> str:
@@ -111,36 +112,31 @@ class PostgresClient(Lifecycle):
 
     def _probe(self, admin_url: str | Callable[..., str | None] | None) -> None:
         with ExitStack() as opened:
-            sessions = [self._connect_first(self._connector, self._pool, opened)]
-            self.behind_pooler = look_at(
-                sessions[0], self._connector.target, self._settings.on_rls_bypass
-            )
+            sessions = [self._connect_first(self._connector, opened)]
             sessions.extend(
-                self._connect_first(self._connector, self._pool, opened)
+                self._connect_first(self._connector, opened)
                 for _ in range(min(self._settings.min_size, self._settings.pool_size) - 1)
             )
             admin = None if admin_url is None else url_source("admin_url", admin_url)
             if admin is not None and admin.current() is not None:
-                self._admin_connector = Connector(admin, self._settings)
-                self._admin_pool = self._make_pool(self._admin_connector, 0)
-                self._admin_pool.add(
-                    self._connect_first(self._admin_connector, self._admin_pool, opened)
-                )
+                connector = Connector(admin, self._settings)
+                self._admin_pool = self._make_pool(connector, 0)
+                self._admin_pool.add(self._connect_first(connector, opened))
             for session in sessions:
                 self._pool.add(session)
             opened.pop_all()
 
-    def _connect_first(self, connector: Connector, pool: Pool, opened: ExitStack) -> Session:
+    def _look_at(self, session: Session, target: Target) -> None:
+        self.behind_pooler = look_at(session, target, self._settings.on_rls_bypass)
+
+    def _connect_first(self, connector: Connector, opened: ExitStack) -> Session:
         session = connector.connect(patient=False)
         opened.callback(session.close)
-        pool.name = connector.target.description
         return session
 
     def _make_pool(self, connector: Connector, min_size: int) -> Pool:
         return Pool(
-            connector.connect,
-            connector.source,
-            name=connector.target.description,
+            connector,
             min_size=min_size,
             max_size=self._settings.pool_size,
             timeout=self._settings.pool_timeout,
@@ -272,7 +268,7 @@ class PostgresClient(Lifecycle):
         outer = open_block(self._pool, user)
         if outer is None:
             return self._one_flight(user, "execute_many").run_many(query, rows)
-        return InBlock("execute_many", self._target(user)).run_many(outer, query, rows)
+        return InBlock("execute_many", self._pool_for(user).target).run_many(outer, query, rows)
 
     def execute_admin(self, query: Query, params: Params = ()) -> list[dict[str, Any]]:
         """Run one statement WITHOUT a user, as ``admin_connection`` would, in one round trip.
@@ -379,19 +375,17 @@ class PostgresClient(Lifecycle):
     def _pool_for(self, user: User) -> Pool:
         return self._admin_pool if user is None else self._pool
 
-    def _target(self, user: User) -> Target:
-        return (self._admin_connector if user is None else self._connector).target
-
     def _block(self, user: User) -> AbstractContextManager[GuardedConnection]:
         pool = self._pool_for(user)
         outer = open_block(pool, user)
         if outer is not None:
             return JoinedBlock(outer)
-        return Block(pool, user, self._target(user), self._settings.statement_timeout_ms)
+        return Block(pool, user, pool.target, self._settings.statement_timeout_ms)
 
     def _one_flight(self, user: User, method: str) -> OneFlight:
         context = standing_context(user, self._settings.statement_timeout_ms)
-        return OneFlight(self._pool_for(user), context, method, self._target(user))
+        pool = self._pool_for(user)
+        return OneFlight(pool, context, method, pool.target)
 
     def _execute(
         self, method: str, user: User, query: Query, params: Params
@@ -400,4 +394,4 @@ class PostgresClient(Lifecycle):
         outer = open_block(self._pool_for(user), user)
         if outer is None:
             return self._one_flight(user, method).run(query, params)
-        return InBlock(method, self._target(user)).run(outer, query, params)
+        return InBlock(method, self._pool_for(user).target).run(outer, query, params)

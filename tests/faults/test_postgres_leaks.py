@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, LiteralString
 from uuid import UUID, uuid4
 
 import psycopg
 import pytest
+from psycopg.rows import dict_row, kwargs_row, namedtuple_row, scalar_row, tuple_row
 
-from clients.errors import PostgresError, RlsContextError
+from clients.errors import PostgresError, RlsContextError, TransactionAbortedError
 from tests.postgres_faults import times_applied
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from clients.postgres_client import PostgresClient
     from tests.postgres_faults import NewClient
     from utils._postgres_server import PostgresServer
@@ -68,6 +72,154 @@ def test_a_block_may_change_its_application_name(new_client: NewClient) -> None:
             assert row == {"who": str(BOB)}
             with pytest.raises(RlsContextError), client.connection(ALICE):
                 pass
+
+
+@pytest.mark.parametrize("text", ["COMMIT AND CHAIN", "COMMIT; BEGIN", "ROLLBACK; BEGIN"])
+@pytest.mark.parametrize("between", [(), ("SELECT 1",), ("SELECT 1", "SET application_name = two")])
+def test_a_blocks_own_application_name_hides_no_lost_context(
+    new_client: NewClient, between: tuple[str, ...], text: str
+) -> None:
+    """A name that the block gave its session, and that outlives a COMMIT, is not the context."""
+    client = new_client(pool_size=1)
+    block = client.connection(BOB)
+    conn = block.__enter__()
+    conn.execute("SET application_name = one")
+    for statement in between:
+        conn.execute(statement)
+    conn.execute(text)
+
+    with pytest.raises(RlsContextError):
+        conn.execute("SELECT 1")
+    with pytest.raises(RlsContextError):
+        block.__exit__(None, None, None)
+
+
+@pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII", "SJIS"])
+def test_a_borrowers_encoding_does_not_reach_the_next_ones_values(
+    new_client: NewClient, encoding: str
+) -> None:
+    """Text is written and read as UTF-8 again: never as other characters than were given."""
+    client = new_client(pool_size=1)
+    text = "\u00c3\u00a9\u20ac"
+    query = "SELECT %s AS text, octet_length(%s) AS size"
+    for call in (
+        lambda: client.execute(query, (text, text), ALICE),
+        lambda: [client.execute_one(query, (text, text), ALICE)],
+        lambda: in_a_block(client, query, (text, text)),
+    ):
+        client.execute("SELECT set_config('client_encoding', %s, false)", (encoding,), BOB)
+        assert call() == [{"text": text, "size": 7}]
+
+
+def in_a_block(client: PostgresClient, query: LiteralString, params: tuple[str, ...]) -> Any:
+    with client.connection(ALICE) as conn:
+        return conn.execute(query, params).fetchall()
+
+
+def test_a_session_that_cannot_be_reset_is_nobodys_any_more(new_client: NewClient) -> None:
+    """A time-out that a borrower left, too short for the reset, costs the next one no error."""
+    client = new_client(pool_size=1)
+    leave_a_limit = """
+        DO $$ BEGIN
+            FOR i IN 1..400 LOOP
+                EXECUTE format('CREATE TEMP TABLE t%s (a int)', i);
+            END LOOP;
+            PERFORM set_config('statement_timeout', '1', false);
+        END $$"""
+    calls: list[Callable[[], object]] = [
+        lambda: client.execute("SELECT 1 AS one", user_id=ALICE),
+        lambda: client.execute_many("SELECT %s", [(1,)], ALICE),
+        lambda: in_a_block(client, "SELECT 1 AS one", ()),
+        client.health_check,
+    ]
+    for call in calls:
+        # On a session that has prepared nothing, and on one that has.
+        for warm_ups in (0, 3):
+            client.health_check()
+            for _ in range(warm_ups):
+                client.execute("SELECT 1 AS one", user_id=BOB)
+            client.execute(leave_a_limit, user_id=BOB)
+            assert call()
+    assert client.stats()["retired"] >= len(calls)
+
+
+def test_a_row_factory_gets_a_cursor_that_dies_with_the_block(new_client: NewClient) -> None:
+    """What makes rows may keep the cursor: it leads to the guarded connection alone."""
+    client = new_client(pool_size=1)
+    kept: list[Any] = []
+
+    def keep(cursor: Any) -> Callable[[Any], Any]:
+        kept.append(cursor)
+        names = [column.name for column in cursor.description]
+        return lambda values: dict(zip(names, values, strict=True))
+
+    with client.connection(BOB) as conn:
+        conn.row_factory = keep
+        assert conn.execute("SELECT 1 AS one").fetchone() == {"one": 1}
+        assert conn.cursor("named").execute("SELECT 2 AS two").fetchall() == [{"two": 2}]
+        assert next(conn.cursor(row_factory=keep).stream("SELECT 3 AS three")) == {"three": 3}
+    with client.connection(ALICE):
+        for cursor in kept:
+            assert type(cursor.connection).__name__ == "GuardedConnection"
+            for use in (cursor.execute, cursor.connection.execute):
+                with pytest.raises(PostgresError, match="has ended"):
+                    use("SELECT 1")
+
+
+@pytest.mark.parametrize(
+    "row_factory", [tuple_row, dict_row, scalar_row, namedtuple_row, kwargs_row(dict)]
+)
+def test_psycopgs_row_factories_work_in_a_block(new_client: NewClient, row_factory: Any) -> None:
+    """Each makes the rows that it makes of a plain psycopg cursor, on the server's side, too."""
+    client = new_client(pool_size=1)
+    query = "SELECT 1 AS one, 'two' AS two"
+    with psycopg.connect(client._connector.source.current(), row_factory=row_factory) as plain:
+        expected = plain.execute(query).fetchall()
+    with client.connection(BOB) as conn:
+        assert conn.cursor(row_factory=row_factory).execute(query).fetchall() == expected
+        assert conn.cursor("named", row_factory=row_factory).execute(query).fetchall() == expected
+
+
+def test_a_query_is_not_cut_at_a_nul(server: PostgresServer, new_client: NewClient) -> None:
+    """Libpq would send the part before it, perhaps without its WHERE; in a block as elsewhere."""
+    client = new_client(pool_size=1)
+    token = uuid4()
+    client.execute("INSERT INTO ledger VALUES (%s, %s)", (token, BOB), BOB)
+    cut: Any = "SELECT token FROM ledger\0 WHERE false"
+    with client.connection(BOB) as conn:
+        cursor = conn.cursor()
+        uses: list[Callable[[], object]] = [
+            lambda: conn.execute(cut),
+            lambda: conn.execute(cut.encode()),
+            lambda: conn.execute(psycopg.sql.SQL(cut)),
+            lambda: cursor.executemany(cut, [()]),
+            lambda: next(cursor.stream(cut)),
+            lambda: cursor.copy("COPY ledger TO STDOUT\0 WHERE false").__enter__(),
+            lambda: conn.cursor("named").execute(cut),
+        ]
+        for use in uses:
+            with pytest.raises(psycopg.ProgrammingError, match="NUL"):
+                use()
+        assert conn.execute("SELECT 1 AS one").fetchall() == [{"one": 1}]
+    with pytest.raises(PostgresError, match="NUL"), client.stream(cut, user_id=BOB) as rows:
+        list(rows)
+
+
+def test_the_cause_of_an_aborted_block_is_what_aborted_it(new_client: NewClient) -> None:
+    """An error before it that never reached the server aborted nothing."""
+    client = new_client(pool_size=1)
+    with pytest.raises(TransactionAbortedError) as caught:
+        swallow_errors(client)
+    assert caught.value.sqlstate == "22012"
+    assert isinstance(caught.value.__cause__, psycopg.errors.DivisionByZero)
+
+
+def swallow_errors(client: PostgresClient) -> None:
+    with client.connection(BOB) as conn:
+        with suppress(psycopg.ProgrammingError):
+            conn.execute("SELECT %s", (1, 2))
+        with suppress(psycopg.errors.DivisionByZero):
+            conn.execute("SELECT 1/0")
 
 
 def test_a_stream_raises_on_every_use_after_its_block(new_client: NewClient) -> None:

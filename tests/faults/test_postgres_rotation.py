@@ -11,7 +11,7 @@ from uuid import uuid4
 import pytest
 from psycopg import sql
 
-from clients.errors import PostgresConnectionError
+from clients.errors import PostgresConnectionError, RlsContextError
 from clients.postgres_client import PostgresClient
 from tests.postgres_faults import (
     USER,
@@ -168,3 +168,30 @@ def test_a_wrong_password_ends_the_constructor_at_once(
         PostgresClient((lambda: url) if callable_url else url)
     assert failed_logins(server) == before + 1
     assert "no such password" not in str(caught.value)
+
+
+def test_a_role_that_bypasses_rls_is_refused_when_a_callable_returns_it_later(
+    server: PostgresServer, new_client: NewClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Not at construction alone: no call runs as it, and the right role is served again."""
+    role = "crm_user"
+    query = "SELECT current_user AS role"
+    client = new_client(lambda: server.url(role, "secret"), pool_size=2)
+    lenient = new_client(
+        lambda: server.url(role, "secret"), pool_size=1, min_size=1, on_rls_bypass="warn"
+    )
+    role = "crm_admin"
+    with superuser(server) as conn:
+        kill_sessions(conn)
+
+    for _ in range(3):
+        with pytest.raises(RlsContextError, match="crm_admin has BYPASSRLS; mend it with"):
+            client.execute(query, user_id=USER)
+        with pytest.raises(RlsContextError, match="crm_admin has BYPASSRLS; mend it with"):
+            client.connection(USER).__enter__()
+    assert client.stats()["size"] == 0
+    assert lenient.execute(query, user_id=USER) == [{"role": "crm_admin"}]
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    role = "crm_user"
+    assert client.execute(query, user_id=USER) == [{"role": "crm_user"}]
+    all_places_can_be_used(client)

@@ -147,7 +147,7 @@ def test_a_lease_outlives_a_sealed_vault_in_the_connections_that_are_open(
         with superuser(lab.postgres) as conn:
             conn.execute(f'ALTER ROLE "{user}" NOLOGIN')
             kill_sessions(conn, user)
-        with pytest.raises(PostgresConnectionError, match=r"to log in.*Vault is sealed"):
+        with pytest.raises(PostgresConnectionError, match=r"(to log in|failed for user).*Vault is sealed"):
             _who(clients)
         sealable.unseal()
         wait_for(lambda: _works(clients))

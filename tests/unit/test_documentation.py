@@ -27,7 +27,7 @@ PUBLIC_MODULES = (
     "utils.user_context",
 )
 #: What these do cannot fail: they look at, or let go of, what this process holds.
-CANNOT_FAIL = {"cache_stats", "clear_cache", "close", "pipeline", "stats"}
+CANNOT_FAIL = {"cache_stats", "clear_cache", "close", "credential_life", "pipeline", "stats"}
 #: Whose behaviour another's document defines, and which module names the document.
 DEFINED_ELSEWHERE = (
     "clients.dagster_adapter",

@@ -1,0 +1,258 @@
+"""An exception, or the garbage collector, between any two steps loses no place of the pool.
+
+Signals raise where they like (Ctrl-C, a worker's soft time limit), and the collector ends blocks
+that generators left open wherever memory is asked for. The tests do both at every single step.
+"""
+
+from __future__ import annotations
+
+import gc
+import linecache
+import sys
+import threading
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+import psycopg
+import pytest
+
+from clients.errors import PostgresError
+from tests.postgres_faults import NewClient, all_places_can_be_used
+from tests.postgres_helpers import run_in_thread
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from types import FrameType
+
+    from clients.postgres_client import PostgresClient
+
+ALICE, BOB = UUID(int=30, version=4), UUID(int=31, version=4)
+QUERY = "SELECT current_setting('app.current_user_id') AS who"
+
+
+class Interrupt(BaseException):
+    """What a signal's handler raises."""
+
+
+class AtStep:
+    """A trace function that does something at one step of the client's own code.
+
+    Args:
+        step: Which one: a line, a call or a return; not the end of a ``with``.
+        do: What.
+    """
+
+    def __init__(self, step: int, do: Callable[[], None]) -> None:
+        self.left = step
+        self._do = do
+
+    def __call__(self, frame: FrameType, *_: object) -> AtStep | None:
+        """Count one step, and say whether the steps of this frame count."""
+        name = frame.f_code.co_filename
+        if "clients/" not in name:
+            return None
+        if linecache.getline(name, frame.f_lineno).lstrip().startswith("with "):
+            # Python itself lets nothing in between the last step in a lock and its release.
+            return self
+        self.left -= 1
+        if self.left == 0:
+            sys.settrace(None)
+            self._do()
+        return self
+
+
+def interrupt() -> None:
+    raise Interrupt
+
+
+def collect() -> None:
+    gc.collect()
+
+
+@pytest.fixture
+def quick_collector() -> Iterator[None]:
+    """Let the collector look at what the test makes, and at nothing else; when it is told to."""
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    yield
+    gc.enable()
+    gc.unfreeze()
+
+
+def run_with(trace: AtStep, call: Callable[[], object]) -> None:
+    """Run *call* under *trace*, whatever it raises."""
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        call()
+    except (Interrupt, PostgresError, psycopg.Error):
+        pass
+    finally:
+        sys.settrace(before)
+
+
+def in_a_block(client: PostgresClient) -> None:
+    with client.connection(ALICE) as conn:
+        conn.execute(QUERY).fetchall()
+
+
+def in_a_savepoint(client: PostgresClient) -> None:
+    with client.connection(ALICE), client.connection(ALICE) as conn:
+        conn.execute(QUERY)
+
+
+def in_a_stream(client: PostgresClient) -> None:
+    with client.stream(QUERY, user_id=ALICE) as rows:
+        list(rows)
+
+
+CALLS: dict[str, Callable[[PostgresClient], object]] = {
+    "execute": lambda client: client.execute(QUERY, user_id=ALICE),
+    "execute_many": lambda client: client.execute_many("SELECT %s", [(1,), (2,)], ALICE),
+    "connection": in_a_block,
+    "savepoint": in_a_savepoint,
+    "stream": in_a_stream,
+    "health_check": lambda client: client.health_check(),
+}
+
+
+# psycopg warns of cursors and connections that nobody came to close.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("name", CALLS)
+def test_an_exception_at_any_step_loses_no_place_and_no_context(
+    new_client: NewClient, name: str
+) -> None:
+    """The only session is there for the next user's call, and no block is left to be joined."""
+    client = new_client(pool_size=1, min_size=1, pool_timeout=0.5)
+    step, done = 1, False
+    while not done:
+        # A call on a session that is ready, so that each step is the same place again.
+        client.health_check()
+        trace = AtStep(step, interrupt)
+        run_with(trace, lambda: CALLS[name](client))
+        done = trace.left > 0
+        stats = client.stats()
+        if stats["size"] != stats["idle"]:
+            # In a cycle of psycopg's own.
+            gc.collect()
+            stats = client.stats()
+        assert (stats["in_use"], stats["waiting"]) == (0, 0), step
+        assert stats["size"] == stats["idle"], step
+        assert client.execute(QUERY, user_id=BOB) == [{"who": str(BOB)}], step
+        step += 5
+    assert step > 100
+    all_places_can_be_used(client)
+
+
+def suspended(client: PostgresClient, user: UUID) -> Iterator[Any]:
+    with client.connection(user) as conn:
+        yield conn
+
+
+def leave_to_the_collector(client: PostgresClient) -> None:
+    """Open a block in another thread, and leave it in a cycle that only the collector ends."""
+
+    def leave() -> None:
+        cycle: list[Any] = [suspended(client, BOB)]
+        cycle.append(cycle)
+        next(cycle[0])
+
+    run_in_thread(leave)
+
+
+def collect_at_every_step(client: PostgresClient) -> int:
+    steps = 0
+    for call in (
+        lambda: client.execute(QUERY, user_id=ALICE),
+        lambda: in_a_block(client),
+        client.stats,
+        client._pool._sweep,
+        client._pool.drain,
+    ):
+        step, done = 1, False
+        while not done:
+            leave_to_the_collector(client)
+            trace = AtStep(step, collect)
+            run_with(trace, call)
+            done = trace.left > 0
+            gc.collect()
+            stats = client.stats()
+            assert (stats["in_use"], stats["waiting"]) == (0, 0), step
+            assert stats["size"] == stats["idle"], step
+            step += 2
+        steps += step
+    return steps
+
+
+def test_the_collector_may_end_a_block_at_any_step(
+    new_client: NewClient, quick_collector: None
+) -> None:
+    """Inside the pool's own methods, too, where it would wait for itself for ever."""
+    client = new_client(pool_size=2, min_size=1, pool_timeout=0.5)
+
+    assert run_in_thread(lambda: collect_at_every_step(client), timeout=60.0) > 300
+    all_places_can_be_used(client)
+
+
+def test_a_call_that_waits_gets_what_the_collector_gave_back(
+    new_client: NewClient, quick_collector: None
+) -> None:
+    """A session that comes back between the look and the queue is not waited for."""
+    client = new_client(pool_size=1, min_size=1, pool_timeout=0.5)
+
+    waiting: list[int] = []
+
+    def look_and_collect() -> None:
+        waiting.append(client.stats()["waiting"])
+        collect()
+
+    def call_until_it_waits() -> int:
+        step = 0
+        while not waiting or not waiting[-1]:
+            step += 1
+            leave_to_the_collector(client)
+            sys.settrace(AtStep(step, look_and_collect))
+            rows = client.execute(QUERY, user_id=ALICE)
+            assert rows == [{"who": str(ALICE)}]
+        return step
+
+    assert run_in_thread(call_until_it_waits, timeout=60.0) > 20
+
+
+def test_a_block_that_ends_within_its_own_statement_lends_its_session_to_nobody(
+    new_client: NewClient,
+) -> None:
+    """Its statement goes on with the connection: that is closed, and not the next borrower's."""
+    client = new_client(pool_size=1, min_size=1)
+    generator = suspended(client, ALICE)
+    conn = next(generator)
+
+    def end_the_block(cursor: Any) -> Callable[[Any], Any]:
+        generator.close()  # type: ignore[attr-defined]  # a generator
+        return tuple
+
+    cursor = conn.cursor(row_factory=end_the_block)
+    with suppress(psycopg.Error):
+        cursor.execute(QUERY)
+    with pytest.raises(PostgresError, match="has ended"):
+        cursor.fetchall()
+    assert client.stats()["retired"] == 1
+    assert client.stats()["in_use"] == 0
+    assert client.execute(QUERY, user_id=BOB) == [{"who": str(BOB)}]
+
+
+def test_a_block_that_is_dropped_rolls_back_and_frees_its_place(new_client: NewClient) -> None:
+    """Nobody can end it any more; its handle is dead, and the next call does not join it."""
+    client = new_client(pool_size=1, min_size=1)
+    block = client.connection(ALICE)
+    conn = block.__enter__()
+    conn.execute("CREATE TEMP TABLE left_open (a int)")
+    del block
+
+    with pytest.raises(PostgresError, match="has ended"):
+        conn.execute(QUERY)
+    assert client.execute(QUERY, user_id=BOB) == [{"who": str(BOB)}]
+    assert client.stats()["in_use"] == 0
+    assert threading.active_count() == 1
