@@ -3,6 +3,9 @@
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
+# A virtual environment that was made by half must not pass for one.
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory
 .PHONY: help install integration-check test lint typecheck bench up down env clean
 
 STACK ?= embedded

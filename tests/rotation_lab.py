@@ -70,8 +70,6 @@ class RotationLab:
             "username": "default",
             "password": valkey.password,
         })  # fmt: skip
-        self.store_postgres(self.set_postgres())
-        self.store_valkey(self.set_valkey())
 
     def _write(self, path: str, data: dict[str, Any]) -> None:
         self.vault.admin.adapter.post(f"/v1/{path}", json=data)
@@ -164,7 +162,7 @@ class RotationLab:
 
 
 @pytest.fixture(scope="session")
-def rotation_lab(vault_lab: VaultLab) -> Iterator[RotationLab]:
+def rotation_servers(vault_lab: VaultLab) -> Iterator[RotationLab]:
     """Servers whose credentials the tests may change."""
     vault_lab.admin.sys.enable_secrets_engine("database")
     with PostgresServer() as postgres, ValkeyServer() as valkey:
@@ -172,6 +170,14 @@ def rotation_lab(vault_lab: VaultLab) -> Iterator[RotationLab]:
         lab = RotationLab(vault_lab, postgres, valkey)
         yield lab
         lab.valkey_admin.close()
+
+
+@pytest.fixture
+def rotation_lab(rotation_servers: RotationLab) -> RotationLab:
+    """The same, with new passwords that Vault knows, whatever the test before has left."""
+    rotation_servers.store_postgres(rotation_servers.set_postgres())
+    rotation_servers.store_valkey(rotation_servers.set_valkey())
+    return rotation_servers
 
 
 @dataclass(frozen=True)

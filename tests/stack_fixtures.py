@@ -8,18 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from clients.vault_client import VaultClient
 from utils._docker_stack import DockerStack, compose_command
 from utils._postgres_server import PostgresServer
 from utils._server_process import free_port
 from utils._stack_seed import apply_sql
 from utils.local_stack import EmbeddedStack, StackEndpoints
-from utils.settings import StackSettings, VaultSettings
+from utils.settings import StackSettings, VaultSettings, forget_ambient_servers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
-
-_AMBIENT = ("VAULT_", "BAO_", "PG", "REDIS_", "VALKEY_")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -37,30 +36,28 @@ def stack_kind(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _clean_environment(stack_kind: str) -> Iterator[None]:
-    """Keep a developer's own servers out of reach; an external stack needs its variables."""
-    if stack_kind == "external":
-        yield
-        return
-    with pytest.MonkeyPatch.context() as patch:
-        for name in list(os.environ):
-            if name.startswith(_AMBIENT):
-                patch.delenv(name)
-        yield
+def ambient() -> Iterator[dict[str, str]]:
+    """What leads to a developer's own servers: out of reach for all tests, but for this dict."""
+    removed = forget_ambient_servers()
+    yield removed
+    os.environ.update(removed)
 
 
 @pytest.fixture(scope="session")
-def stack(stack_kind: str, request: pytest.FixtureRequest) -> Iterator[StackEndpoints]:
+def stack(
+    stack_kind: str, ambient: dict[str, str], request: pytest.FixtureRequest
+) -> Iterator[StackEndpoints]:
     """The running stack; when it was asked for and is dead, the whole run ends here."""
     try:
         if stack_kind == "external":
-            yield _external_endpoints()
+            yield _external_endpoints(ambient)
         elif stack_kind == "docker":
             yield _docker_endpoints(request)
         else:
             with EmbeddedStack() as embedded:
                 yield embedded.start()
-    except (RuntimeError, OSError) as error:
+    # Whatever it was: pytest-docker raises plain Exceptions.
+    except Exception as error:  # noqa: BLE001 - see above
         pytest.exit(f"STACK={stack_kind}: the servers are not there: {error}", returncode=3)
 
 
@@ -106,34 +103,32 @@ def _docker_endpoints(request: pytest.FixtureRequest) -> StackEndpoints:
     for name, value in plan.compose_environment().items():
         patch.setenv(name, value)
     # Only here, so that an embedded run never looks for Docker.
-    services: Any = request.getfixturevalue("docker_services")
+    try:
+        services: Any = request.getfixturevalue("docker_services")
+    except Exception:
+        # pytest-docker cleans up after a start that succeeded, and only then.
+        plan.close()
+        raise
     services.wait_until_responsive(check=plan.ready, timeout=180.0, pause=0.5)
     return plan.seed()
 
 
-def _external_endpoints() -> StackEndpoints:
-    import hvac  # noqa: PLC0415 - an embedded run has no use for it
-
-    vault = VaultSettings.from_env()
-    if missing := vault.missing_names("token"):
-        raise RuntimeError(f"{', '.join(missing)} not set")
-    client: Any = hvac.Client(url=vault.addr, token=vault.token, namespace=vault.namespace)
-
-    def read(path: str) -> dict[str, str]:
-        answer = client.secrets.kv.v2.read_secret_version(path, raise_on_deleted_version=True)
-        return dict(answer["data"]["data"])
-
-    database = read("crm/database")
-    return StackEndpoints(
-        vault_addr=vault.addr or "",
-        vault_token=vault.token or "",
-        vault_root_token=vault.token or "",
-        role_id=vault.role_id or "",
-        secret_id=vault.secret_id or "",
-        database_url=database["url"],
-        admin_url=database["admin_url"],
-        valkey_url=read("crm/valkey")["url"],
-    )
+def _external_endpoints(ambient: dict[str, str]) -> StackEndpoints:
+    settings = VaultSettings.from_env(ambient)
+    with VaultClient(environ=ambient) as vault:
+        admin_url = vault.get_database_admin_url()
+        if admin_url is None:
+            raise RuntimeError("the secret 'crm/database' has no 'admin_url', which tests need")
+        return StackEndpoints(
+            vault_addr=settings.addr or "",
+            vault_token=settings.token or "",
+            vault_root_token="",
+            role_id=settings.role_id or "",
+            secret_id=settings.secret_id or "",
+            database_url=vault.get_database_url(),
+            admin_url=admin_url,
+            valkey_url=vault.get_valkey_url(),
+        )
 
 
 @pytest.fixture(scope="session")

@@ -7,16 +7,18 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import hvac
 import hvac.exceptions
 import pytest
 
 from clients.vault_client import VaultClient
 from tests.http_fault_proxy import HttpFaultProxy
 from utils._openbao_server import OpenBaoServer
+from utils._stack_seed import direct_client
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from utils.local_stack import StackEndpoints
 
 __all__ = ["Role", "VaultLab"]
 
@@ -47,7 +49,7 @@ class VaultLab:
         self.url = server.url
         self.root_token = server.root_token
         # Any by intent: hvac's methods carry no types of use.
-        self.admin: Any = hvac.Client(url=server.url, token=server.root_token)
+        self.admin: Any = direct_client(server.url, server.root_token)
         self.admin.sys.create_or_update_policy("app", _POLICY)
         self.admin.sys.enable_auth_method("approle")
         self.write("app/db", {"url": "postgresql://app"})
@@ -123,3 +125,15 @@ def vault(vault_lab: VaultLab) -> Iterator[VaultClient]:
     """A client with a token that may read what lies under ``secret/``."""
     with VaultClient(vault_lab.url, vault_lab.token(), environ={}) as client:
         yield client
+
+
+@pytest.fixture
+def own_secrets(vault_lab: VaultLab, stack: StackEndpoints) -> dict[str, str]:
+    """The variables that lead to the stack by way of ``vault_lab``, where a test may spoil them.
+
+    The stack's own Vault may be somebody's, and is only read.
+    """
+    database = {"url": stack.database_url, "admin_url": stack.admin_url}
+    vault_lab.write("crm/database", database)
+    vault_lab.write("crm/valkey", {"url": stack.valkey_url})
+    return {"VAULT_ADDR": vault_lab.url, "VAULT_TOKEN": vault_lab.token()}

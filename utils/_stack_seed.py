@@ -14,17 +14,30 @@ from urllib.parse import quote, urlsplit, urlunsplit
 import hvac
 import hvac.exceptions
 import psycopg
+import requests
 from psycopg import sql
 
 from utils._server_process import StackError
 from utils._stack_endpoints import StackEndpoints
 
-__all__ = ["seed_stack", "sql_files"]
+__all__ = ["apply_sql", "direct_client", "seed_stack", "sql_files"]
 
 _POLICY = """
 path "secret/*" { capabilities = ["read", "list"] }
 """
 _KV_READY_TIMEOUT = 10.0
+
+
+def direct_client(addr: str, token: str) -> hvac.Client:
+    """Return the driver's client, past every proxy of the environment: none reaches our loopback.
+
+    Args:
+        addr: Vault's URL.
+        token: The token to show.
+    """
+    session = requests.Session()
+    session.trust_env = False
+    return hvac.Client(url=addr, token=token, session=session)
 
 
 def seed_stack(
@@ -44,7 +57,7 @@ def seed_stack(
     passwords = {role: secrets.token_urlsafe(16) for role in ("crm_user", "crm_admin")}
     apply_sql(superuser_url, passwords)
     urls = {role: _as_role(superuser_url, role, secret) for role, secret in passwords.items()}
-    client = hvac.Client(url=vault_addr, token=vault_root_token)
+    client = direct_client(vault_addr, vault_root_token)
     for path, data in _secrets(urls, passwords["crm_user"], valkey_url).items():
         _write_secret(client, path, data)
     role_id, secret_id = _enable_approle(client)

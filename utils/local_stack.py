@@ -18,7 +18,7 @@ import subprocess
 import sys
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, NoReturn, Self
 
 from clients.errors import ConfigurationError
 from utils import _stack_keeper
@@ -29,12 +29,17 @@ from utils._server_process import StackError, free_port
 from utils._stack_endpoints import StackEndpoints
 from utils._stack_seed import seed_stack
 from utils._valkey_server import ValkeyServer
-from utils.settings import StackSettings, child_environment
+from utils.settings import StackSettings, child_environment, forget_ambient_servers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 __all__ = ["EmbeddedStack", "StackEndpoints", "StackError", "main", "open_stack"]
+
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+# What shells add to a signal's number, to make an exit code of it.
+_SIGNALLED = 128
+_COMMAND_GRACE = 10.0
 
 
 class EmbeddedStack:
@@ -129,10 +134,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     try:
         settings = StackSettings.from_env()
+        if settings.kind != "external":
+            forget_ambient_servers()
         return _act(options.action, getattr(options, "command", []), settings)
     except (StackError, ConfigurationError) as error:
         print(f"local stack: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return _SIGNALLED + signal.SIGINT
 
 
 def _act(action: str, command: list[str], settings: StackSettings) -> int:
@@ -153,15 +162,47 @@ def _run(command: list[str], settings: StackSettings) -> int:
     words = command[1:] if command[:1] == ["--"] else command
     if not words:
         raise StackError("run: name the command to run, as in: run -- python -m clients check")
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        # As an exception, so that the servers are stopped on the way out.
-        signal.signal(number, lambda number, _frame: sys.exit(128 + number))
+    for number in _ENDING:
+        # As an exception, so that the servers are stopped on the way out. What the caller had
+        # ignored (nohup) stays so.
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _leave)
     with open_stack(settings) as endpoints:
-        exports = endpoints.environment() if endpoints else {}
         try:
-            return subprocess.run(words, env=child_environment(exports), check=False).returncode
-        except OSError as error:
-            raise StackError(f"cannot run {words[0]!r}: {error.strerror}") from error
+            return _run_to_its_end(words, endpoints.environment() if endpoints else {})
+        finally:
+            _ignore_signals()
+
+
+def _run_to_its_end(words: list[str], exports: dict[str, str]) -> int:
+    try:
+        command = subprocess.Popen(words, env=child_environment(exports))
+    except OSError as error:
+        raise StackError(f"cannot run {words[0]!r}: {error.strerror}") from error
+    try:
+        code = command.wait()
+    except SystemExit as leaving:
+        # Ctrl-C has reached the command already; a second one could break its own cleaning up.
+        if leaving.code != _SIGNALLED + signal.SIGINT:
+            command.terminate()
+        try:
+            command.wait(_COMMAND_GRACE)
+        except subprocess.TimeoutExpired:
+            command.kill()
+            command.wait()
+        raise
+    return code if code >= 0 else _SIGNALLED - code
+
+
+def _leave(number: int, _frame: object) -> NoReturn:
+    _ignore_signals()
+    sys.exit(_SIGNALLED + number)
+
+
+def _ignore_signals() -> None:
+    # The servers are being stopped, and a second Ctrl-C would leave that half done.
+    for number in _ENDING:
+        signal.signal(number, signal.SIG_IGN)
 
 
 if __name__ == "__main__":

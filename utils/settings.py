@@ -14,7 +14,11 @@ from typing import TYPE_CHECKING, Self
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["StackSettings", "VaultSettings", "child_environment"]
+__all__ = ["StackSettings", "VaultSettings", "child_environment", "forget_ambient_servers"]
+
+# Through these, drivers and command line tools learn of servers, credentials and options behind
+# our back: libpq takes PGSSLMODE and PGOPTIONS for what a URL leaves open.
+_AMBIENT = ("VAULT_", "BAO_", "PG", "REDIS_", "VALKEY_")
 
 _TRUE = frozenset({"1", "t", "true", "yes", "on"})
 _FALSE = frozenset({"", "0", "f", "false", "no", "off"})
@@ -134,15 +138,26 @@ def child_environment(overrides: Mapping[str, str]) -> dict[str, str]:
     """Return the process's environment for a child process, with *overrides* laid over it.
 
     Args:
-        overrides: Variables to set. When they name a Vault, no ambient ``VAULT_*`` variable stays
-            beside them.
+        overrides: Variables to set. When they name a Vault, nothing that leads to other servers
+            stays beside them: no ``VAULT_*``, ``BAO_*``, ``PG*``, ``REDIS_*`` or ``VALKEY_*``.
     """
     stays = {
         name: value
         for name, value in os.environ.items()
-        if not ("VAULT_ADDR" in overrides and name.startswith("VAULT_"))
+        if not ("VAULT_ADDR" in overrides and name.startswith(_AMBIENT))
     }
     return stays | dict(overrides)
+
+
+def forget_ambient_servers() -> dict[str, str]:
+    """Remove from the process's environment whatever leads to servers that are not ours.
+
+    For programs that own their process: the development stack and its tests.
+
+    Returns:
+        What was removed.
+    """
+    return {name: os.environ.pop(name) for name in list(os.environ) if name.startswith(_AMBIENT)}
 
 
 def _text(environ: Mapping[str, str] | None, name: str) -> str | None:

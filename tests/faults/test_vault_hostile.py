@@ -15,9 +15,11 @@ import pytest
 from clients.errors import VaultConnectionError, VaultError
 from clients.vault_client import VaultClient
 from tests.http_fault_proxy import Fault
+from tests.tls_relay import TlsRelay, make_certificates
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from tests.http_fault_proxy import HttpFaultProxy
     from tests.vault_fixtures import VaultLab
@@ -56,6 +58,22 @@ def test_no_part_of_an_answer_can_be_sent_so_slowly_that_the_timeout_passes(
 
     assert caught.value.reason == "timeout"
     assert time.monotonic() - began < 1.6
+
+
+def test_neither_can_it_through_tls(
+    vault_lab: VaultLab, vault_proxy: HttpFaultProxy, tmp_path: Path
+) -> None:
+    """The same holds for what is read through TLS."""
+    certificates = make_certificates(tmp_path)
+    environ = {"VAULT_TOKEN": vault_lab.token(), "VAULT_CACERT": str(certificates.ca)}
+    with TlsRelay(vault_proxy.port, certificates) as relay:
+        url = f"https://127.0.0.1:{relay.port}"
+        with VaultClient(url, timeout=1.0, environ=environ) as client:
+            vault_proxy.plan(_SLOWLY["headers"], times=9)
+            began = time.monotonic()
+            with pytest.raises(VaultConnectionError, match="no answer within 1 s"):
+                client.get_secret("app/db")
+            assert time.monotonic() - began < 1.6
 
 
 @pytest.fixture
@@ -98,6 +116,21 @@ def test_many_dead_addresses_share_one_timeout(
 
     assert caught.value.reason == "timeout"
     assert time.monotonic() - began < 1.6
+
+
+def test_a_dead_address_and_a_silent_one_share_one_timeout(
+    dead_addresses: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A TLS handshake has the time that the connection has left, and not all of it again."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        _resolve_to(monkeypatch, [dead_addresses[0], f"127.0.0.1:{port}"])
+        began = time.monotonic()
+        with pytest.raises(VaultConnectionError) as caught:
+            VaultClient("https://vault.test:1", "t", timeout=2.0, retries=0, environ={})
+
+    assert caught.value.reason == "timeout"
+    assert time.monotonic() - began < 2.6
 
 
 def test_a_dead_address_leaves_time_for_a_living_one(

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
-import hvac
 import pytest
 
 from clients import (
@@ -22,6 +21,7 @@ from tests.postgres_faults import kill_sessions, superuser, wait_for
 from tests.rotation_lab import MixedLoad, RotationLab
 from tests.vault_fixtures import VaultLab
 from tests.vault_servers import SealableOpenBao
+from utils._stack_seed import direct_client
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,7 +41,7 @@ def sealable() -> Iterator[SealableOpenBao]:
     with SealableOpenBao() as server:
         server.initialise()
         server.unseal()
-        admin = hvac.Client(url=server.url, token=server.root_token)
+        admin = direct_client(server.url, server.root_token)
         admin.sys.enable_secrets_engine("kv", path="secret", options={"version": "2"})
         admin.sys.enable_secrets_engine("database")
         yield server
@@ -51,19 +51,19 @@ def sealable() -> Iterator[SealableOpenBao]:
 def lab(sealable: SealableOpenBao, rotation_lab: RotationLab) -> Iterator[RotationLab]:
     """The rotation tests' servers behind a Vault that can be sealed, and is open at first."""
     own = _lab(sealable, rotation_lab)
+    own.store_postgres(own.set_postgres())
+    own.store_valkey(own.set_valkey())
     yield own
     if not sealable.running:
         sealable.start()
     sealable.unseal()
     own.valkey_admin.close()
-    rotation_lab.store_postgres(rotation_lab.set_postgres())
-    rotation_lab.store_valkey(rotation_lab.set_valkey())
 
 
 def _lab(server: SealableOpenBao, others: RotationLab) -> RotationLab:
     vault = VaultLab.__new__(VaultLab)
     vault.server, vault.url, vault.root_token = server, server.url, server.root_token
-    vault.admin = hvac.Client(url=server.url, token=server.root_token)
+    vault.admin = direct_client(server.url, server.root_token)
     return RotationLab(vault, others.postgres, others.valkey)
 
 
@@ -147,7 +147,9 @@ def test_a_lease_outlives_a_sealed_vault_in_the_connections_that_are_open(
         with superuser(lab.postgres) as conn:
             conn.execute(f'ALTER ROLE "{user}" NOLOGIN')
             kill_sessions(conn, user)
-        with pytest.raises(PostgresConnectionError, match=r"(to log in|failed for user).*Vault is sealed"):
+        with pytest.raises(
+            PostgresConnectionError, match=r"(to log in|failed for user).*Vault is sealed"
+        ):
             _who(clients)
         sealable.unseal()
         wait_for(lambda: _works(clients))

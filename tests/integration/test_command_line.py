@@ -6,36 +6,18 @@ import json
 import re
 from typing import TYPE_CHECKING
 
-import hvac
 import pytest
 
 from clients import CredentialLife
 from clients.__main__ import _row, main
 from clients._check import ServiceReport
-from clients.vault_client import VaultClient
 from utils._server_process import free_port
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from tests.rotation_lab import RotationLab
+    from tests.vault_fixtures import VaultLab
     from utils._postgres_server import PostgresServer
     from utils.local_stack import StackEndpoints
-
-
-@pytest.fixture
-def other_database(stack: StackEndpoints) -> Iterator[dict[str, str]]:
-    """Secrets that a test can change, and an environment that leads to them."""
-    kv = hvac.Client(url=stack.vault_addr, token=stack.vault_root_token).secrets.kv.v2
-    yield stack.environment()
-    kv.create_or_update_secret(
-        path="crm/database", secret={"url": stack.database_url, "admin_url": stack.admin_url}
-    )
-
-
-def _store_database(stack: StackEndpoints, url: str) -> None:
-    kv = hvac.Client(url=stack.vault_addr, token=stack.vault_root_token).secrets.kv.v2
-    kv.create_or_update_secret(path="crm/database", secret={"url": url})
 
 
 def test_check_ends_with_a_table_and_the_good_news(
@@ -133,12 +115,17 @@ def test_check_without_settings_names_them_all(capsys: pytest.CaptureFixture[str
 
 
 def test_check_tells_a_refused_login_from_an_unreachable_server(
-    stack: StackEndpoints, other_database: dict[str, str], capsys: pytest.CaptureFixture[str]
+    stack: StackEndpoints,
+    vault_lab: VaultLab,
+    own_secrets: dict[str, str],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """A wrong password: reachable, not authenticated; and no password in the output."""
-    _store_database(stack, stack.database_url.replace("crm_user:", "crm_user:wrong"))
+    vault_lab.write(
+        "crm/database", {"url": stack.database_url.replace("crm_user:", "crm_user:wrong")}
+    )
 
-    code = main(["check", "--json"], other_database)
+    code = main(["check", "--json"], own_secrets)
     out = capsys.readouterr().out
     postgres, valkey = json.loads(out)["services"][1:]
 
@@ -149,12 +136,15 @@ def test_check_tells_a_refused_login_from_an_unreachable_server(
 
 
 def test_check_refuses_a_role_that_bypasses_row_level_security(
-    stack: StackEndpoints, other_database: dict[str, str], capsys: pytest.CaptureFixture[str]
+    stack: StackEndpoints,
+    vault_lab: VaultLab,
+    own_secrets: dict[str, str],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """The application's URL with the administrator's role: the verdict is: bypassed."""
-    _store_database(stack, stack.admin_url)
+    vault_lab.write("crm/database", {"url": stack.admin_url})
 
-    code = main(["check", "--json"], other_database)
+    code = main(["check", "--json"], own_secrets)
     postgres = json.loads(capsys.readouterr().out)["services"][1]
 
     assert code == 1
@@ -175,8 +165,8 @@ def test_rls_has_no_findings_on_the_projects_own_schema(
 
 
 def test_rls_reports_an_open_table_with_the_mend(
-    stack: StackEndpoints,
-    other_database: dict[str, str],
+    vault_lab: VaultLab,
+    own_secrets: dict[str, str],
     own_postgres: PostgresServer,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -187,11 +177,9 @@ def test_rls_reports_an_open_table_with_the_mend(
         conn.execute("CREATE TABLE open_notes (user_id uuid)")
         conn.execute("GRANT SELECT ON open_notes TO crm_user")
         try:
-            _store_database(stack, own_postgres.url("crm_user", "secret"))
-            with VaultClient(environ=other_database) as vault:
-                vault.get_database_url(use_cache=False)
+            vault_lab.write("crm/database", {"url": own_postgres.url("crm_user", "secret")})
 
-            code = main(["rls", "--json"], other_database)
+            code = main(["rls", "--json"], own_secrets)
             findings = json.loads(capsys.readouterr().out)
 
             assert code == 1

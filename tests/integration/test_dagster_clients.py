@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import dagster as dg
-import hvac
 import pytest
 from dagster import EnvVar
 
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.rotation_lab import RotationLab
+    from tests.vault_fixtures import VaultLab
     from utils.local_stack import StackEndpoints
 
 
@@ -178,20 +178,34 @@ def test_the_defaults_are_the_factorys() -> None:
 
     own = ClientsResource.model_fields.keys() - VaultSecretsResource.model_fields.keys()
 
-    assert own == {"pool_size", "min_size", "statement_timeout", "key_prefix"}
+    assert own == {
+        "pool_size",
+        "min_size",
+        "statement_timeout",
+        "key_prefix",
+        "database_role",
+        "valkey_role",
+    }
     for name in own:
         assert ClientsResource.model_fields[name].default == factory[name].default
 
 
-def test_a_failure_is_not_kept(resource: ClientsResource, stack: StackEndpoints) -> None:
+def test_a_failure_is_not_kept(
+    stack: StackEndpoints,
+    vault_lab: VaultLab,
+    own_secrets: dict[str, str],
+    dagster_home: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Once the missing secret is there, the next use works."""
-    kv = hvac.Client(url=stack.vault_addr, token=stack.vault_root_token).secrets.kv.v2
-    kv.delete_latest_version_of_secret("crm/valkey")
-    try:
-        assert resource.health_check() is False
-        with pytest.raises(VaultSecretNotFoundError, match=r"^valkey: "):
-            resource.valkey.get("a")
-    finally:
-        kv.create_or_update_secret(path="crm/valkey", secret={"url": stack.valkey_url})
+    for name, value in own_secrets.items():
+        monkeypatch.setenv(name, value)
+    resource = ClientsResource.from_env(key_prefix=f"{uuid4()}:")
+    vault_lab.admin.secrets.kv.v2.delete_latest_version_of_secret("crm/valkey")
 
+    assert resource.health_check() is False
+    with pytest.raises(VaultSecretNotFoundError, match=r"^valkey: "):
+        resource.valkey.get("a")
+
+    vault_lab.write("crm/valkey", {"url": stack.valkey_url})
     assert resource.valkey.get("a") is None

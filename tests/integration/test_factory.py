@@ -7,7 +7,6 @@ import threading
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
-import hvac
 import pytest
 
 from clients import (
@@ -24,8 +23,7 @@ from clients import (
 from utils._server_process import free_port
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
+    from tests.vault_fixtures import VaultLab
     from utils.local_stack import StackEndpoints
 
 _DEAD_POSTGRES = "postgresql://u:hunter2@127.0.0.1:1/x"
@@ -35,17 +33,6 @@ _DEAD_VALKEY = "redis://:hunter2@127.0.0.1:1/0"
 @pytest.fixture
 def environ(stack: StackEndpoints) -> dict[str, str]:
     return stack.environment()
-
-
-@pytest.fixture
-def spoiled(stack: StackEndpoints) -> Iterator[dict[str, str]]:
-    """Lets a test spoil the secrets that clients are built from, and puts them back."""
-    kv = hvac.Client(url=stack.vault_addr, token=stack.vault_root_token).secrets.kv.v2
-    yield {}
-    kv.create_or_update_secret(
-        path="crm/database", secret={"url": stack.database_url, "admin_url": stack.admin_url}
-    )
-    kv.create_or_update_secret(path="crm/valkey", secret={"url": stack.valkey_url})
 
 
 def test_the_three_clients_work_together(environ: dict[str, str]) -> None:
@@ -92,23 +79,22 @@ def test_an_unreachable_vault_is_named(environ: dict[str, str]) -> None:
     ],
 )
 def test_a_failure_names_the_service_and_leaves_nothing_open(
-    stack: StackEndpoints,
-    spoiled: dict[str, str],
+    vault_lab: VaultLab,
+    own_secrets: dict[str, str],
     path: str,
     secret: dict[str, str] | None,
     error: type[ClientError],
     words: str,
 ) -> None:
     """All or nothing: what was opened is closed, and the message starts with the service."""
-    kv = hvac.Client(url=stack.vault_addr, token=stack.vault_root_token).secrets.kv.v2
     if secret is None:
-        kv.delete_latest_version_of_secret(f"crm/{path}")
+        vault_lab.admin.secrets.kv.v2.delete_latest_version_of_secret(f"crm/{path}")
     else:
-        kv.create_or_update_secret(path=f"crm/{path}", secret=secret)
+        vault_lab.write(f"crm/{path}", secret)
     threads = threading.active_count()
 
     with pytest.raises(error, match=f"(?s)^{words}") as raised:
-        build_clients(environ=stack.environment())
+        build_clients(environ=own_secrets)
 
     assert "hunter2" not in str(raised.value)
     assert threading.active_count() == threads

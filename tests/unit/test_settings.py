@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from clients.errors import ConfigurationError
-from utils.settings import StackSettings, VaultSettings, child_environment
+from utils.settings import StackSettings, VaultSettings, child_environment, forget_ambient_servers
 
 ROOT = Path(__file__).parents[2]
 
@@ -119,12 +120,25 @@ def test_an_unusable_stack_setting_is_refused_by_name(name: str, value: str) -> 
 
 
 def test_a_child_gets_one_vault_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ambient VAULT_* variables do not mix with another server's; all else stays."""
-    monkeypatch.setenv("VAULT_NAMESPACE", "ambient")
+    """Nothing ambient that leads to servers mixes with another server's; all else stays."""
+    for name in ("VAULT_NAMESPACE", "BAO_ADDR", "PGOPTIONS", "REDIS_URL", "VALKEY_URL"):
+        monkeypatch.setenv(name, "ambient")
     monkeypatch.setenv("OTHER", "stays")
 
     child = child_environment({"VAULT_ADDR": "http://v"})
     assert child["VAULT_ADDR"] == "http://v"
-    assert "VAULT_NAMESPACE" not in child
+    assert "ambient" not in child.values()
     assert child["OTHER"] == "stays"
     assert child_environment({})["VAULT_NAMESPACE"] == "ambient"
+
+
+def test_ambient_servers_are_forgotten_and_returned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What leads to servers leaves the process's environment, and only that."""
+    for name in ("VAULT_TOKEN", "PGSSLMODE", "OTHER"):
+        monkeypatch.setenv(name, "ambient")
+
+    removed = forget_ambient_servers()
+
+    assert removed == {"VAULT_TOKEN": "ambient", "PGSSLMODE": "ambient"}
+    assert [name for name in removed if name in os.environ] == []
+    assert os.environ["OTHER"] == "ambient"
