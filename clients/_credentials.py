@@ -34,7 +34,13 @@ _FIRST_PAUSE = 0.05
 _LONGEST_PAUSE = 0.25
 #: Seconds between two logins with a value that was refused: servers lock accounts.
 _REFUSED_PAUSE = 5.0
+#: Different values that are tried in that time while none works: some sources never give the same.
+_DIFFERENT_VALUES = 4
 _REMEMBERED_REFUSALS = 8
+#: The part of the time since a value's first refusal that lies between two questions for another:
+#: all failing calls together ask rarer and rarer, and a mended source is heard at once at first.
+_QUESTION_PART = 0.02
+_LONGEST_QUESTION_PAUSE = 1.0
 #: Seconds between two questions to a source that could not be asked while its last URL works.
 _TROUBLE_PAUSE = 5.0
 
@@ -128,14 +134,17 @@ class UrlSource:
         self._leased = url if isinstance(url, Credential) else None
         self._takes_use_cache = callable(url) and _takes_use_cache(url)
         self._ask_again_at = 0.0
+        #: How often it was asked past its cache, and when last.
         self._renewals = 0
+        self._renewed_at = 0.0
         self._fresh: str | None = None
         self._refusals: dict[str, _Refusal] = {}
         #: The URL that works as far as is known, and the last one that did.
         self._working: str | None = None
         self._accepted = Candidate("", 0.0)
-        self._since = time.monotonic()
+        self._since = self._accepted_at = time.monotonic()
         self._generation = 0
+        self._doubt_again_at = 0.0
         self.renew_locks()
         _sources.add(self)
 
@@ -159,7 +168,7 @@ class UrlSource:
                 raise
             if self.trouble is None:
                 _log.warning("%s stays as it is for now: %s", self.name, error)
-            self.trouble = error
+            self.trouble = error.with_traceback(None)
             self._ask_again_at = time.monotonic() + _TROUBLE_PAUSE
             return working
         self.trouble = None
@@ -182,13 +191,11 @@ class UrlSource:
             ClientError: The callable failed, and no URL is known to work.
         """
         asked_at, renewals = time.monotonic(), self._renewals
-        url = self.current()
-        if url is None:
-            raise self._unusable(f"the callable {self.name} returned None")
-        if url not in self._refusals:
+        url = self._checked(self.current())
+        if url not in self._refusals and self._worth_a_login(url):
             yield from self._try(url, asked_at)
         asked_at = time.monotonic()
-        newest = self._newest(renewals) or url
+        newest = self._newest(renewals, url, patient=patient) or url
         if self._worth_a_login(newest):
             yield from self._try(newest, asked_at)
         working = self._working
@@ -196,12 +203,13 @@ class UrlSource:
             yield from self._try(working, asked_at)
             # It worked until now: the server has changed after it refused the newest.
             yield from self._try(newest, asked_at)
-        pause = _FIRST_PAUSE
-        while patient and self._half_rotated(newest):
+        # Bounded for this call as well: a source may give another value each time.
+        pause, ends_at = _FIRST_PAUSE, time.monotonic() + _ROTATION_PATIENCE
+        while patient and self._half_rotated(newest) and time.monotonic() < ends_at:
             asked_at, renewals = time.monotonic(), self._renewals
             time.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
-            newest = self._newest(renewals) or newest
+            newest = self._newest(renewals, newest, patient=False) or newest
             if self._worth_a_login(newest):
                 yield from self._try(newest, asked_at)
 
@@ -210,6 +218,7 @@ class UrlSource:
         url = candidate.url
         with self._lock:
             self._refusals.pop(url, None)
+            self._accepted_at = time.monotonic()
             before = self._accepted
             if candidate.asked_at < before.asked_at:
                 return  # overtaken by a newer one: no rotation back
@@ -248,6 +257,19 @@ class UrlSource:
         """Note that the server behaves as if the credential were gone."""
         if self._leased is not None:
             self._leased.doubt()
+            return
+        # The server lets the sessions of a dropped user go on without rights. Or a statement is
+        # denied for good: then new sessions every few seconds do no harm.
+        now = time.monotonic()
+        with self._lock:
+            if now >= self._doubt_again_at:
+                self._doubt_again_at = now + _REFUSED_PAUSE
+                self._generation += 1
+
+    def unreachable(self) -> None:
+        """Note that no server answers where the URL leads."""
+        if self._leased is not None:
+            self._leased.doubt()
 
     def life(self) -> CredentialLife:
         """Return how old the credential in use is, and how long it still works."""
@@ -274,25 +296,54 @@ class UrlSource:
             if self._working == url:
                 self._working = None
 
-    def _newest(self, renewals: int) -> str | None:
+    def _checked(self, url: object) -> str:
+        if isinstance(url, str):
+            return url
+        given = "None" if url is None else type(url).__name__
+        raise self._unusable(f"the callable {self.name} returned {given}, and not a URL")
+
+    def _newest(self, renewals: int, refused: str, *, patient: bool) -> str | None:
         """Ask the callable past its cache: one thread does for all that were refused with it."""
         if not callable(self._url):
             return None
         with self._asking:
-            if self._renewals == renewals:
+            if self._renewals == renewals and self._may_ask(refused, patient=patient):
                 options = {"use_cache": False} if self._takes_use_cache else {}
                 try:
-                    self._fresh = self._url(**options)
+                    self._fresh = self._checked(self._url(**options))
                     self.trouble = None
                 except ClientError as error:
-                    self.trouble = error
+                    # Not its frames: they would keep the caller's objects alive.
+                    self.trouble = error.with_traceback(None)
                 self._renewals += 1
+                self._renewed_at = time.monotonic()
             return self._fresh
 
+    def _may_ask(self, refused: str, *, patient: bool) -> bool:
+        """Wait until it is time for another question; False when there is none to wait for."""
+        with self._lock:
+            known = self._refusals.get(refused)
+        now = time.monotonic()
+        if known is None or not patient:
+            return True
+        pause = min(_LONGEST_QUESTION_PAUSE, _QUESTION_PART * (now - known.first))
+        if self._renewed_at + pause > now:
+            if self._working is not None:
+                return False  # a connection can be had at once
+            time.sleep(self._renewed_at + pause - now)
+        return True
+
     def _worth_a_login(self, url: str) -> bool:
+        now = time.monotonic()
         with self._lock:
             known = self._refusals.get(url)
-        return known is None or time.monotonic() - known.last >= _REFUSED_PAUSE
+            lately = sum(
+                one.last > self._accepted_at and now - one.last < _REFUSED_PAUSE
+                for one in self._refusals.values()
+            )
+        if known is None:
+            return lately < _DIFFERENT_VALUES
+        return now - known.last >= _REFUSED_PAUSE
 
     def _half_rotated(self, newest: str) -> bool:
         with self._lock:

@@ -83,6 +83,7 @@ class Connector:
             except psycopg.Error as error:
                 failure = self._failure(error, time.monotonic() - started)
                 if not is_login_refusal(error):
+                    self.source.unreachable()
                     raise failure from failure.__cause__
                 candidate.refusal = str(failure)
                 continue

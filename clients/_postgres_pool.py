@@ -207,9 +207,10 @@ class Pool:
         generation = self._connector.source.generation()
         if generation != self._generation:
             with self._lock:
-                changed = self._generation is not None and generation != self._generation
-                self._generation = generation
-            if changed:
+                known = self._generation
+                # Another thread may know of a later one already.
+                self._generation = generation if known is None else max(known, generation)
+            if known is not None and generation > known:
                 self.drain()
 
     def _take(self) -> Session:

@@ -13,6 +13,7 @@ from redis.connection import Connection, SSLConnection, UnixDomainSocketConnecti
 from redis.exceptions import AuthenticationError, ReadOnlyError, ResponseError
 from redis.retry import Retry
 
+from clients._valkey_errors import ServerMoved
 from clients._valkey_url import Address, ValkeyTarget, parse_valkey_url
 from clients.errors import ValkeyConfigurationError
 
@@ -83,8 +84,10 @@ class ConnectionFactory:
         first = next(candidates, None)
         if first is None:
             raise AuthenticationError(self.source.refusal(), status_code=_REFUSED)
-        login = _Login(self.source, lambda: chain([first], candidates), expect_primary)
-        return self._make(parse_valkey_url(first.url), address, login)
+        target = parse_valkey_url(first.url)
+        place = target.place if address is None else None
+        login = _Login(self.source, lambda: chain([first], candidates), place, expect_primary)
+        return self._make(target, address, login)
 
     def make_for_sentinel(self, address: Address) -> AnyConnection:
         """Make a connection to a sentinel, which has credentials of its own and no databases."""
@@ -95,7 +98,9 @@ class ConnectionFactory:
 
     def login(self) -> Callable[[AnyConnection], None]:
         """Return what authenticates the plain redis-py client's connections, each time anew."""
-        return _Login(self.source, lambda: self.source.candidates(patient=True))
+        target = self.resolve()
+        place = target.place if target.kind == "standalone" else None
+        return _Login(self.source, lambda: self.source.candidates(patient=True), place)
 
     def _make(
         self,
@@ -158,10 +163,12 @@ class _Login:
         self,
         source: UrlSource,
         candidates: Callable[[], Iterable[Candidate]],
+        place: str | None,
         expect_primary: bool = False,  # noqa: FBT001, FBT002 - this module's own
     ) -> None:
         self._source = source
         self._candidates = candidates
+        self._place = place
         self._expect_primary = expect_primary
 
     def __call__(self, connection: AnyConnection) -> None:
@@ -176,6 +183,9 @@ class _Login:
         refusal: AuthenticationError | None = None
         for candidate in self._candidates():
             target = parse_valkey_url(candidate.url)
+            if self._place not in {None, target.place}:
+                # Nobody but the new server may see the new password.
+                raise ServerMoved(f"the URL leads to {target.place} now, and not to {self._place}")
             try:
                 _introduce(connection, target, expect_primary=self._expect_primary)
             except AuthenticationError as error:

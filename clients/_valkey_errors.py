@@ -12,7 +12,14 @@ from clients.errors import ValkeyConnectionError, ValkeyError
 if TYPE_CHECKING:
     from clients._valkey_connections import Limits
 
-__all__ = ["DRIVER_ERRORS", "PoolExhausted", "ReplyLost", "server_code", "valkey_error"]
+__all__ = [
+    "DRIVER_ERRORS",
+    "PoolExhausted",
+    "ReplyLost",
+    "ServerMoved",
+    "server_code",
+    "valkey_error",
+]
 
 
 class ReplyLost(Exception):  # noqa: N818 - it names what happened, and never leaves this SDK
@@ -25,6 +32,10 @@ class ReplyLost(Exception):  # noqa: N818 - it names what happened, and never le
     def __init__(self, error: Exception) -> None:
         super().__init__(str(error))
         self.error = error
+
+
+class ServerMoved(driver.ConnectionError):
+    """The credential that followed a refused one came with another address."""
 
 
 class PoolExhausted(driver.MaxConnectionsError):

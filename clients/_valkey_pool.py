@@ -27,7 +27,7 @@ from redis.exceptions import (
     ResponseError,
 )
 
-from clients._valkey_errors import DRIVER_ERRORS, PoolExhausted, ReplyLost
+from clients._valkey_errors import DRIVER_ERRORS, PoolExhausted, ReplyLost, ServerMoved
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -180,7 +180,7 @@ class ServerPool:
             # this process's copies.
             self._reset()
         generation = self._newest_generation()
-        if generation != self._generation:
+        if generation > self._generation:
             self._generation = generation
             self.drop_idle()
         return self._take_idle() or self._open_or_wait()
@@ -212,6 +212,12 @@ class ServerPool:
             if connection is not None:
                 try:
                     connection.connect()
+                except ServerMoved:
+                    # The fresh credential came with another address: begin anew there.
+                    self._discard(connection)
+                    if time.monotonic() < deadline:
+                        continue
+                    raise
                 except BaseException:
                     self._discard(connection)
                     raise

@@ -93,6 +93,11 @@ class ValkeyTarget:
         return f"{hosts} db {self.db}"
 
     @property
+    def place(self) -> str:
+        """Whom a connection leads to, whatever the database and the user."""
+        return self.path or ",".join(map(str, self.addresses))
+
+    @property
     def secrets(self) -> tuple[str, ...]:
         """Return every value that must not show in a message."""
         key_password = dict(self.tls_options).get("ssl_password")

@@ -11,7 +11,7 @@ from uuid import uuid4
 import pytest
 from psycopg import sql
 
-from clients.errors import PostgresConnectionError, RlsContextError
+from clients.errors import PostgresConnectionError, PostgresError, RlsContextError
 from clients.postgres_client import PostgresClient
 from tests.postgres_faults import (
     USER,
@@ -195,3 +195,32 @@ def test_a_role_that_bypasses_rls_is_refused_when_a_callable_returns_it_later(
     role = "crm_user"
     assert client.execute(query, user_id=USER) == [{"role": "crm_user"}]
     all_places_can_be_used(client)
+
+
+def test_a_rotation_to_another_user_leaves_the_dropped_one_behind(
+    server: PostgresServer, new_client: NewClient
+) -> None:
+    """A dropped user's sessions go on without rights: one call tells, the next has the new user."""
+    users = {"stored": "app_a"}
+
+    def url(*, use_cache: bool = True) -> str:
+        del use_cache
+        return server.url(users["stored"], "secret")
+
+    with superuser(server) as conn:
+        for user in ("app_a", "app_b"):
+            conn.execute(f"CREATE ROLE {user} LOGIN PASSWORD 'secret' IN ROLE crm_user")
+        try:
+            client = new_client(url, pool_size=4, min_size=4)
+            write(client, uuid4(), "execute")
+            users["stored"] = "app_b"
+            conn.execute("DROP ROLE app_a")
+            with pytest.raises(PostgresError, match=r"permission denied|role OID"):
+                write(client, uuid4(), "execute")
+
+            write(client, uuid4(), "execute")
+            assert client.execute_scalar("SELECT session_user::text", user_id=USER) == "app_b"
+            client.close()
+        finally:
+            conn.execute("DROP ROLE IF EXISTS app_a")
+            conn.execute("DROP ROLE IF EXISTS app_b")

@@ -181,3 +181,19 @@ def test_what_is_no_url_is_refused() -> None:
         with pytest.raises(ValkeyConfigurationError, match=type(value).__name__) as caught:
             ValkeyClient(value)  # type: ignore[arg-type]  # what is tried here
         assert "secret" not in str(caught.value)
+
+
+def test_a_new_password_is_shown_to_its_own_server_alone(store: Store) -> None:
+    """The rotated URL leads elsewhere: the old server sees no login with the new password."""
+    own = store.url()
+    with ValkeyServer(password="elsewhere") as other:
+
+        def url(*, use_cache: bool = True) -> str:
+            return own if use_cache else other.url
+
+        with ValkeyClient(url) as client:
+            store.rotate(store=False)
+
+            assert client.set("a", "x") is True
+            assert client.get("a") == "x"
+            assert store.refused_logins() == 1

@@ -158,6 +158,33 @@ def test_a_value_that_is_wrong_for_good_is_tried_every_five_seconds(world: World
     assert world.tried == ["old"]
 
 
+def test_a_source_that_never_repeats_itself_locks_no_account(clock: Clock) -> None:
+    """Each value is another one, and none works: four logins in five seconds, for all calls."""
+    tried = []
+    numbers = iter(range(10_000))
+    source = UrlSource(
+        "connection_url", lambda: str(next(numbers)), describe=str, unusable=ConfigurationError
+    )
+    before = clock.now
+    while clock.now - before < 3.5:
+        tried += [one.url for one in source.candidates(patient=True)]
+        clock.now += 0.1
+
+    assert len(tried) == 4
+
+
+def test_a_source_of_a_wrong_value_is_asked_rarer_and_rarer(world: World) -> None:
+    """Calls that fail for a minute ask once a second in the end, however many they are."""
+    world.valid = "unknown"
+    assert not world.log_in()
+    world.clock.now += 60
+    before, asked = world.clock.now, world.asked_afresh
+    for _ in range(50):
+        assert not world.log_in()
+
+    assert world.asked_afresh - asked <= world.clock.now - before + 2
+
+
 def test_the_constructor_does_not_wait(clock: Clock) -> None:
     """Without patience a refusal comes out at once, after one question for a fresh value."""
     world = World(clock)
