@@ -165,6 +165,7 @@ def test_a_source_that_never_repeats_itself_locks_no_account(clock: Clock) -> No
     source = UrlSource(
         "connection_url", lambda: str(next(numbers)), describe=str, unusable=ConfigurationError
     )
+    clock.now += 1
     before = clock.now
     while clock.now - before < 3.5:
         tried += [one.url for one in source.candidates(patient=True)]
