@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from clients.factory import Clients
     from tests.vault_fixtures import Role, VaultLab
 
-__all__ = ["MixedLoad", "RotationLab"]
+__all__ = ["ENDING_SESSIONS", "MixedLoad", "RotationLab", "connect_anew"]
 
 _POLICY = """
 path "secret/data/crm/*" { capabilities = ["read"] }
@@ -37,6 +37,12 @@ _CREATE = (
     "CREATE ROLE \"{{name}}\" LOGIN PASSWORD '{{password}}' VALID UNTIL '{{expiration}}' "
     "IN ROLE crm_user"
 )
+
+#: Statements for a role whose revocation ends its users' sessions, as the README recommends.
+ENDING_SESSIONS = [
+    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{{name}}'",
+    'DROP ROLE IF EXISTS "{{name}}"',
+]
 
 
 class RotationLab:
@@ -178,6 +184,12 @@ def rotation_lab(rotation_servers: RotationLab) -> RotationLab:
     rotation_servers.store_postgres(rotation_servers.set_postgres())
     rotation_servers.store_valkey(rotation_servers.set_valkey())
     return rotation_servers
+
+
+def connect_anew(clients: Clients) -> None:
+    """Have the next calls open connections, as a pool does that grows or grows old."""
+    clients.postgres._pool.drain()
+    clients.valkey._link.pool.drop_idle()  # type: ignore[attr-defined]  # one server
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import pytest
 
 from clients import build_clients
 from tests.postgres_faults import superuser, wait_for
-from tests.rotation_lab import MixedLoad
+from tests.rotation_lab import MixedLoad, connect_anew
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,12 +36,6 @@ def clean_load(clients: Clients) -> Iterator[MixedLoad]:
     assert len(load.calls) > 1000
 
 
-def make_all_connect_anew(clients: Clients) -> None:
-    """Have the next calls open connections, as a pool does that grows or grows old."""
-    clients.postgres._pool.drain()
-    clients.valkey._link.pool.drop_idle()  # type: ignore[attr-defined]  # one server
-
-
 @pytest.mark.slow
 def test_twenty_static_rotations_cost_no_call(
     rotation_lab: RotationLab, vault_proxy: HttpFaultProxy, caplog: pytest.LogCaptureFixture
@@ -57,7 +51,7 @@ def test_twenty_static_rotations_cost_no_call(
             if turn % 2:
                 # The server first: until Vault has it, nobody can know the new password.
                 postgres, valkey = lab.set_postgres(), lab.set_valkey()
-                make_all_connect_anew(clients)
+                connect_anew(clients)
                 time.sleep(0.2)
                 lab.store_postgres(postgres)
                 lab.store_valkey(valkey)
@@ -67,12 +61,12 @@ def test_twenty_static_rotations_cost_no_call(
                 lab.store_postgres(password)
                 lab.store_valkey(password)
                 clients.vault.clear_cache()
-                make_all_connect_anew(clients)
+                connect_anew(clients)
                 time.sleep(0.2)
                 with superuser(lab.postgres) as conn:
                     conn.execute(f"ALTER ROLE crm_user PASSWORD '{password}'")
                 lab.use_valkey(password)
-            make_all_connect_anew(clients)
+            connect_anew(clients)
             time.sleep(0.3)
         took = time.monotonic() - started
 

@@ -28,6 +28,7 @@ from clients import (
     build_clients,
 )
 from tests.postgres_faults import kill_sessions, superuser, wait_for
+from tests.rotation_lab import ENDING_SESSIONS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,10 +36,6 @@ if TYPE_CHECKING:
     from tests.rotation_lab import RotationLab
 
 _USER = uuid4()
-_TERMINATE = [
-    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{{name}}'",
-    'DROP ROLE IF EXISTS "{{name}}"',
-]
 
 
 @contextmanager
@@ -152,7 +149,7 @@ def test_a_revoked_lease_heals_blocks_as_well(rotation_lab: RotationLab) -> None
 
 def test_a_revocation_that_ends_sessions_costs_no_call(rotation_lab: RotationLab) -> None:
     """With the revocation that the README recommends, the sessions are seen to be gone."""
-    with leased(rotation_lab, revocation_statements=_TERMINATE) as clients:
+    with leased(rotation_lab, revocation_statements=ENDING_SESSIONS) as clients:
         before = who(clients)
         revoke_all(rotation_lab)
 

@@ -18,7 +18,7 @@ from clients import (
 )
 from tests.http_fault_proxy import Fault
 from tests.postgres_faults import kill_sessions, superuser, wait_for
-from tests.rotation_lab import MixedLoad, RotationLab
+from tests.rotation_lab import ENDING_SESSIONS, MixedLoad, RotationLab, connect_anew
 from tests.vault_fixtures import VaultLab
 from tests.vault_servers import SealableOpenBao
 from utils._stack_seed import direct_client
@@ -28,11 +28,6 @@ if TYPE_CHECKING:
 
     from clients import Clients
     from tests.http_fault_proxy import HttpFaultProxy
-
-_TERMINATE = [
-    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{{name}}'",
-    'DROP ROLE IF EXISTS "{{name}}"',
-]
 
 
 @pytest.fixture(scope="module")
@@ -76,12 +71,6 @@ def build(lab: RotationLab, *, database_role: str | None = None) -> Iterator[Cli
         build_clients(vault=vault, database_role=database_role) as clients,
     ):
         yield clients
-
-
-def connect_anew(clients: Clients) -> None:
-    """Have the next calls open connections."""
-    clients.postgres._pool.drain()
-    clients.valkey._link.pool.drop_idle()  # type: ignore[attr-defined]  # one server
 
 
 @pytest.mark.parametrize("outage", ["sealed", "stopped"])
@@ -133,7 +122,7 @@ def test_a_lease_outlives_a_sealed_vault_in_the_connections_that_are_open(
     lab: RotationLab, sealable: SealableOpenBao
 ) -> None:
     """Past the end of the lease the pool goes on; with Vault back, a new user takes over."""
-    role = lab.dynamic_role(ttl=2, max_ttl=60, revocation_statements=_TERMINATE)
+    role = lab.dynamic_role(ttl=2, max_ttl=60, revocation_statements=ENDING_SESSIONS)
     with build(lab, database_role=role) as clients:
         user = _who(clients)
         sealable.seal()
