@@ -20,11 +20,13 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[2]
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.DOTALL | re.MULTILINE)
+#: What needs servers and users of its own: test_readme_rotation.py runs all of it.
+_ROTATION = re.compile(r"^## Rotation\n.*?(?=^## )", re.DOTALL | re.MULTILINE)
 _INLINE = re.compile(r"`((?:STACK=\w+ )?(?:make|python -m|pip install) [^`]+)`")
 
 
 def _text(page: str) -> str:
-    return (ROOT / page).read_text()
+    return _ROTATION.sub("", (ROOT / page).read_text())
 
 
 def _blocks(page: str, language: str) -> list[str]:

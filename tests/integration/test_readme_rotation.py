@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import uuid4
@@ -96,5 +97,8 @@ def test_the_commands_for_a_user_of_ones_own(
         assert "-crm-app-" in name
         assert clients.postgres.check_rls() == []
         assert 3500 < (clients.postgres.credential_life().remaining or 0) <= 3600
+    (command,) = re.findall(r"`(python -m clients [^`]+)`", SECTION)
+    python = {"PATH": f"{Path(sys.executable).parent}:{reader['PATH']}"}
+    run(command, reader | environ | python)
     left = "SELECT 1 FROM pg_roles WHERE rolname LIKE 'v-%'"
     run(f'test -z "$(psql "$SUPERUSER_URL" -Atc "{left}")"', reader)
