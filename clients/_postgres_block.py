@@ -137,8 +137,8 @@ class Block:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self._dropped:
-            # By the collector, which ends what is in a cycle in any order.
+        if self._dropped and exc is not None:
+            # By the collector, which may end a generator after the block that it left open.
             return
         state = self.state
         if state.pid != os.getpid():

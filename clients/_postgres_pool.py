@@ -135,9 +135,7 @@ class Pool:
         with self._lock:
             self._holders.pop(id(session), None)
             self.unpin(session)
-            # The collector frees the place of what it is about to end.
-            has_place = id(session) in self._shares and not self._closed
-            fit = has_place and session.reusable and not self._is_over_age(session)
+            fit = not self._closed and session.reusable and not self._is_over_age(session)
             if fit:
                 self._keep(session)
             else:

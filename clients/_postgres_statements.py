@@ -52,8 +52,9 @@ _WORDS = tuple((tuple(phrase.split()), mend) for phrase, mend in _UNSUITABLE.ite
 _FIRST_WORDS = frozenset(words[0] for words, _ in _WORDS)
 _LONGEST = max(len(words) for words, _ in _WORDS)
 
-# White space, line comments and block comments; nested ones are rare enough for the server.
-_SKIP = re.compile(r"(?:\s+|--[^\n]*(?:\n|$)|/\*.*?\*/|;)*", re.DOTALL)
+_SKIP = re.compile(r"(?:\s+|--[^\n]*(?:\n|$)|;)*")
+# PostgreSQL's block comments nest.
+_COMMENT_EDGE = re.compile(r"/\*|\*/")
 _WORD = re.compile(r"[^\W\d][\w$]*")
 
 
@@ -102,5 +103,16 @@ def _unsuitable_phrase(query: str) -> tuple[str, str] | None:
 
 
 def _end_of_skip(query: str, position: int) -> int:
-    skipped = _SKIP.match(query, position)
-    return skipped.end() if skipped else position
+    while True:
+        skipped = _SKIP.match(query, position)
+        position = skipped.end() if skipped else position
+        if not query.startswith("/*", position):
+            return position
+        depth = 0
+        for edge in _COMMENT_EDGE.finditer(query, position):
+            depth += 1 if edge.group() == "/*" else -1
+            if depth == 0:
+                position = edge.end()
+                break
+        else:
+            return len(query)

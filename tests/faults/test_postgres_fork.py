@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -92,6 +94,22 @@ def test_a_child_gets_sessions_of_its_own_and_leaves_the_parents_alone(
     assert {backend_pid(client) for _ in range(5)} <= before
     assert client.stats()["stale"] == 0
     all_places_can_be_used(client)
+
+
+def test_a_child_warns_of_no_connection_that_it_inherits(
+    new_client: NewClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The parent's sessions are not deleted in the child: nobody could close them there."""
+    client = new_client(pool_size=2, min_size=2)
+    complaints: list[str] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda it: complaints.append(repr(it.exc_value)))
+
+    def work() -> list[str]:
+        client.execute("SELECT 1", user_id=USER)
+        gc.collect()
+        return complaints
+
+    assert in_child(work) == []
 
 
 def test_a_fork_inside_a_block_leaves_the_transaction_to_the_parent(

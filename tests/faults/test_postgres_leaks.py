@@ -222,6 +222,14 @@ def swallow_errors(client: PostgresClient) -> None:
             conn.execute("SELECT 1/0")
 
 
+def test_a_session_whose_context_was_lost_is_not_used_again(new_client: NewClient) -> None:
+    """What psycopg knows of its savepoints no longer fits the server."""
+    client = new_client(pool_size=1)
+    with pytest.raises(RlsContextError), client.connection(BOB) as conn:
+        conn.execute("COMMIT")
+    assert client.stats()["retired"] == 1
+
+
 def test_a_stream_raises_on_every_use_after_its_block(new_client: NewClient) -> None:
     """A second try after the error is no empty result, and buffered rows are gone as well."""
     client = new_client(pool_size=1)

@@ -178,7 +178,7 @@ def test_a_role_that_bypasses_rls_is_refused_when_a_callable_returns_it_later(
     query = "SELECT current_user AS role"
     client = new_client(lambda: server.url(role, "secret"), pool_size=2)
     lenient = new_client(
-        lambda: server.url(role, "secret"), pool_size=1, min_size=1, on_rls_bypass="warn"
+        lambda: server.url(role, "secret"), pool_size=3, min_size=1, on_rls_bypass="warn"
     )
     role = "crm_admin"
     with superuser(server) as conn:
@@ -191,6 +191,9 @@ def test_a_role_that_bypasses_rls_is_refused_when_a_callable_returns_it_later(
             client.connection(USER).__enter__()
     assert client.stats()["size"] == 0
     assert lenient.execute(query, user_id=USER) == [{"role": "crm_admin"}]
+    # Once for all connections of that role: no later one pays for the question.
+    all_places_can_be_used(lenient)
+    assert lenient.stats()["connects"] == 4
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     role = "crm_user"
     assert client.execute(query, user_id=USER) == [{"role": "crm_user"}]

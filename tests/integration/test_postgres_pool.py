@@ -205,6 +205,22 @@ def test_a_drained_pool_connects_anew(stack: StackEndpoints, user: UUID) -> None
         assert client.execute_scalar(pid, user_id=user) != before
 
 
+def test_the_pool_shrinks_to_its_least_size(
+    stack: StackEndpoints, user: UUID, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Calls one after the other use one session, and let the others grow old and go."""
+    with PostgresClient(stack.database_url, 4, min_size=2) as client:
+        holders = [Holder(client, f"holder {number}") for number in range(4)]
+        for holder in holders:
+            holder.end()
+        assert client.stats()["idle"] == 4
+        pid = client.execute_scalar("SELECT pg_backend_pid()", user_id=user)
+        monkeypatch.setattr("clients._postgres_pool._MAX_IDLE", 0.0)
+        for _ in range(4):
+            assert client.execute_scalar("SELECT pg_backend_pid()", user_id=user) == pid
+        assert client.stats()["size"] == client.stats()["idle"] == 2
+
+
 def test_close_lets_open_blocks_end(stack: StackEndpoints, user: UUID) -> None:
     """A block that is open when the client closes commits, and takes its socket with it."""
     gc.collect()

@@ -196,6 +196,10 @@ def test_what_a_function_sets_is_gone_too(own_postgres: PostgresServer, user: UU
         with pytest.raises(PostgresError, match="currval"):
             client.execute("SELECT currval('tally')", user_id=other)
         client.execute("NOTIFY secrets", user_id=user)
+        listening = "SELECT count(*) FROM pg_listening_channels()"
+        for _ in range(3):
+            client.execute("SELECT public.leave_things()", user_id=user)
+            assert client.execute_scalar(listening, user_id=other) == 0
 
         assert found == (pid, '"$user", public', None, str(other), 0, 0)
         assert client.execute_scalar("SELECT pg_backend_pid()", user_id=other) == pid
