@@ -193,7 +193,8 @@ def test_a_role_that_bypasses_rls_is_refused_when_a_callable_returns_it_later(
     assert lenient.execute(query, user_id=USER) == [{"role": "crm_admin"}]
     # Once for all connections of that role: no later one pays for the question.
     all_places_can_be_used(lenient)
-    assert lenient.stats()["connects"] == 4
+    # The first session of another user lets all that are older go, and itself with them.
+    assert lenient.stats()["connects"] == 5
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     role = "crm_user"
     assert client.execute(query, user_id=USER) == [{"role": "crm_user"}]
