@@ -68,7 +68,7 @@ def test_a_start_that_is_broken_off_leaves_nothing(
 
 def test_a_second_ctrl_c_does_not_break_the_stopping_off(temporary: Path) -> None:
     """Impatience leaves nothing behind either."""
-    owner = _run("cat", temporary=temporary)
+    owner = _run("sleep", "60", temporary=temporary)
     _wait(lambda: _processes_that_name(temporary, "postgres: "), "no PostgreSQL")
 
     while owner.poll() is None:
