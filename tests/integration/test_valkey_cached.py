@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import os
+import signal
 import threading
 import time
 from itertools import product
@@ -209,6 +211,35 @@ def test_a_dead_producer_delays_the_others_by_its_lock(client: ValkeyClient) -> 
 
     assert client.cached("k", 60, Producer(), lock_seconds=1) == "value"
     assert 0.3 < time.monotonic() - start < 5
+
+
+def test_a_lock_ends_with_lock_seconds(client: ValkeyClient) -> None:
+    """It is the caller's own, and lives no longer than it asked for."""
+    lock = lock_name(client.key_prefix, client.key_prefix + "k")
+    lives: list[Any] = []
+
+    client.cached("k", 60, lambda: lives.append(client.client.pttl(lock)), lock_seconds=7)
+
+    assert 0 < lives[0] <= 7000
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")
+def test_a_forked_child_does_not_wait_for_its_parent_s_thread(client: ValkeyClient) -> None:
+    """That thread does not exist in the child, which looks for the value instead."""
+    produce = Producer("value", seconds=0.5)
+    thread = threading.Thread(target=client.cached, args=("k", 60, produce))
+    thread.start()
+    time.sleep(0.2)
+    child = os.fork()
+    if child == 0:
+        # It would wait for an hour.
+        signal.alarm(10)
+        good = client.cached("k", 60, Producer("another"), lock_seconds=3600) == "value"
+        os._exit(0 if good else 1)
+    _, code = os.waitpid(child, 0)
+    thread.join()
+
+    assert code == 0
 
 
 def test_a_producer_slower_than_its_lock_stores_nothing(client: ValkeyClient) -> None:
