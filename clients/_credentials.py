@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import math
 import os
 import threading
 import time
@@ -58,6 +59,17 @@ class CredentialLife:
 
     age: float
     remaining: float | None = None
+
+    @classmethod
+    def between(cls, issued_at: float, ends_at: float) -> CredentialLife:
+        """Return the life, now, of what ends at *ends_at*, both on the monotonic clock.
+
+        Args:
+            issued_at: When it was issued.
+            ends_at: When it ends; infinity when it has no known end.
+        """
+        now = time.monotonic()
+        return cls(now - issued_at, None if math.isinf(ends_at) else max(0.0, ends_at - now))
 
 
 class Credential(ABC):

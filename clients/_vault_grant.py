@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
     from clients._vault_transport import Body
 
-__all__ = ["Grant", "grant_in"]
+__all__ = ["Grant", "grant_in", "refresh_part"]
 
-#: The part of its life after which a token is renewed or replaced; random, so that a fleet of
-#: processes that started together does not log in together for ever.
+#: The part of its life after which a token or a lease is renewed or replaced; random, so that a
+#: fleet of processes that started together does not log in together for ever.
 _REFRESH_AT = (0.60, 0.70)
 #: The part of its life until which a token is shown to the server.
 _USABLE_UNTIL = 0.95
@@ -56,6 +56,11 @@ class Grant:
         return self.uses is None or next(self.uses, None) is not None
 
 
+def refresh_part() -> float:
+    """Return the part of its life after which one token or lease is to be seen to."""
+    return random.uniform(*_REFRESH_AT)  # noqa: S311 - no secret depends on it
+
+
 def grant_in(body: Body, asked_at: float, generation: int) -> Grant | None:
     """Return what the answer to a login or a renewal gives; None when there is no token in it."""
     auth = body.get("auth")
@@ -66,12 +71,11 @@ def grant_in(body: Body, asked_at: float, generation: int) -> Grant | None:
         return None
     if not token or not all("!" <= char <= "~" for char in token):
         return None  # no header can carry it
-    part = random.uniform(*_REFRESH_AT)  # noqa: S311 - no secret depends on it
     life = float(ttl) or float("inf")  # of 0: it never expires
     return Grant(
         token=Masked(token),
         generation=generation,
-        refresh_at=asked_at + life * part,
+        refresh_at=asked_at + life * refresh_part(),
         usable_until=asked_at + life * _USABLE_UNTIL,
         issued_at=asked_at,
         ends_at=asked_at + life,

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import os
-import random
 import re
 import threading
 import time
@@ -23,6 +22,7 @@ from clients._credentials import Credential, CredentialLife
 from clients._vault_answers import DatabaseCredential, credential_in
 from clients._vault_api import read_database_credential, renew_lease, revoke_lease
 from clients._vault_errors import Operation, not_vault
+from clients._vault_grant import refresh_part
 from clients._vault_paths import database_path
 from clients._vault_retry import Deadline
 from clients._vault_settings import Masked
@@ -37,8 +37,6 @@ if TYPE_CHECKING:
 
 __all__ = ["LeasedUrl"]
 
-#: The part of its life after which a lease is renewed or replaced; random, as for tokens.
-_REFRESH_AT = (0.60, 0.70)
 #: Seconds between two tries to do so, or to find out whether a doubted lease still lives.
 _SHORTEST_PAUSE = 1.0
 #: Seconds that a call whose credential still works spends on it.
@@ -170,12 +168,10 @@ class LeasedUrl(Credential):
 
     def life(self) -> CredentialLife:
         """Return the age of the lease, and the seconds until it or its token ends."""
-        lease, now = self._lease, time.monotonic()
+        lease = self._lease
         if lease is None:
             return CredentialLife(0.0, 0.0)
-        endless = lease.ends_at == float("inf")
-        remaining = None if endless else max(0.0, lease.ends_at - now)
-        return CredentialLife(now - lease.issued_at, remaining)
+        return CredentialLife.between(lease.issued_at, lease.ends_at)
 
     def close(self) -> None:
         """Revoke what still lives; a failure is logged and no more, for a lease ends by itself."""
@@ -271,7 +267,8 @@ class LeasedUrl(Credential):
 
     def _read(self, deadline: Deadline) -> _Lease:
         operation = self._operation("read")
-        base = self._base or self._base_url()  # at first before anything is made that must end
+        # At first before anything is made that must end.
+        base = self._base or _checked(self._base_url())
         # The answer is kept out of this frame: it holds the password.
         found, grant = _found_in(
             *self._session().ask_as(
@@ -284,7 +281,7 @@ class LeasedUrl(Credential):
             raise not_vault(operation, "HTTP 200 without a user and a password")
         if self._base is not None:
             with suppress(VaultError):  # the one that is known may do
-                base = self._base_url()
+                base = _checked(self._base_url())
         self._base = base
         now = time.monotonic()
         if found.lease_id:
@@ -312,8 +309,7 @@ class LeasedUrl(Credential):
         token = self._session().tokens.looked_up(grant, deadline)
         now = time.monotonic()
         ends_at = min(now + ttl, token.ends_at)
-        part = random.uniform(*_REFRESH_AT)  # noqa: S311 - no secret depends on it
-        refresh_at = min(now + max(0.0, ends_at - now) * part, token.refresh_at)
+        refresh_at = min(now + max(0.0, ends_at - now) * refresh_part(), token.refresh_at)
         return ends_at, max(refresh_at, now + _SHORTEST_PAUSE / 10)
 
     def _revoke(self, lease_id: str) -> None:
@@ -340,15 +336,19 @@ def _found_in(body: Body, grant: Grant) -> tuple[DatabaseCredential | None, Gran
     return credential_in(body), grant
 
 
+def _checked(base_url: str) -> str:
+    if "://" in base_url:
+        return base_url
+    raise VaultConfigurationError(
+        "the URL that the user and the password go into is no URL: write it as "
+        "scheme://host:port/database",
+        reason="setting",
+    )
+
+
 def _with_login(base_url: str, user: str, secret: Masked) -> str:
     """Return the URL with another user and password."""
-    scheme, separator, rest = base_url.partition("://")
-    if not separator:
-        raise VaultConfigurationError(
-            "the URL that the user and the password go into is no URL: write it as "
-            "scheme://host:port/database",
-            reason="setting",
-        )
+    scheme, _, rest = base_url.partition("://")
     authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
     _, _, hosts = authority.rpartition("@")
     login = f"{quote(user, safe='')}:{quote(secret.reveal(), safe='')}"

@@ -60,10 +60,7 @@ class TokenSource(ABC):
         grant = self._grant
         if grant is None:
             return CredentialLife(0.0, 0.0)
-        now = time.monotonic()
-        endless = grant.ends_at == float("inf")
-        remaining = None if endless else max(0.0, grant.ends_at - now)
-        return CredentialLife(now - grant.issued_at, remaining)
+        return CredentialLife.between(grant.issued_at, grant.ends_at)
 
     @abstractmethod
     def revoke(self) -> None:

@@ -13,18 +13,14 @@ from uuid import uuid4
 import pytest
 
 from clients import (
-    ClientError,
     Clients,
     PostgresClient,
     PostgresConnectionError,
     PostgresError,
     ValkeyClient,
     ValkeyConnectionError,
-    VaultAuthenticationError,
     VaultClient,
-    VaultConfigurationError,
     VaultError,
-    VaultSecretNotFoundError,
     build_clients,
 )
 from tests.postgres_faults import kill_sessions, superuser, wait_for
@@ -215,60 +211,6 @@ def test_a_static_role_follows_vaults_own_rotations(rotation_lab: RotationLab) -
     assert users == {path.rpartition("/")[2]}
     assert life.age <= 6
     assert (life.remaining or 0) <= 5
-
-
-@pytest.mark.parametrize(
-    ("role", "reason", "words"),
-    [
-        ("no-such-role", "missing", "there is no such role.*static-creds"),
-        ("nowhere/creds/x", "mount", "there is no such mount; check the role's path"),
-    ],
-)
-def test_a_role_that_is_not_there_is_named(
-    rotation_lab: RotationLab, role: str, reason: str, words: str
-) -> None:
-    """The error names the service, the path and the mend, and nothing is left open."""
-    environ = {"VAULT_ADDR": rotation_lab.vault.url, "VAULT_TOKEN": rotation_lab.vault.root_token}
-    with pytest.raises(VaultSecretNotFoundError, match=f"^postgres: .*{words}") as caught:
-        build_clients(environ=environ, database_role=role)
-
-    assert caught.value.reason == reason
-
-
-def test_a_role_that_a_policy_denies_is_a_denial(rotation_lab: RotationLab) -> None:
-    """The path is in the message."""
-    environ = {
-        "VAULT_ADDR": rotation_lab.vault.url,
-        "VAULT_TOKEN": rotation_lab.vault.token(policies=["app"]),
-    }
-    with pytest.raises(VaultAuthenticationError, match=r"database/creds/crm.*permission denied"):
-        build_clients(environ=environ, database_role="crm")
-
-
-@pytest.mark.parametrize("role", ["", "a/b", "../sys", "database/creds/../x", 7])
-def test_a_role_that_is_no_role_is_refused_before_any_request(
-    rotation_lab: RotationLab, role: Any
-) -> None:
-    """The message shows how to write one."""
-    token = rotation_lab.vault.token()
-    with (
-        VaultClient(rotation_lab.vault.url, token, environ={}) as vault,
-        pytest.raises(VaultConfigurationError, match="database role"),
-    ):
-        vault.leased_url(role)
-
-
-def test_a_failed_construction_leaves_no_user(rotation_lab: RotationLab) -> None:
-    """Valkey's secret is broken: the lease that PostgreSQL had by then is revoked."""
-    lab = rotation_lab
-    before = lab.database_users()
-    role = lab.dynamic_role(ttl=60, max_ttl=600)
-    with pytest.raises(ClientError, match=r"^valkey: "):
-        build_clients(
-            environ=lab.environ(lab.role()), database_role=role, valkey_role="no-such-role"
-        )
-
-    assert lab.database_users() == before
 
 
 def test_a_closed_lease_makes_no_more_users(rotation_lab: RotationLab) -> None:
