@@ -7,13 +7,14 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol
 from uuid import UUID, uuid4
 
 import psycopg
 import pytest
 
 from clients.postgres_client import PostgresClient
+from tests.steady_load import SteadyLoad
 from utils._postgres_server import PostgresServer
 from utils._stack_seed import apply_sql
 
@@ -167,7 +168,7 @@ class Call:
     error: Exception | None
 
 
-class Load:
+class Load(SteadyLoad):
     """Threads that write unique tokens until the block ends; it ends them by itself.
 
     Args:
@@ -177,39 +178,24 @@ class Load:
     """
 
     def __init__(self, client: PostgresClient, threads: int, limit: float = 30.0) -> None:
+        super().__init__(threads, limit=limit)
         self.calls: list[Call] = []
         self._client = client
-        self._deadline = time.monotonic() + limit
-        self._stop = threading.Event()
-        self._threads = [threading.Thread(target=self._run, args=(n,)) for n in range(threads)]
-
-    def __enter__(self) -> Self:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join(30)
-        assert not any(thread.is_alive() for thread in self._threads), "a call hangs"
 
     @property
     def failures(self) -> list[Call]:
         """The calls that raised."""
         return [call for call in self.calls if call.error is not None]
 
-    def _run(self, number: int) -> None:
+    def take_turn(self, turn: int) -> None:
+        """Write a token of its own, in one of the three ways."""
         kinds = ("execute", "connection", "execute_many")
-        turn = number
-        while not self._stop.is_set() and time.monotonic() < self._deadline:
-            token, started, error = uuid4(), time.monotonic(), None
-            try:
-                write(self._client, token, kinds[turn % 3])
-            except Exception as failure:  # noqa: BLE001 - the test judges each of them
-                error = failure
-            self.calls.append(Call(token, started, time.monotonic(), error))
-            turn += 1
+        token, started, error = uuid4(), time.monotonic(), None
+        try:
+            write(self._client, token, kinds[turn % 3])
+        except Exception as failure:  # noqa: BLE001 - the test judges each of them
+            error = failure
+        self.calls.append(Call(token, started, time.monotonic(), error))
 
     def assert_exactly_once(self, server: PostgresServer) -> None:
         """Every successful call is in the ledger once, every failed one at most once."""

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import secrets
-import threading
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import pytest
@@ -14,6 +13,7 @@ import redis
 from psycopg import sql
 
 from tests.postgres_faults import superuser
+from tests.steady_load import SteadyLoad
 from utils._postgres_server import PostgresServer
 from utils._stack_seed import apply_sql
 from utils._valkey_server import ValkeyServer
@@ -201,32 +201,17 @@ class Call:
     error: Exception | None
 
 
-class MixedLoad:
+class MixedLoad(SteadyLoad):
     """Threads that use PostgreSQL and Valkey until the block ends, or a limit of time.
 
     Args:
         clients: What they use.
-        threads: How many.
-        limit: Seconds after which they stop in any case.
     """
 
-    def __init__(self, clients: Clients, *, threads: int = 8, limit: float = 120.0) -> None:
+    def __init__(self, clients: Clients) -> None:
+        super().__init__(8, limit=120.0, pause=0.005)
         self.calls: list[Call] = []
         self._clients = clients
-        self._ends_at = time.monotonic() + limit
-        self._stop = threading.Event()
-        self._threads = [threading.Thread(target=self._run, args=(n,)) for n in range(threads)]
-
-    def __enter__(self) -> Self:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join(30)
-        assert not any(thread.is_alive() for thread in self._threads), "a call hangs"
 
     @property
     def failures(self) -> list[Call]:
@@ -237,19 +222,15 @@ class MixedLoad:
         """Return the calls that took longer."""
         return [call for call in self.calls if call.took > seconds]
 
-    def _run(self, number: int) -> None:
-        kinds = (self._execute, self._block, self._valkey)
-        turn = number
-        while not self._stop.is_set() and time.monotonic() < self._ends_at:
-            call = kinds[turn % len(kinds)]
-            started, error = time.monotonic(), None
-            try:
-                call()
-            except Exception as failure:  # noqa: BLE001 - the test judges each of them
-                error = failure
-            self.calls.append(Call(call.__name__, time.monotonic() - started, error))
-            turn += 1
-            self._stop.wait(0.005)
+    def take_turn(self, turn: int) -> None:
+        """Make one call of the three kinds."""
+        call = (self._execute, self._block, self._valkey)[turn % 3]
+        started, error = time.monotonic(), None
+        try:
+            call()
+        except Exception as failure:  # noqa: BLE001 - the test judges each of them
+            error = failure
+        self.calls.append(Call(call.__name__, time.monotonic() - started, error))
 
     def _execute(self) -> None:
         user = uuid4()
