@@ -12,6 +12,7 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
 from clients._credentials import UrlSource
+from clients._numbers import checked_count, checked_seconds
 from clients.errors import PostgresConfigurationError
 
 if TYPE_CHECKING:
@@ -21,7 +22,6 @@ __all__ = [
     "OnRlsBypass",
     "PostgresSettings",
     "Target",
-    "check_integer",
     "parse_url",
     "url_source",
 ]
@@ -31,6 +31,8 @@ OnRlsBypass: TypeAlias = Literal["error", "warn", "ignore"]
 # How long a silence is taken for work before the server is asked, see _postgres_silence.
 _SILENCE_WITHOUT_LIMIT = 30.0
 _SILENCE_GRACE = 0.5
+# The server counts milliseconds in 31 bits, and so does poll(), which waits a moment longer.
+_LONGEST_STATEMENT = 2_000_000.0
 
 _MEND = "percent-encode special characters in user and password (urllib.parse.quote(..., safe=''))"
 
@@ -58,11 +60,18 @@ class PostgresSettings:
 
     def __post_init__(self) -> None:
         """Refuse what cannot work, by name."""
-        check_integer("pool_size", self.pool_size, least=1)
-        check_integer("min_size", self.min_size, least=0)
-        _check_seconds("connect_timeout", self.connect_timeout, zero=False)
-        _check_seconds("pool_timeout", self.pool_timeout, zero=True)
-        _check_seconds("statement_timeout", self.statement_timeout, zero=True)
+        refusal = PostgresConfigurationError
+        checked_count("pool_size", self.pool_size, refusal, least=1)
+        checked_count("min_size", self.min_size, refusal, least=0)
+        checked_seconds("connect_timeout", self.connect_timeout, refusal)
+        checked_seconds("pool_timeout", self.pool_timeout, refusal, zero=True)
+        checked_seconds(
+            "statement_timeout",
+            self.statement_timeout,
+            refusal,
+            zero=True,
+            most=_LONGEST_STATEMENT,
+        )
         if self.on_rls_bypass not in get_args(OnRlsBypass):
             raise PostgresConfigurationError(
                 f"on_rls_bypass is {self.on_rls_bypass!r}: it must be one of "
@@ -165,17 +174,3 @@ def _check_url_shape(name: str, url: str) -> None:
     except ValueError:
         # `from None`: the text quotes the URL.
         raise PostgresConfigurationError(f"{name} cannot be parsed: {_MEND}") from None
-
-
-def check_integer(name: str, value: object, *, least: int) -> None:
-    """Refuse what is no integer, or below *least*."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise PostgresConfigurationError(f"{name} is {value!r}: it must be an integer >= {least}")
-
-
-def _check_seconds(name: str, value: object, *, zero: bool) -> None:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not math.isfinite(value) or value < 0 or (value == 0 and not zero):  # type: ignore[arg-type,operator]  # `number` narrows it
-        raise PostgresConfigurationError(
-            f"{name} is {value!r}: it must be a number of seconds {'>=' if zero else '>'} 0"
-        )

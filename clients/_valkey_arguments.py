@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from clients._numbers import shown
 from clients.errors import ValkeyConfigurationError, ValkeyError
 
 if TYPE_CHECKING:
@@ -15,10 +16,8 @@ __all__ = [
     "checked_expiry",
     "checked_key",
     "checked_keys",
-    "checked_number",
     "checked_prefix",
     "checked_text",
-    "checked_whole_number",
     "from_json",
     "to_json",
 ]
@@ -26,8 +25,6 @@ __all__ = [
 # The server counts expiry in milliseconds from 1970 in 63 bits; a thousand centuries will do.
 _LONGEST_EXPIRY = 3_153_600_000_000
 _SMALLEST_AMOUNT, _LARGEST_AMOUNT = -(2**63), 2**63 - 1
-# Beyond this, whole numbers are not exact everywhere on their way.
-_LARGEST_NUMBER = 2**53
 
 
 def checked_key(prefix: str, key: object) -> str:
@@ -97,7 +94,7 @@ def checked_expiry(key: str, seconds: object) -> int:
         )
     if not 1 <= seconds <= _LONGEST_EXPIRY:
         raise ValkeyConfigurationError(
-            f"the expiry of key {key!r} is {_shown(seconds)} seconds: it must be from 1 to "
+            f"the expiry of key {key!r} is {shown(seconds)} seconds: it must be from 1 to "
             f"{_LONGEST_EXPIRY}; delete() removes a key at once"
         )
     return int(seconds)
@@ -116,35 +113,6 @@ def checked_amount(key: str, amount: object) -> int:
     if not _SMALLEST_AMOUNT <= amount <= _LARGEST_AMOUNT:
         raise ValkeyConfigurationError(f"the amount for key {key!r} does not fit into 64 bits")
     return int(amount)
-
-
-def checked_number(name: str, value: object, most: float = _LARGEST_NUMBER) -> float:
-    """Return *value*.
-
-    Raises:
-        ValkeyConfigurationError: It is no number, or not above 0, or above *most*.
-    """
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValkeyConfigurationError(f"{name} is {type(value).__name__}: it must be a number")
-    if not 0 < value <= most:
-        raise ValkeyConfigurationError(
-            f"{name} is {_shown(value)}: it must be above 0, and {most:g} at most"
-        )
-    return float(value)
-
-
-def checked_whole_number(name: str, value: object) -> int:
-    """Return *value*.
-
-    Raises:
-        ValkeyConfigurationError: It is no int, or not above 0, or absurdly large.
-    """
-    if not isinstance(value, int):
-        raise ValkeyConfigurationError(
-            f"{name} is {type(value).__name__}: it must be a whole number"
-        )
-    checked_number(name, value)
-    return int(value)
 
 
 def to_json(key: str, value: object) -> str:
@@ -195,12 +163,6 @@ def _json_reason(error: Exception) -> str:
     if isinstance(error, TypeError):
         return "a dict key is not a str, int, float, bool or None"
     return "it holds NaN or Infinity"
-
-
-def _shown(number: float) -> str:
-    # Python refuses to print whole numbers of thousands of digits.
-    is_huge = isinstance(number, int) and abs(number) > _LARGEST_NUMBER
-    return "a huge number" if is_huge else str(number)
 
 
 def _encodable(text: str, what: str) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from clients._valkey_arguments import checked_number, checked_whole_number
+from clients._numbers import LARGEST, checked_count, checked_seconds
 from clients._valkey_commands import script_command
 from clients._valkey_scripts import GCRA
 from clients.errors import ValkeyConfigurationError
@@ -47,10 +47,11 @@ def rate_limit_command(
     Raises:
         ValkeyConfigurationError: A number is unusable, or *cost* is more than *burst*.
     """
-    limit = checked_whole_number("limit", limit)
-    period_seconds = checked_number("period_seconds", period_seconds)
-    burst = limit if burst is None else checked_whole_number("burst", burst)
-    cost = checked_whole_number("cost", cost)
+    refusal = ValkeyConfigurationError
+    limit = checked_count("limit", limit, refusal, least=1)
+    period_seconds = checked_seconds("period_seconds", period_seconds, refusal, most=LARGEST)
+    burst = limit if burst is None else checked_count("burst", burst, refusal, least=1)
+    cost = checked_count("cost", cost, refusal, least=1)
     if cost > burst:
         raise ValkeyConfigurationError(
             f"the cost {cost} is more than the burst {burst} of key {name!r}: it could never pass"

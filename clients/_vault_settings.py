@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NoReturn
 from urllib.parse import urlsplit
 
+from clients._numbers import checked_count, checked_seconds
 from clients._vault_paths import check_mount_point
 from clients.errors import ConfigurationError, VaultConfigurationError
 from utils.settings import VaultSettings
@@ -21,8 +22,7 @@ __all__ = ["Masked", "MaskedEnvironment", "VaultOptions", "resolve_options"]
 
 AuthMethod = Literal["token", "approle"]
 
-#: A day. Sockets and locks take no time-out of more than some weeks.
-_LONGEST_TIMEOUT = 86_400.0
+_refusal = partial(VaultConfigurationError, reason="setting")
 
 
 class Masked:
@@ -158,9 +158,12 @@ def resolve_options(
         secret_id=None if by_token else _masked(found.secret_id),
         namespace=_namespace(namespace or env.namespace),
         mount_point=check_mount_point(mount_point),
-        timeout=_seconds("timeout", timeout, zero=False, most=_LONGEST_TIMEOUT),
-        retries=_count("retries", retries),
-        cache_ttl=_seconds("cache_ttl", cache_ttl, zero=True),
+        timeout=checked_seconds("timeout", timeout, _refusal),
+        retries=checked_count("retries", retries, _refusal, least=0),
+        # Nobody waits for this one.
+        cache_ttl=checked_seconds(
+            "cache_ttl", cache_ttl, _refusal, zero=True, most=sys.float_info.max
+        ),
         verify=False if env.skip_verify else _file("VAULT_CACERT", env.cacert) or True,
         cert=_client_certificate(env),
     )
@@ -236,28 +239,6 @@ def _namespace(namespace: object) -> str | None:
             reason="setting",
         )
     return namespace.strip("/") or None
-
-
-def _seconds(name: str, value: object, *, zero: bool, most: float = math.inf) -> float:
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        # Compared before the conversion, which fails for a huge whole number.
-        fits = value < math.inf and (value > 0 or (zero and value == 0))
-        if fits and value <= min(most, sys.float_info.max):
-            return float(value)
-    least = "at least 0" if zero else "above 0"
-    limit = f" and at most {most:g}" if most < math.inf else ""
-    raise VaultConfigurationError(
-        f"{name} is {value!r}: it must be a finite number of seconds {least}{limit}",
-        reason="setting",
-    )
-
-
-def _count(name: str, value: object) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise VaultConfigurationError(
-            f"{name} is {value!r}: it must be a whole number of at least 0", reason="setting"
-        )
-    return value
 
 
 def _file(name: str, path: str | None) -> str | None:

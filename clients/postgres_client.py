@@ -10,17 +10,18 @@ from itertools import count
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from clients._lifecycle import Lifecycle
+from clients._numbers import checked_count
 from clients._postgres_block import Block, JoinedBlock, open_block
 from clients._postgres_connect import Connector
 from clients._postgres_in_block import InBlock
 from clients._postgres_pool import Pool
 from clients._postgres_probe import ask, look_at
 from clients._postgres_query import OneFlight
-from clients._postgres_settings import PostgresSettings, check_integer, url_source
+from clients._postgres_settings import PostgresSettings, url_source
 from clients._postgres_sql import standing_context
 from clients._postgres_statements import refuse_unsuitable
 from clients._rls_finding import Finding
-from clients.errors import NoRowsError, PostgresError
+from clients.errors import NoRowsError, PostgresConfigurationError, PostgresError
 from utils.user_context import get_current_user_id, parse_user_id
 
 if TYPE_CHECKING:
@@ -308,7 +309,7 @@ class PostgresClient(Lifecycle):
             PostgresError: As for ``connection``.
             PostgresConfigurationError: *batch_size* is unusable.
         """
-        check_integer("batch_size", batch_size, least=1)
+        checked_count("batch_size", batch_size, PostgresConfigurationError, least=1)
         name = f"failfast_{next(self._cursor_numbers)}"
         in_block = InBlock("stream", self._connector.target)
         return in_block.stream(self.connection(user_id), name, query, params, batch_size)

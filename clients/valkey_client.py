@@ -9,12 +9,11 @@ import threading
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from clients._lifecycle import Lifecycle
+from clients._numbers import checked_count, checked_seconds
 from clients._valkey_arguments import (
     checked_expiry,
     checked_key,
-    checked_number,
     checked_prefix,
-    checked_whole_number,
     from_json,
 )
 from clients._valkey_cached import Flights, Lookup, lock_name
@@ -30,7 +29,7 @@ from clients._valkey_rate_limit import RateLimit, rate_limit_command
 from clients._valkey_sentinel import SentinelPrimary
 from clients._valkey_sessions import Session, SessionStore
 from clients._valkey_url import url_source
-from clients.errors import ValkeyConnectionError, ValkeyError
+from clients.errors import ValkeyConfigurationError, ValkeyConnectionError, ValkeyError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -42,9 +41,6 @@ if TYPE_CHECKING:
 __all__ = ["Pipeline", "RateLimit", "Session", "SessionStore", "ValkeyClient", "ValkeyError"]
 
 T = TypeVar("T")
-
-# Sockets take no time-out beyond some 290 years; a day is as good as none.
-_LONGEST_TIMEOUT = 86_400.0
 
 _PING: Command[bool] = Command(("PING",), (), bool, writes=False)
 _INFO: Command[str] = Command(("INFO", "server"), (), str, writes=False)
@@ -86,9 +82,9 @@ class ValkeyClient(KeyOperations, Lifecycle):
         key_prefix: str = "",
     ) -> None:
         limits = Limits(
-            checked_number("connect_timeout", connect_timeout, _LONGEST_TIMEOUT),
-            checked_number("socket_timeout", socket_timeout, _LONGEST_TIMEOUT),
-            checked_whole_number("max_connections", max_connections),
+            checked_seconds("connect_timeout", connect_timeout, ValkeyConfigurationError),
+            checked_seconds("socket_timeout", socket_timeout, ValkeyConfigurationError),
+            checked_count("max_connections", max_connections, ValkeyConfigurationError, least=1),
         )
         self._factory = ConnectionFactory(url_source(connection_url), limits)
         self._target = self._factory.resolve()

@@ -127,6 +127,21 @@ def test_unusable_numbers_are_refused_by_name(name: str, value: object) -> None:
     assert str(caught.value).startswith(f"{name} is {value!r}: ")
 
 
+@pytest.mark.parametrize("value", [1e10, 2**53, 10**400, -(10**5000)], ids=range(4))
+@pytest.mark.parametrize("name", ["connect_timeout", "pool_timeout", "statement_timeout"])
+def test_what_no_lock_or_socket_could_wait_for_is_refused(name: str, value: float) -> None:
+    """It would fail much later, when a call waits, and as an error that is not ours."""
+    with pytest.raises(PostgresConfigurationError, match=f"^{name} is .*: it must be"):
+        settings(**{name: value})
+
+
+def test_the_longest_statement_can_be_waited_for() -> None:
+    """PostgreSQL and poll() count its milliseconds in 31 bits, those of a moment more included."""
+    longest = settings(statement_timeout=2_000_000.0)
+
+    assert longest.statement_timeout_ms < longest.silence_timeout * 1000 < 2**31
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import re
 import subprocess
 import sys
+from fnmatch import fnmatch
 from pathlib import Path
 from types import ModuleType
 
@@ -130,6 +132,16 @@ def test_the_top_level_is_the_one_that_was_agreed() -> None:
     allowed = {"pyproject.toml", "README.md", "Makefile", "docker-compose.yml", "clients", "utils"}
     allowed |= {"tests", "sql", "LICENSE", "CHANGELOG.md", "CONTRIBUTING.md"}
     assert top <= allowed
+
+
+def test_every_module_of_the_clients_has_its_place_in_the_layout() -> None:
+    """Who looks for a module finds its line in CONTRIBUTING.md."""
+    named = re.findall(r"`(?:clients/)?(\w[\w*]*)\.py`", (ROOT / "CONTRIBUTING.md").read_text())
+    # "One public module for each client" is a line without names.
+    known = {*named, "__init__", "*_client"}
+    modules = [path.stem for path in ROOT.glob("clients/*.py")]
+
+    assert [one for one in modules if not any(fnmatch(one, name) for name in known)] == []
 
 
 def test_no_module_is_longer_than_400_lines() -> None:

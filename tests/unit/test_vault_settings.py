@@ -138,6 +138,7 @@ def test_a_bad_address_is_refused_without_its_password(addr: str, problem: str) 
         {"timeout": 10**400},
         {"cache_ttl": 10**400},
         {"retries": -1},
+        {"retries": -(10**5000)},
         {"retries": 1.5},
         {"retries": True},
         {"cache_ttl": -1},
