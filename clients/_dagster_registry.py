@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["close_shared_clients", "existing_client", "shared_client"]
 
-_log = logging.getLogger(__name__)
+_log = logging.getLogger("clients.dagster")
 _ClientT = TypeVar("_ClientT", bound="Lifecycle")
 
 

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Block", "JoinedBlock", "User", "context_statement", "open_block"]
 
-logger = logging.getLogger("clients.postgres")
+_log = logging.getLogger("clients.postgres")
 
 #: Whose rows a transaction sees; None is an administrator, without any user.
 User: TypeAlias = UUID | None
@@ -251,7 +251,7 @@ class Block:
             session.flight((ROLLBACK, RESET))
         except FlightError as failure:
             # Never instead of the error in flight; the server rolls back a lost session itself.
-            logger.warning("rollback of %s failed: %s", self.what, type(failure.error).__name__)
+            _log.warning("rollback of %s failed: %s", self.what, type(failure.error).__name__)
         else:
             self._clean = True
 

@@ -25,7 +25,7 @@ __all__ = ["ask", "look_at"]
 
 T = TypeVar("T")
 
-logger = logging.getLogger("clients.postgres")
+_log = logging.getLogger("clients.postgres")
 
 
 def look_at(session: Session, target: Target, on_rls_bypass: OnRlsBypass) -> bool:
@@ -55,7 +55,7 @@ def look_at(session: Session, target: Target, on_rls_bypass: OnRlsBypass) -> boo
         )
         if on_rls_bypass == "error":
             raise RlsContextError(f"{what}; or connect as another role")
-        logger.warning("%s", what)
+        _log.warning("%s", what)
     # A pooler answers the start-up with a number of its own.
     return pid is not None and pid["pid"] != session.pgconn.backend_pid
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Flights", "Lookup", "lock_name"]
 
-_LOG = logging.getLogger("clients.valkey_client")
+_log = logging.getLogger("clients.valkey")
 
 # What a cluster looks for: the first opening brace, and something before the next closing one.
 _TAGGED = re.compile(r"[^{]*\{[^}]+\}", re.DOTALL)
@@ -181,7 +181,7 @@ class Lookup(NamedTuple):
             if value is None or not isinstance(error, Exception):
                 raise
             # The value that is there is still good: this was only an early renewal.
-            _LOG.warning(
+            _log.warning(
                 "renewing key %r failed with %s: its cached value stays until it expires",
                 self.name,
                 type(error).__name__,
@@ -202,7 +202,7 @@ class Lookup(NamedTuple):
         try:
             self.run(script_command(_RELEASE, (self.lock,), (token,), int))
         except Exception as error:  # noqa: BLE001 - must not replace the producer's own error
-            _LOG.warning("the lock %r stays until it expires: %s", self.lock, error)
+            _log.warning("the lock %r stays until it expires: %s", self.lock, error)
 
 
 def lock_name(prefix: str, name: str) -> str:

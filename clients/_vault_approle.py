@@ -34,7 +34,7 @@ _REVOKE_TIMEOUT = 2.0
 #: Seconds between two failed tries to refresh a token that still lives.
 _SHORTEST_REFRESH_PAUSE = 1.0
 
-_log = logging.getLogger(__name__)
+_log = logging.getLogger("clients.vault")
 
 
 class AppRoleTokens(TokenSource):

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["StaticToken", "TokenSource"]
 
-_log = logging.getLogger(__name__)
+_log = logging.getLogger("clients.vault")
 
 
 class TokenSource(ABC):

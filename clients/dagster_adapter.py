@@ -55,7 +55,7 @@ __all__ = [
     "vault_secrets_resource",
 ]
 
-_log = logging.getLogger(__name__)
+_log = logging.getLogger("clients.dagster")
 
 
 class _VaultResource(VaultSecretsResourceConfig, dg.ConfigurableResource[Any]):

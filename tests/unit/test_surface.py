@@ -144,6 +144,23 @@ def test_every_module_of_the_clients_has_its_place_in_the_layout() -> None:
     assert [one for one in modules if not any(fnmatch(one, name) for name in known)] == []
 
 
+def test_every_logger_has_a_name_that_users_know() -> None:
+    """A logger is named for what users see, in the README, and not for a private module."""
+    made = [
+        (path.name, line)
+        for path in ROOT.glob("clients/*.py")
+        for line in path.read_text().splitlines()
+        if "getLogger" in line
+    ]
+    known = set(re.findall(r"`(clients\.\w+)`", (ROOT / "README.md").read_text()))
+
+    assert made
+    for module, line in made:
+        name = re.fullmatch(r'_log = logging\.getLogger\("(clients\.\w+)"\)', line)
+        assert name is not None, module
+        assert name.group(1) in known, module
+
+
 def test_no_module_is_longer_than_400_lines() -> None:
     """A module that grows past 400 lines is two modules."""
     paths = [
