@@ -4,7 +4,7 @@
 
     format      1
     measured    date and time of the run, UTC, ISO 8601
-    complete    whether every promise was measured
+    complete    whether every promise and every comparison was measured
     machine     cpu, cpus, platform, python: what it ran on
     versions    of the servers and of the libraries that were compared
     rows        a list of objects, in the order of the table:
@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyperf
 
+from tests.benchmarks._comparisons import COMPARISONS
 from tests.benchmarks._promises import PROMISES
 
 if TYPE_CHECKING:
@@ -152,9 +153,10 @@ class Board:
         return [row for row in rows if not row.kept]
 
     def missing(self) -> list[str]:
-        """Return the promises that no row measured."""
-        measured = {row.promise for row in self.rows}
-        return [name for name in PROMISES if name not in measured]
+        """Return the promises, and the comparisons, that no row measured."""
+        promises = PROMISES.keys() - {row.promise for row in self.rows}
+        comparisons = COMPARISONS - {(row.what, row.against) for row in self.rows}
+        return [*sorted(promises), *(" / ".join(one) for one in sorted(comparisons))]
 
     def as_dict(self) -> dict[str, Any]:
         """Return the content of ``bench.json``."""

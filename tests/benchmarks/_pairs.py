@@ -96,6 +96,7 @@ def take_turns(
     calls: int,
     crew: Crew | None = None,
     warm_up: int | None = None,
+    before: Callable[[], object] = lambda: None,
 ) -> Times:
     """Measure *ways* against each other.
 
@@ -105,14 +106,17 @@ def take_turns(
         calls: How many calls a contestant makes in a round.
         crew: The threads that make them; the caller's alone when None.
         warm_up: How many calls each makes first, unmeasured; *calls* when None.
+        before: What is done before each contestant's calls, unmeasured.
     """
     crew = Crew(1) if crew is None else crew
     for way in ways.values():
+        before()
         crew.seconds(way, calls if warm_up is None else max(warm_up, 1))
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     order = list(ways)
     for _ in range(rounds):
         random.shuffle(order)
         for name in order:
+            before()
             seconds[name].append(crew.seconds(ways[name], calls))
     return Times(seconds)

@@ -23,16 +23,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from contextlib import ExitStack
 
-__all__ = ["ALL_WAYS", "BARE", "BLOCK", "EXECUTE", "FIVE_TRIPS", "USER", "open_ways"]
+__all__ = ["BARE", "BLOCK", "EXECUTE", "FIVE_TRIPS", "USER", "open_ways"]
 
 EXECUTE = "execute()"
 BLOCK = "connection()"
 FIVE_TRIPS = "BEGIN, set_config, query, reset, COMMIT"
+PIPELINE = "psycopg_pool, BEGIN to COMMIT in one pipeline"
 BARE = "psycopg_pool, no RLS"
 SQLALCHEMY = "SQLAlchemy 2, set_config on begin"
 DJANGO = "Django, middleware, CONN_MAX_AGE=None"
 DJANGO_POOL = "Django, middleware, pool"
-ALL_WAYS = (EXECUTE, BLOCK, FIVE_TRIPS, BARE, SQLALCHEMY, DJANGO, DJANGO_POOL)
 
 POOL_SIZE = 10
 USER = UUID("00000000-0000-4000-8000-0000000b0b0b")
@@ -57,8 +57,9 @@ def open_ways(app_url: str, admin_url: str, opened: ExitStack) -> dict[str, Call
             return list(conn.execute(QUERY, (USER,)).fetchall())
 
     app_pool = opened.enter_context(_pool(app_url, autocommit=False))
+    pipeline_pool = opened.enter_context(_pool(app_url, autocommit=True))
     bare_pool = opened.enter_context(_pool(admin_url, autocommit=True))
-    for pool in (app_pool, bare_pool):
+    for pool in (app_pool, pipeline_pool, bare_pool):
         # What it still connects in the background would be counted as a way's round trips.
         pool.wait()
 
@@ -67,6 +68,17 @@ def open_ways(app_url: str, admin_url: str, opened: ExitStack) -> dict[str, Call
             conn.execute(SET, (str(USER),))
             rows: Rows = conn.execute(QUERY, (USER,)).fetchall()
             conn.execute(SET, ("",))
+        return rows
+
+    def pipeline() -> Rows:
+        # BEGIN and COMMIT by hand: conn.transaction() waits for three answers.
+        with pipeline_pool.connection() as conn:
+            with conn.pipeline():
+                conn.execute("BEGIN")
+                conn.execute(SET, (str(USER),))
+                cursor = conn.execute(QUERY, (USER,))
+                conn.execute("COMMIT")
+            rows: Rows = cursor.fetchall()
         return rows
 
     def bare() -> Rows:
@@ -78,6 +90,7 @@ def open_ways(app_url: str, admin_url: str, opened: ExitStack) -> dict[str, Call
         EXECUTE: lambda: client.execute(QUERY, (USER,), USER),
         BLOCK: block,
         FIVE_TRIPS: five_trips,
+        PIPELINE: pipeline,
         BARE: bare,
         SQLALCHEMY: _sqlalchemy_way(app_url, opened),
         DJANGO: _django_way(app_url, {"CONN_MAX_AGE": None}, opened),

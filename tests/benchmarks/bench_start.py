@@ -5,20 +5,22 @@ from __future__ import annotations
 import statistics
 import tempfile
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
 
 import pytest
 
 from clients import build_clients
 from tests.benchmarks._bare_drivers import open_drivers
 from tests.benchmarks._board import Row, compare
+from tests.benchmarks._delayed_link import DelayedLink
 from tests.benchmarks._in_a_process import Outcome, fresh_interpreter, run_task
 from tests.benchmarks._pairs import Times, take_turns
 from tests.fault_proxy import FaultProxy
 from utils._valkey_server import ValkeyServer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from tests.benchmarks._board import Board
     from tests.vault_fixtures import VaultLab
@@ -34,6 +36,8 @@ _IMPORTS = {
     _DRIVERS: f"import {_DRIVERS}",
 }
 _IMPORT_ROUNDS = 15
+
+T = TypeVar("T", FaultProxy, DelayedLink)
 
 
 class Stack:
@@ -67,14 +71,14 @@ class Stack:
         return {"VAULT_ADDR": f"http://127.0.0.1:{port}", "VAULT_TOKEN": self.token}
 
     @contextmanager
-    def counted(self) -> Iterator[tuple[dict[str, str], list[FaultProxy]]]:
-        """Lead through proxies for a while."""
+    def behind(self, relay: Callable[[int], T]) -> Iterator[tuple[dict[str, str], list[T]]]:
+        """Lead through a relay to each server for a while."""
         with ExitStack() as opened:
             ports = (self.vault.server.port, self.postgres.port, self.valkey.port)
-            proxies = [opened.enter_context(FaultProxy(port)) for port in ports]
-            self.point_to(proxies[1].port, proxies[2].port)
+            relays = [opened.enter_context(relay(port)) for port in ports]
+            self.point_to(relays[1].port, relays[2].port)
             opened.callback(self.point_to, *ports[1:])
-            yield self.environ(proxies[0].port), proxies
+            yield self.environ(relays[0].port), relays
 
 
 @pytest.fixture(scope="module")
@@ -126,10 +130,10 @@ def _import_seconds(statement: str, compiled: str) -> float:
 def test_building_all_clients(servers: Stack, board: Board) -> None:
     """The probes of all three are a few round trips more than the bare connections."""
     environ = servers.environ()
-    both = {"ours": lambda: _ours(environ), _DRIVERS: lambda: _theirs(environ)}
+    both = {"ours": partial(_ours, environ), _DRIVERS: partial(_theirs, environ)}
     times = take_turns(both, rounds=15, calls=1, warm_up=3)
     trips, connections = {}, {}
-    with servers.counted() as (counted, proxies):
+    with servers.behind(FaultProxy) as (counted, proxies):
         for name, way in (("ours", _ours), (_DRIVERS, _theirs)):
             for proxy in proxies:
                 proxy.reset_counts()
@@ -139,6 +143,12 @@ def test_building_all_clients(servers: Stack, board: Board) -> None:
     assert connections["ours"] == connections[_DRIVERS]
     what = f"build_clients(), {connections['ours']} connections"
     assert board.add(*compare("start", what, times, "ours", trips=trips)) == []
+    for milliseconds in (1, 10):
+        with servers.behind(partial(DelayedLink, round_trip=milliseconds / 1000)) as (far, _):
+            both = {"ours": partial(_ours, far), _DRIVERS: partial(_theirs, far)}
+            times = take_turns(both, rounds=9, calls=1, warm_up=1)
+        row = compare("start", f"{what}, {milliseconds} ms link", times, "ours", trips=trips)
+        assert board.add(*row) == []
 
 
 def test_idle_clients_hold_little_memory(servers: Stack, board: Board) -> None:

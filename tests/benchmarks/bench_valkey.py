@@ -216,7 +216,7 @@ def test_over_a_link(
     with DelayedLink(valkey.port, milliseconds / 1000) as link, ExitStack() as opened:
         url = valkey.url.replace(f":{valkey.port}/", f":{link.port}/")
         operations = Contestants(url, opened).operations()
-        for name in ("get()", "pipeline of 100", "rate_limit()"):
+        for name in ("get()", "set(), expiry", "get_json()", "pipeline of 100", "rate_limit()"):
             calls = 20 if milliseconds == 1 else 4
             times = take_turns(operations[name], rounds=9, calls=calls)
             what = f"{name}, {milliseconds} ms link"

@@ -16,6 +16,7 @@ import pytest
 from clients.errors import VaultError
 from clients.vault_client import VaultClient
 from tests.benchmarks._board import Row, compare
+from tests.benchmarks._delayed_link import DelayedLink
 from tests.benchmarks._pairs import Crew, Times, take_turns
 from tests.benchmarks._wire import trips_of
 from tests.fault_proxy import FaultProxy
@@ -30,8 +31,9 @@ pytestmark = pytest.mark.bench
 
 _PATH = "app/db"
 _HVAC, _LOCK, _CONDITION = "hvac", "hvac + cachetools, lock", "hvac + cachetools, condition"
-_COLD, _WARM = "get_secret(), cold", "get_secret(), warm"
+_OURS, _COLD, _WARM = "ours", "get_secret(), cold", "get_secret(), warm"
 _SECRETS, _THREADS, _READS, _MISSING = 40, 8, 5000, 64
+_MISS = f"{_MISSING} threads miss one secret"
 
 
 class Readers:
@@ -87,6 +89,15 @@ class Readers:
             _LOCK: lambda: self.cached[_LOCK](_PATH),
         }
 
+    def missing(self) -> dict[str, Callable[[], object]]:
+        """Return the ways that many threads read it in when no cache has it."""
+        return {
+            _OURS: lambda: self.client.get_secret(_PATH),
+            _HVAC: self.read,
+            _LOCK: lambda: self.cached[_LOCK](_PATH),
+            _CONDITION: lambda: self.cached[_CONDITION](_PATH),
+        }
+
     def forget(self) -> None:
         """Empty every cache."""
         self.client.clear_cache()
@@ -122,6 +133,21 @@ def test_a_cold_read(readers: Readers, counted: tuple[Readers, FaultProxy], boar
     assert trips[_COLD] == 1
 
 
+@pytest.mark.parametrize("milliseconds", [1, 10])
+def test_a_cold_read_over_a_link(
+    vault_lab: VaultLab, counted: tuple[Readers, FaultProxy], board: Board, milliseconds: int
+) -> None:
+    """Over a network the one request is what counts."""
+    with (
+        DelayedLink(vault_lab.server.port, milliseconds / 1000) as link,
+        Readers(f"http://127.0.0.1:{link.port}", vault_lab.token()) as readers,
+    ):
+        times = take_turns(readers.cold(), rounds=15, calls=20 if milliseconds == 1 else 5)
+    trips = trips_of(counted[0].cold(), counted[1])
+    what = f"{_COLD}, {milliseconds} ms link"
+    assert board.add(*compare("Vault", what, times, _COLD, trips=trips)) == []
+
+
 def test_a_warm_read_costs_next_to_nothing(
     readers: Readers, counted: tuple[Readers, FaultProxy], board: Board
 ) -> None:
@@ -145,15 +171,9 @@ def test_many_threads_that_miss_send_one_request(
 ) -> None:
     """One of 64 threads asks, and the others wait for its answer."""
     readers, proxy = counted
-    ways: dict[str, Callable[[], object]] = {
-        "ours": lambda: readers.client.get_secret(_PATH),
-        _HVAC: readers.read,
-        _LOCK: lambda: readers.cached[_LOCK](_PATH),
-        _CONDITION: lambda: readers.cached[_CONDITION](_PATH),
-    }
     requests = {}
     with Crew(_MISSING) as crew:
-        for name, way in ways.items():
+        for name, way in readers.missing().items():
             readers.forget()
             proxy.reset_counts()
             crew.each(way)
@@ -161,8 +181,8 @@ def test_many_threads_that_miss_send_one_request(
     rows = [
         Row(
             area="Vault",
-            what=f"{_MISSING} threads miss one secret",
-            ours=requests["ours"],
+            what=_MISS,
+            ours=requests[_OURS],
             against=other,
             theirs=requests[other],
             unit="requests",
@@ -171,6 +191,15 @@ def test_many_threads_that_miss_send_one_request(
         for other in (_HVAC, _LOCK, _CONDITION)
     ]
     assert board.add(*rows) == []
+
+
+def test_many_threads_that_miss_wait_for_one_request(readers: Readers, board: Board) -> None:
+    """All 64 have the secret after the time of about one request."""
+    with Crew(_MISSING) as crew:
+        times = take_turns(
+            readers.missing(), rounds=11, calls=_MISSING, crew=crew, before=readers.forget
+        )
+    assert board.add(*compare("Vault", f"{_MISS}, time", times, _OURS)) == []
 
 
 def test_a_realistic_mix(vault_lab: VaultLab, board: Board) -> None:

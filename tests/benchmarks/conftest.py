@@ -23,12 +23,11 @@ def board(request: pytest.FixtureRequest) -> Board:
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """A whole run that leaves a promise unmeasured has failed."""
+    """A whole run that leaves a promise or a comparison unmeasured has failed."""
     board = session.config.stash.get(_BOARD, None)
     if board is None:
         return
-    whole = not session.config.option.keyword and session.config.args == ["tests/benchmarks"]
-    if whole and board.missing() and session.exitstatus == pytest.ExitCode.OK:
+    if _is_whole(session.config) and board.missing() and session.exitstatus == pytest.ExitCode.OK:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
@@ -44,5 +43,13 @@ def pytest_terminal_summary(
     for row in board.rows:
         if not row.kept:
             terminalreporter.write_line(f"NOT KEPT: {' | '.join(row.cells())}", red=True)
-    if missing := board.missing():
-        terminalreporter.write_line(f"not measured: {', '.join(missing)}")
+    missing = board.missing()
+    if _is_whole(config):
+        for one in missing:
+            terminalreporter.write_line(f"NOT MEASURED: {one}", red=True)
+    elif missing:
+        terminalreporter.write_line(f"a part of the benchmarks: {len(missing)} figures are missing")
+
+
+def _is_whole(config: pytest.Config) -> bool:
+    return not config.option.keyword and config.args == ["tests/benchmarks"]
