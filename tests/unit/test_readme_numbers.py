@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.benchmarks._board import Row
 from tests.benchmarks._numbers import HEADLINES, numbers_of, numbers_table, update_readme
 from tests.benchmarks._promises import PROMISES
 from tests.board_sample import whole_run
@@ -43,6 +44,25 @@ def test_a_new_run_is_shown_in_the_same_form() -> None:
     assert numbers_of(page) == numbers_table(content)
     assert page.replace(numbers_of(page), "") == README.replace(numbers_of(README), "")
     assert update_readme(page, content) == page
+
+
+@pytest.mark.parametrize(
+    ("name", "better", "worst"), [("get", 0.1, "| 0.20 |"), ("threads", 9.0, "| 3.00 |")]
+)
+def test_the_worst_figure_is_shown(name: str, better: float, worst: str) -> None:
+    """A promise that several rows measured is not told by the luckiest of them."""
+    board = whole_run()
+    board.rows = [row for row in board.rows if row.promise != name]
+    for ratio in (better, float(worst.strip("| ")), better):
+        board.add(Row(area="a", what="b", ours=1.0, theirs=1.0, ratio=ratio, promise=name))
+
+    (line,) = [
+        line
+        for line in numbers_table(board.as_dict()).splitlines()
+        if line.startswith(f"| {PROMISES[name].label} |")
+    ]
+
+    assert worst in line
 
 
 @pytest.mark.parametrize("name", HEADLINES)
