@@ -1,6 +1,7 @@
 """The README's table of numbers, made of ``bench.json``.
 
-``python -m tests.benchmarks._numbers`` writes it into the README after a whole ``make bench``.
+``python -m tests.benchmarks._numbers`` writes it into the README after a whole ``make bench``, and
+keeps that run as ``measured.json`` and ``measured.md``: a test compares the README with it.
 """
 
 from __future__ import annotations
@@ -14,9 +15,11 @@ from typing import Any
 from tests.benchmarks._board import on_what
 from tests.benchmarks._promises import PROMISES, Promise
 
-__all__ = ["HEADLINES", "numbers_of", "numbers_table", "update_readme"]
+__all__ = ["HEADLINES", "MEASURED", "numbers_of", "numbers_table", "publish", "update_readme"]
 
 ROOT = Path(__file__).parents[2]
+#: The run that the README shows.
+MEASURED = Path(__file__).with_name("measured.json")
 _BLOCK = re.compile(r"(?<=<!-- numbers -->\n).*?(?=<!-- /numbers -->)", re.DOTALL)
 _SERVERS = ("PostgreSQL", "Valkey", "OpenBao")
 #: What the README shows; ``bench.md`` has the rest.
@@ -73,16 +76,28 @@ def update_readme(readme: str, content: dict[str, Any]) -> str:
     return _BLOCK.sub(lambda _: block, readme)
 
 
+def publish(folder: Path) -> None:
+    """Let the README show the run that *folder* has, and keep that run beside this module.
+
+    Raises:
+        OSError: There is none.
+        ValueError: It was not whole, or a promise was broken; nothing was written.
+    """
+    found, table = (folder / "bench.json").read_text(), (folder / "bench.md").read_text()
+    page = folder / "README.md"
+    shown = update_readme(page.read_text(), json.loads(found))
+    MEASURED.write_text(found)
+    MEASURED.with_suffix(".md").write_text(table)
+    page.write_text(shown)
+
+
 def _worst(promise: Promise, rows: list[dict[str, Any]]) -> float:
     values = [row["ratio"] if promise.kind == "ratio" else row["ours"] for row in rows]
     return float(min(values) if promise.at_least else max(values))
 
 
 if __name__ == "__main__":
-    page = ROOT / "README.md"
     try:
-        page.write_text(
-            update_readme(page.read_text(), json.loads((ROOT / "bench.json").read_text()))
-        )
+        publish(ROOT)
     except (OSError, ValueError) as error:
         sys.exit(f"numbers: {error}")

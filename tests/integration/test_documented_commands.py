@@ -57,9 +57,11 @@ def checkout(tmp_path: Path) -> Path:
     A developer's stack, left running by ``make up`` in the real one, is none of the tests'.
     """
     for path in ROOT.iterdir():
+        # Copies: a command may write them.
         if path.is_file():
-            # A copy: a command may write it.
             shutil.copy(path, tmp_path)
+        elif path.name == "tests":
+            shutil.copytree(path, tmp_path / "tests", ignore=shutil.ignore_patterns("__pycache__"))
         elif not path.name.startswith("."):
             (tmp_path / path.name).symlink_to(path)
     whole_run().write(tmp_path)

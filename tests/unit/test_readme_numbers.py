@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
 import pytest
 
-from tests.benchmarks._board import Row
-from tests.benchmarks._numbers import HEADLINES, numbers_of, numbers_table, update_readme
+from tests.benchmarks._board import Row, on_what
+from tests.benchmarks._numbers import HEADLINES, MEASURED, numbers_of, numbers_table, update_readme
 from tests.benchmarks._promises import PROMISES
 from tests.board_sample import whole_run
 
@@ -32,6 +33,17 @@ def _check(block: str) -> None:
 def test_the_readme_shows_every_headline_and_keeps_its_limit() -> None:
     """What the README says was measured is what the benchmarks promise."""
     _check(numbers_of(README))
+
+
+def test_every_figure_of_the_readme_was_measured() -> None:
+    """They are those of the run that is kept, and of no other; it has the whole table, too."""
+    kept = json.loads(MEASURED.read_text())
+
+    assert numbers_of(README) == numbers_table(kept)
+    table = MEASURED.with_suffix(".md").read_text()
+    assert kept["measured"] in table
+    assert on_what(kept) in table
+    assert sum(1 for line in table.splitlines() if line.startswith("|")) == 2 + len(kept["rows"])
 
 
 def test_a_new_run_is_shown_in_the_same_form() -> None:
