@@ -111,7 +111,11 @@ class Clients(Lifecycle):
         return report
 
     def close(self) -> None:
-        """Close all of them in reverse order, even when one fails; raise the first failure."""
+        """Close all of them in reverse order, even when one fails.
+
+        Raises:
+            ClientError: One could not be closed.
+        """
         with ExitStack() as stack:
             if self.owns_vault:
                 stack.callback(self.vault.close)

@@ -96,6 +96,9 @@ def open_stack(settings: StackSettings) -> Iterator[StackEndpoints | None]:
 
     Yields:
         Its endpoints; None for an external one, to which the environment leads.
+
+    Raises:
+        StackError: One of its servers did not start; none is left running.
     """
     if settings.kind == "external":
         yield None
