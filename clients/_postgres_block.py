@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from clients._postgres_pool import Pool
-    from clients._postgres_settings import Target
 
 __all__ = ["Block", "JoinedBlock", "User", "context_statement", "open_block"]
 
@@ -85,20 +84,18 @@ class Block:
     Args:
         pool: Where its session comes from.
         user: Whose rows it sees; None is an administrator.
-        target: The server, for messages.
         statement_timeout_ms: Limits each statement, in milliseconds.
     """
 
     _state: BlockState | None = None
     _dropped = False
 
-    def __init__(self, pool: Pool, user: User, target: Target, statement_timeout_ms: int) -> None:
+    def __init__(self, pool: Pool, user: User, statement_timeout_ms: int) -> None:
         self.pool = pool
         self.user = user
         self.thread_id = threading.get_ident()
         method = "admin_connection()" if user is None else f"connection() for user {user}"
         self.what = f"the block of {method}"
-        self._target = target
         self._context = context_statement(user, statement_timeout_ms)
         self._handle: GuardedConnection | None = None
         self._clean = False
@@ -190,12 +187,13 @@ class Block:
             except FlightError as failure:
                 self.pool.retire(session)
                 tries_left -= 1
+                target = self.pool.target
                 lost = is_connection_loss(failure.error)
                 if not lost and (tries_left == 0 or failure.index != 0):
-                    raise statement_error(failure.error, "BEGIN", self._target) from failure.error
+                    raise statement_error(failure.error, "BEGIN", target) from failure.error
                 # A network that swallows answers would cost the time-out again on each session.
                 if tries_left == 0 or isinstance(failure.error, SilenceError):
-                    raise lost_error(failure.error, "BEGIN", self._target) from failure.error
+                    raise lost_error(failure.error, "BEGIN", target) from failure.error
             except BaseException:
                 self.pool.retire(session)
                 raise
@@ -213,8 +211,8 @@ class Block:
         waiting = status == TransactionStatus.ACTIVE
         if session.pgconn.status != ConnStatus.OK or (waiting and state.swallowed is not None):
             raise PostgresConnectionError(
-                f"{self.what} lost its connection to {self._target.description}: nothing of it was "
-                "committed, run it again"
+                f"{self.what} lost its connection to {self.pool.target.description}: nothing of it "
+                "was committed, run it again"
             ) from state.swallowed
         if waiting:
             raise PostgresError(
@@ -237,11 +235,12 @@ class Block:
             if failure.index:
                 # Committed; only the reset failed, and the session is retired for it.
                 return
+            target = self.pool.target
             self.pool.learn_from(failure.error)
             if failure.index is None:
-                raise lost_error(failure.error, "COMMIT", self._target) from failure.error
+                raise lost_error(failure.error, "COMMIT", target) from failure.error
             self._roll_back(session)
-            raise statement_error(failure.error, "COMMIT", self._target) from failure.error
+            raise statement_error(failure.error, "COMMIT", target) from failure.error
         self._clean = True
 
     def _roll_back(self, session: Session) -> None:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from clients._postgres_block import Block
     from clients._postgres_handle import GuardedConnection
-    from clients._postgres_settings import Target
+    from clients._postgres_pool import Pool
 
 __all__ = ["InBlock"]
 
@@ -32,12 +32,12 @@ class InBlock:
 
     Args:
         method: The public method's name, for messages.
-        target: The server, for messages.
+        pool: The pool of the block, for messages.
     """
 
-    def __init__(self, method: str, target: Target) -> None:
+    def __init__(self, method: str, pool: Pool) -> None:
         self._method = method
-        self._target = target
+        self._pool = pool
 
     def run(self, outer: Block, query: Query, params: Params | None) -> list[dict[str, Any]]:
         """Run *query* as a savepoint of *outer*, and return its rows."""
@@ -103,4 +103,4 @@ class InBlock:
         try:
             yield
         except psycopg.Error as error:
-            raise statement_error(error, f"{self._method}()", self._target) from error
+            raise statement_error(error, f"{self._method}()", self._pool.target) from error

@@ -60,12 +60,11 @@ def look_at(session: Session, target: Target, on_rls_bypass: OnRlsBypass) -> boo
     return pid is not None and pid["pid"] != session.pgconn.backend_pid
 
 
-def ask(pool: Pool, target: Target, method: str, question: Callable[[Session], T]) -> T:
+def ask(pool: Pool, method: str, question: Callable[[Session], T]) -> T:
     """Ask over a clean pooled session, outside any user's transaction.
 
     Args:
         pool: Where the session comes from.
-        target: The server, for messages.
         method: The public method's name, for messages.
         question: Asks, and returns the answer.
 
@@ -84,9 +83,9 @@ def ask(pool: Pool, target: Target, method: str, question: Callable[[Session], T
             # nothing of the server.
             of_session = failure.index == 0 or is_connection_loss(error)
             if not tries_left or not of_session or isinstance(error, SilenceError):
-                raise statement_error(error, f"{method}()", target) from error
+                raise statement_error(error, f"{method}()", pool.target) from error
         except psycopg.Error as error:
-            raise statement_error(error, f"{method}()", target) from error
+            raise statement_error(error, f"{method}()", pool.target) from error
         finally:
             pool.give_back(session)
     raise AssertionError("the last try returns or raises")

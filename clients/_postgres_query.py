@@ -43,7 +43,6 @@ if TYPE_CHECKING:
     from clients._postgres_flight import Statement
     from clients._postgres_pool import Pool
     from clients._postgres_prepared import Standing
-    from clients._postgres_settings import Target
 
 __all__ = ["BATCH_ROWS", "OneFlight", "rows_of", "twin_columns"]
 
@@ -81,14 +80,12 @@ class OneFlight:
         pool: Where the session comes from.
         context: The statement that gives the transaction its context.
         method: The public method's name, for messages.
-        target: The server, for messages.
     """
 
-    def __init__(self, pool: Pool, context: Standing, method: str, target: Target) -> None:
+    def __init__(self, pool: Pool, context: Standing, method: str) -> None:
         self._pool = pool
         self._context = context
         self._method = method
-        self._target = target
         self._tries_left = pool.max_size + 1
         # The caller's statement comes behind the reset, BEGIN and the context.
         self._user_index = 0
@@ -137,7 +134,7 @@ class OneFlight:
                     self._raise(session, failure)
             except psycopg.Error as error:
                 # A row that does not fit the placeholders; the session takes with it what was sent.
-                raise statement_error(error, f"{self._method}()", self._target) from error
+                raise statement_error(error, f"{self._method}()", self._pool.target) from error
             except BaseException:
                 if not session.reusable:
                     # The caller's iterator failed with the transaction half done.
@@ -156,7 +153,7 @@ class OneFlight:
             # Without parameters a percent sign is a percent sign.
             converted.convert(query, params or None)
         except psycopg.Error as error:
-            raise statement_error(error, f"{self._method}()", self._target) from error
+            raise statement_error(error, f"{self._method}()", self._pool.target) from error
         return converted
 
     def _head(self, session: Session) -> tuple[Statement, ...]:
@@ -200,10 +197,10 @@ class OneFlight:
         error, action = failure.error, f"{self._method}()"
         self._pool.learn_from(error)
         if failure.index is None and not isinstance(error, psycopg.NotSupportedError):
-            raise lost_error(error, action, self._target) from error
+            raise lost_error(error, action, self._pool.target) from error
         if not session.reusable and not session.conn.closed:
             self._undo(session)
-        raise statement_error(error, action, self._target) from error
+        raise statement_error(error, action, self._pool.target) from error
 
     def _undo(self, session: Session) -> None:
         try:

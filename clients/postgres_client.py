@@ -113,11 +113,8 @@ class PostgresClient(Lifecycle):
 
     def _probe(self, admin_url: str | Callable[..., str | None] | None) -> None:
         with ExitStack() as opened:
-            sessions = [self._connect_first(self._connector, opened)]
-            sessions.extend(
-                self._connect_first(self._connector, opened)
-                for _ in range(min(self._settings.min_size, self._settings.pool_size) - 1)
-            )
+            first = max(1, min(self._settings.min_size, self._settings.pool_size))
+            sessions = [self._connect_first(self._connector, opened) for _ in range(first)]
             admin = None if admin_url is None else url_source("admin_url", admin_url)
             if admin is not None and admin.current() is not None:
                 connector = Connector(admin, self._settings)
@@ -269,7 +266,7 @@ class PostgresClient(Lifecycle):
         outer = open_block(self._pool, user)
         if outer is None:
             return self._one_flight(user, "execute_many").run_many(query, rows)
-        return InBlock("execute_many", self._pool_for(user).target).run_many(outer, query, rows)
+        return InBlock("execute_many", self._pool).run_many(outer, query, rows)
 
     def execute_admin(self, query: Query, params: Params = ()) -> list[dict[str, Any]]:
         """Run one statement WITHOUT a user, as ``admin_connection`` would, in one round trip.
@@ -311,7 +308,7 @@ class PostgresClient(Lifecycle):
         """
         checked_count("batch_size", batch_size, PostgresConfigurationError, least=1)
         name = f"failfast_{next(self._cursor_numbers)}"
-        in_block = InBlock("stream", self._connector.target)
+        in_block = InBlock("stream", self._pool)
         return in_block.stream(self.connection(user_id), name, query, params, batch_size)
 
     # -- health --
@@ -355,7 +352,12 @@ class PostgresClient(Lifecycle):
         return self._connector.source.life()
 
     def stats(self) -> dict[str, int]:
-        """Return the pool's numbers: connections by state, and counts since construction."""
+        """Return the pool's numbers.
+
+        Returns:
+            Now ``max_size``, ``size``, ``idle``, ``in_use``, ``waiting``; in all ``checkouts``,
+            ``connects``, ``connect_failures``, ``stale``, ``retired``, ``exhausted``.
+        """
         return self._pool.stats()
 
     # -- close --
@@ -368,7 +370,7 @@ class PostgresClient(Lifecycle):
     # -- what the operations share --
 
     def _ask(self, method: str, question: Callable[[Session], T]) -> T:
-        return ask(self._pool, self._connector.target, method, question)
+        return ask(self._pool, method, question)
 
     def _user(self, user_id: UUID | str | None) -> UUID:
         return get_current_user_id() if user_id is None else parse_user_id(user_id)
@@ -381,18 +383,18 @@ class PostgresClient(Lifecycle):
         outer = open_block(pool, user)
         if outer is not None:
             return JoinedBlock(outer)
-        return Block(pool, user, pool.target, self._settings.statement_timeout_ms)
+        return Block(pool, user, self._settings.statement_timeout_ms)
 
     def _one_flight(self, user: User, method: str) -> OneFlight:
         context = standing_context(user, self._settings.statement_timeout_ms)
-        pool = self._pool_for(user)
-        return OneFlight(pool, context, method, pool.target)
+        return OneFlight(self._pool_for(user), context, method)
 
     def _execute(
         self, method: str, user: User, query: Query, params: Params
     ) -> list[dict[str, Any]]:
         refuse_unsuitable(query, method)
-        outer = open_block(self._pool_for(user), user)
+        pool = self._pool_for(user)
+        outer = open_block(pool, user)
         if outer is None:
             return self._one_flight(user, method).run(query, params)
-        return InBlock(method, self._pool_for(user).target).run(outer, query, params)
+        return InBlock(method, pool).run(outer, query, params)

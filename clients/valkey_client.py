@@ -51,7 +51,8 @@ class ValkeyClient(KeyOperations, Lifecycle):
 
     Construction connects, and raises at once with the server's reason. Every command is sent at
     most once, and a reply reaches only the call that asked for it: a connection on which
-    anything but a complete reply happened is never used again.
+    anything but a complete reply happened is never used again. Each method refuses an unusable
+    argument with a ValkeyConfigurationError, before anything is sent.
 
     Args:
         connection_url: ``redis://[user:password@]host:port/db``, ``rediss://`` with TLS, or
@@ -168,7 +169,7 @@ class ValkeyClient(KeyOperations, Lifecycle):
         Args:
             key: Whom or what to limit.
             limit: How many units per period, on average.
-            period_seconds: The period.
+            period_seconds: The period, in seconds.
             burst: How many units at once; *limit* when None. In any window of w seconds at most
                 ``burst + w * limit / period_seconds`` units are allowed.
             cost: Units that this one takes.
@@ -197,12 +198,12 @@ class ValkeyClient(KeyOperations, Lifecycle):
 
         Args:
             key: The key; ``get_json`` and ``delete`` work on it as usual.
-            expire_seconds: How long a value is good.
+            expire_seconds: Seconds that a value is good.
             produce: Makes the value, anything that JSON can say; it must not ask for the same
-                key. What it raises is raised to
-                all who wait in this process, and nothing is stored; a failed early renewal is
-                only logged, and the value that is still good is returned.
-            lock_seconds: How long it may take before another caller may begin too.
+                key. What it raises is raised to all who wait in this process, and nothing is
+                stored; a failed early renewal is only logged, and the value that is still good
+                is returned.
+            lock_seconds: Seconds that it may take before another caller may begin too.
 
         Returns:
             The value, as it comes out of JSON.
