@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[2]
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.DOTALL | re.MULTILINE)
+_FENCE = re.compile(r"^ *(?:```|~~~)", re.MULTILINE)
 #: What needs servers and users of its own: test_readme_rotation.py runs all of it.
 _ROTATION = re.compile(r"^## Rotation\n.*?(?=^## )", re.DOTALL | re.MULTILINE)
 _INLINE = re.compile(r"`((?:STACK=\w+ )?(?:make|python -m|pip install) [^`]+)`")
@@ -96,10 +97,13 @@ def run(
 
 
 def test_every_block_is_of_a_kind_that_the_suite_runs() -> None:
-    """A block in another language would be shown and never run."""
-    kinds = {kind for page in PAGES for kind, _ in _BLOCK.findall(_text(page))}
+    """A block in another language, or with a fence of another kind, would never be run."""
+    for page in PAGES:
+        text = (ROOT / page).read_text()
+        kinds = {kind for kind, _ in _BLOCK.findall(text)}
 
-    assert kinds <= {"sh", "python"}  # Python: test_readme.py
+        assert kinds <= {"sh", "python"}  # Python: test_readme.py
+        assert len(_FENCE.findall(text)) == 2 * len(_BLOCK.findall(text))
     assert _blocks("CONTRIBUTING.md", "python") == []
 
 

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
 SECTION = README.partition("## Rotation")[2].partition("\n## ")[0]
-BLOCKS = re.findall(r"^```sh\n(.*?)^```", SECTION, re.DOTALL | re.MULTILINE)
+# Two, and each is run below: another one would be shown and never run.
+STORED, OWN_USER = re.findall(r"^```\w+\n(.*?)^```", SECTION, re.DOTALL | re.MULTILINE)
 
 
 @pytest.fixture
@@ -75,7 +76,7 @@ def test_the_commands_for_a_stored_credential(
         VaultClient(vault.url, token, environ={}) as secrets,
         PostgresClient(secrets.get_database_url) as client,
     ):
-        run(BLOCKS[0], reader)
+        run(STORED, reader)
         client._pool.drain()
 
         assert client.execute("SELECT 1 AS one", user_id=uuid4()) == [{"one": 1}]
@@ -86,7 +87,7 @@ def test_the_commands_for_a_user_of_ones_own(
     vault: VaultLab, reader: dict[str, str], stack: StackEndpoints
 ) -> None:
     """The second block is all that ``build_clients(database_role="crm-app")`` needs."""
-    run(BLOCKS[1], reader)
+    run(OWN_USER, reader)
     vault.write("crm/database", {"url": f"postgresql://{reader['POSTGRES_ADDR']}/crm"})
     vault.write("crm/valkey", {"url": stack.valkey_url})
     environ = {"VAULT_ADDR": vault.url, "VAULT_TOKEN": vault.token(policies=["crm-app"])}
