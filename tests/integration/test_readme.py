@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import ast
+import inspect
+import json
 import re
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 import clients
+from clients.dagster_adapter import ClientsResource, VaultSecretsResource
 from utils.settings import StackSettings, VaultSettings
 
 if TYPE_CHECKING:
@@ -70,6 +73,55 @@ def test_every_public_name_stands_in_it(name: str) -> None:
     short = re.sub(r"^(Vault|Postgres|Valkey)(?=ConfigurationError)", "", name)
 
     assert re.search(rf"\b{short}\b", README)
+
+
+def _settings(made: Any) -> list[str]:
+    """Return the arguments of a constructor, or the fields of a resource, as the table has them."""
+    if fields_of := getattr(made, "model_fields", None):
+        given = {name: field.default for name, field in fields_of.items()}
+        given["vault_addr"] = None  # the company's own, and too long for a table
+    else:
+        given = {
+            name: None if one.default is one.empty else one.default
+            for name, one in inspect.signature(made).parameters.items()
+        }
+        given.pop("environ", None)  # for programs that bring their own
+    # JSON writes texts as Python's formatter does.
+    return [n if v is None else f"{n}={json.dumps(v)}" for n, v in given.items()]
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        *(clients.VaultClient, clients.PostgresClient, clients.ValkeyClient, clients.build_clients),
+        *(VaultSecretsResource, ClientsResource),
+    ],
+    ids=lambda made: made.__name__,
+)
+def test_every_setting_stands_in_it_with_its_default(made: Any) -> None:
+    """The table has the settings of the code, in its order, with its defaults, and no others."""
+    rows = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", README, re.MULTILINE))
+    told = re.findall(r"`([a-z]\w+(?:=[^`]*)?)`", rows[made.__name__])
+    if rows[made.__name__].startswith("the same, and "):
+        told = _settings(VaultSecretsResource) + told
+
+    assert told == _settings(made)
+
+
+def test_every_default_of_a_stack_variable_stands_in_it() -> None:
+    """Likewise for the ports and the kind of the development stack."""
+    rows = re.findall(r"^\| `(STACK|SDK_.*)` \|.*\| ([^|]*) \| +\|$", README, re.MULTILINE)
+    told = {n: v for names, values in rows for n, v in zip(
+        names.split("`, `"), values.split(", "), strict=True
+    )}  # fmt: skip
+
+    defaults = StackSettings()
+    assert told == {
+        "STACK": f"`{defaults.kind}`",
+        "SDK_VAULT_PORT": str(defaults.vault_port),
+        "SDK_POSTGRES_PORT": str(defaults.postgres_port),
+        "SDK_VALKEY_PORT": str(defaults.valkey_port),
+    }
 
 
 @pytest.mark.parametrize("name", [f"VAULT_{f.name.upper()}" for f in fields(VaultSettings)])
