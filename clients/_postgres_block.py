@@ -275,6 +275,7 @@ class JoinedBlock:
     """
 
     def __init__(self, outer: Block) -> None:
+        # Kept alive: a block that is dropped rolls back.
         self._outer = outer
         self._handle = GuardedConnection(outer.state)
         self._savepoint = self._handle.transaction()
