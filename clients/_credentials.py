@@ -98,12 +98,14 @@ class Candidate:
 
     Args:
         url: The URL.
-        asked_at: When it was asked for, on the monotonic clock.
+        asked_at: When its caller asked for one, on the monotonic clock.
+        given_at: When the source gave it: before that for one that has worked until now.
         refusal: What the server said to it; whoever tried it sets this.
     """
 
     url: str = field(repr=False)
     asked_at: float
+    given_at: float
     refusal: str = "refused"
 
 
@@ -153,7 +155,7 @@ class UrlSource:
         self._refusals: dict[str, _Refusal] = {}
         #: The URL that works as far as is known, and the last one that did.
         self._working: str | None = None
-        self._accepted = Candidate("", 0.0)
+        self._accepted = Candidate("", 0.0, 0.0)
         self._since = self._accepted_at = time.monotonic()
         self._generation = 0
         self._doubt_again_at = 0.0
@@ -208,13 +210,7 @@ class UrlSource:
             yield from self._try(url, asked_at)
         asked_at = time.monotonic()
         newest = self._newest(renewals, url, patient=patient) or url
-        if self._worth_a_login(newest):
-            yield from self._try(newest, asked_at)
-        working = self._working
-        if working is not None and self._worth_a_login(working):
-            yield from self._try(working, asked_at)
-            # It worked until now: the server has changed after it refused the newest.
-            yield from self._try(newest, asked_at)
+        yield from self._newest_then_working(newest, asked_at)
         # Bounded for this call as well: a source may give another value each time.
         pause, ends_at = _FIRST_PAUSE, time.monotonic() + _ROTATION_PATIENCE
         while patient and self._half_rotated(newest) and time.monotonic() < ends_at:
@@ -222,8 +218,7 @@ class UrlSource:
             time.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
             newest = self._newest(renewals, newest, patient=False) or newest
-            if self._worth_a_login(newest):
-                yield from self._try(newest, asked_at)
+            yield from self._newest_then_working(newest, asked_at)
 
     def accepted(self, candidate: Candidate) -> None:
         """Note that the server took *candidate*."""
@@ -232,7 +227,7 @@ class UrlSource:
             self._refusals.pop(url, None)
             self._accepted_at = time.monotonic()
             before = self._accepted
-            if candidate.asked_at < before.asked_at:
+            if candidate.given_at < before.given_at:
                 return  # overtaken by a newer one: no rotation back
             self._working, self._accepted = url, candidate
             if before.url == url:
@@ -294,12 +289,26 @@ class UrlSource:
         self._lock = threading.Lock()
         self._asking = threading.Lock()
 
-    def _try(self, url: str, asked_at: float) -> Iterator[Candidate]:
-        candidate = Candidate(url, asked_at)
+    def _newest_then_working(self, newest: str, asked_at: float) -> Iterator[Candidate]:
+        if self._worth_a_login(newest):
+            yield from self._try(newest, asked_at)
+        # Another thread may have found it in the meantime.
+        with self._lock:
+            working, given_at = self._working, self._accepted.given_at
+        if working is not None and self._worth_a_login(working):
+            yield from self._try(working, asked_at, given_at)
+            # It worked until now: the server has changed after it refused the newest.
+            yield from self._try(newest, asked_at)
+
+    def _try(self, url: str, asked_at: float, given_at: float | None = None) -> Iterator[Candidate]:
+        candidate = Candidate(url, asked_at, asked_at if given_at is None else given_at)
+        started = time.monotonic()
         yield candidate
         # Whoever asks for the next one was refused.
         now = time.monotonic()
         with self._lock:
+            if self._accepted.url == url and self._accepted_at > started:
+                return  # another thread's login was later: the server has changed since
             known = self._refusals.pop(url, None)
             first = now if known is None else known.first
             self._refusals[url] = _Refusal(first, now, candidate.refusal)
@@ -360,8 +369,9 @@ class UrlSource:
     def _half_rotated(self, newest: str) -> bool:
         with self._lock:
             known = self._refusals.get(newest)
-        now = time.monotonic()
-        return callable(self._url) and known is not None and now - known.first < _ROTATION_PATIENCE
+            if known is None:
+                return self._accepted.url == newest  # another thread's login was later
+        return callable(self._url) and time.monotonic() - known.first < _ROTATION_PATIENCE
 
 
 def _takes_use_cache(function: Callable[..., object]) -> bool:

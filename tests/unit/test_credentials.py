@@ -142,6 +142,69 @@ def test_a_server_that_changes_between_two_refusals_gets_the_new_value_again(wor
     assert tried == ["new", "old", "new"]
 
 
+def test_a_refusal_that_comes_late_does_not_stand_against_a_login(world: World) -> None:
+    """A thread is refused, then another one's login works, and only then the first one tells."""
+    world.stored = world.cached = "new"
+    slow = world.source.candidates(patient=True)
+    assert next(slow).url == "new"
+    world.clock.now += 0.01
+    world.valid = "new"
+    assert world.log_in()
+
+    assert next(slow).url == "new"
+    assert world.log_in()
+    assert world.tried == ["new"]
+
+
+def test_whoever_is_refused_between_two_changes_goes_on(world: World) -> None:
+    """Both values are refused, for the server changes in between, and another thread gets in."""
+    world.stored = world.cached = "new"
+    slow, fast = (world.source.candidates(patient=True) for _ in range(2))
+    for _ in range(2):
+        assert next(slow).url == next(fast).url
+    assert next(slow).url == "new"
+    world.clock.now += 0.01
+    world.source.accepted(next(fast))
+
+    assert next(slow).url == "new"
+
+
+def test_whoever_waits_takes_what_another_thread_has_found(world: World) -> None:
+    """The store was behind and is ahead by now, but what works in between is known."""
+
+    def found_by_another_thread() -> None:
+        world.stored = "between"
+        assert world.log_in()
+        world.stored = world.cached = "new"
+        assert world.log_in()
+        assert world.tried == ["new", "between"]
+
+    world.valid = "between"
+    waiting = world.source.candidates(patient=True)
+    assert next(waiting).url == "old"
+    world.clock.at.append((world.clock.now + 0.01, found_by_another_thread))
+
+    assert next(waiting).url == "between"
+
+
+def test_a_value_that_goes_on_working_is_not_newer_than_the_newest(world: World) -> None:
+    """A login with it, asked for later, does not keep the new value's from being a rotation."""
+    world.stored = world.cached = "new"
+    first = world.source.candidates(patient=True)
+    assert [next(first).url, next(first).url] == ["new", "old"]
+    world.clock.now += 0.1
+    assert world.log_in()
+    assert world.tried == ["old"]
+    world.valid = "new"
+
+    found = next(first)
+    world.source.accepted(found)
+    world.cached = world.stored = "newer"
+
+    assert world.log_in()
+    assert world.tried == ["newer", "new"]
+
+
 def test_a_value_that_is_wrong_for_good_is_tried_every_five_seconds(world: World) -> None:
     """No login is repeated before, whoever asks; the error says what happened and when next."""
     world.valid = "unknown"
@@ -281,7 +344,7 @@ def test_connections_are_given_up_when_more_than_the_password_changes(clock: Clo
 
 def test_a_slow_login_with_the_old_value_is_no_rotation_back(world: World) -> None:
     """A login that was begun before another one, and ends after it, changes nothing."""
-    slow = Candidate("old", world.clock.now)
+    slow = Candidate("old", world.clock.now, world.clock.now)
     world.clock.now += 1
     world.stored = world.valid = "new"
     assert world.log_in()
@@ -324,7 +387,7 @@ def test_a_callable_that_returns_none_is_refused() -> None:
 
 def test_no_credential_shows() -> None:
     """Candidates and lives can be logged."""
-    assert "secret" not in repr(Candidate("redis://:secret@h", 0.0))
+    assert "secret" not in repr(Candidate("redis://:secret@h", 0.0, 0.0))
     assert repr(CredentialLife(1.0)) == "CredentialLife(age=1.0, remaining=None)"
 
 
