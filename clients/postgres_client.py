@@ -97,6 +97,8 @@ class PostgresClient(Lifecycle):
         self._probe(admin_url)
 
     def __repr__(self) -> str:
+        if not hasattr(self, "_pool"):  # a failing constructor, looked at by an error reporter
+            return "<PostgresClient without a server>"
         stats = self._pool.stats()
         return (
             f"<PostgresClient {self._connector.target.description}, "

@@ -118,6 +118,8 @@ class ValkeyClient(KeyOperations, Lifecycle):
             raise refusal from ours.__cause__  # see valkey_error
 
     def __repr__(self) -> str:
+        if not hasattr(self, "_target"):  # a failing constructor, looked at by an error reporter
+            return "<ValkeyClient without a server>"
         return f"<ValkeyClient for {self._target.where}>"
 
     @property
