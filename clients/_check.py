@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from clients._credentials import CredentialLife
+from clients._credential_life import CredentialLife
 from clients._vault_getters import DATABASE, VALKEY
 from clients.errors import (
     ClientError,

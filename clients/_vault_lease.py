@@ -12,15 +12,15 @@ import os
 import threading
 import time
 import weakref
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
-from clients._credentials import Credential, CredentialLife
+from clients._credential_life import Credential, CredentialLife
 from clients._vault_answers import DatabaseCredential, credential_in
 from clients._vault_api import read_database_credential, renew_lease, revoke_lease
 from clients._vault_errors import Operation, not_vault
-from clients._vault_grant import refresh_part
+from clients._vault_grant import Lease, refresh_part
 from clients._vault_lease_url import checked_base, with_login
 from clients._vault_paths import database_path
 from clients._vault_retry import Deadline
@@ -44,35 +44,10 @@ _REFRESH_TIMEOUT = 1.0
 #: Seconds from one user that the server refuses to the next: twice as many after each of them.
 _LONGEST_REFUSED_PAUSE = 30.0
 _REVOKE_TIMEOUT = 2.0
+#: Seconds between two times that a static role's user is believed to have been made anew.
+_ANEW_PAUSE = 5.0
 
 _log = logging.getLogger("clients.credentials")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Lease:
-    """What Vault gave, on the monotonic clock.
-
-    Args:
-        lease_id: Its name at Vault; empty for a static role, which has no lease.
-        user: The user's name.
-        secret: The password.
-        issued_at: When it was given, or its password last rotated.
-        refresh_at: When to renew or replace it.
-        ends_at: When it ends: its own end, or that of the token that it hangs on.
-        full_ttl: The seconds that it was given at first.
-        renewable: Whether a renewal can make it live longer.
-        generation: The login whose token it hangs on.
-    """
-
-    lease_id: str
-    user: str
-    secret: Masked
-    issued_at: float
-    refresh_at: float
-    ends_at: float
-    full_ttl: float
-    renewable: bool
-    generation: int
 
 
 class LeasedUrl(Credential):
@@ -111,14 +86,14 @@ class LeasedUrl(Credential):
 
     def _start(self) -> None:
         self._lock = threading.Lock()
-        self._lease: _Lease | None = None
+        self._lease: Lease | None = None
         #: All leases that may still live, with their ends.
         self._living: dict[str, float] = {}
         self._base: Masked | None = None
         #: The password that the base was read for.
         self._base_secret: Masked | None = None
         self._doubted = False
-        self._looked_at = self._next_try = float("-inf")
+        self._looked_at = self._next_try = self._anew_at = float("-inf")
         self._patience = _REFRESH_TIMEOUT
         self._refused_pause = _SHORTEST_PAUSE
         self._in_trouble = False
@@ -202,7 +177,7 @@ class LeasedUrl(Credential):
                 reason="timeout",
             )
 
-    def _may_replace_refused(self, lease: _Lease) -> bool:
+    def _may_replace_refused(self, lease: Lease) -> bool:
         """Whether a user that the server refuses is old enough to be replaced by another one.
 
         Where it refuses them all, each would live on to the end of its lease.
@@ -216,7 +191,7 @@ class LeasedUrl(Credential):
         self._refused_pause = _SHORTEST_PAUSE if age > 2 * longer else longer
         return True
 
-    def _read_base_anew(self, lease: _Lease) -> None:
+    def _read_base_anew(self, lease: Lease) -> None:
         """Follow a database that has moved: once for each credential, and without the lock."""
         before, self._base_secret = self._base_secret, lease.secret
         if before is None or before is lease.secret:
@@ -228,9 +203,13 @@ class LeasedUrl(Credential):
             reason = error if isinstance(error, VaultError) else type(error).__name__
             _log.warning("the URL for %s stays as it is for now: %s", self.path, reason)
 
-    def _refresh(self, lease: _Lease) -> None:
+    def _refresh(self, lease: Lease) -> None:
         started = self._looked_at = time.monotonic()
         deadline = Deadline(min(self._patience, self._timeout))
+        if self._doubted and not lease.lease_id and started >= self._anew_at + _ANEW_PAUSE:
+            # No lease tells: a user of the same name may stand where the sessions' user was.
+            self._anew_at = started
+            self._serial += 1
         self._doubted = False
         try:
             self._lease = self._renewed(lease, deadline) or self._replacement(lease, deadline)
@@ -252,7 +231,7 @@ class LeasedUrl(Credential):
             )
             self._in_trouble = True
 
-    def _renewed(self, lease: _Lease, deadline: Deadline) -> _Lease | None:
+    def _renewed(self, lease: Lease, deadline: Deadline) -> Lease | None:
         """Return the lease with a longer life; None when it is to be replaced.
 
         Raises:
@@ -285,7 +264,7 @@ class LeasedUrl(Credential):
         self._living[lease.lease_id] = ends_at
         return replace(lease, ends_at=ends_at, refresh_at=refresh_at)
 
-    def _replacement(self, lease: _Lease | None, deadline: Deadline) -> _Lease:
+    def _replacement(self, lease: Lease | None, deadline: Deadline) -> Lease:
         self._check_open()
         new = self._read(deadline)
         if self._closed:
@@ -303,7 +282,7 @@ class LeasedUrl(Credential):
                 f"{self._operation('read')}: it was closed; make new clients", reason="closed"
             )
 
-    def _read(self, deadline: Deadline) -> _Lease:
+    def _read(self, deadline: Deadline) -> Lease:
         operation = self._operation("read")
         # The answer is kept out of this frame: it holds the password.
         found, grant = _found_in(
@@ -326,7 +305,7 @@ class LeasedUrl(Credential):
             # A static role goes on when its password is rotated; Vault may be a little late.
             ends_at = now + found.ttl
             refresh_at = max(ends_at, now + _SHORTEST_PAUSE / 2)
-        return _Lease(
+        return Lease(
             lease_id=found.lease_id,
             user=found.user,
             secret=found.secret,

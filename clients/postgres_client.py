@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from psycopg.abc import Params, Query
 
-    from clients._credentials import CredentialLife
+    from clients._credential_life import CredentialLife
     from clients._postgres_block import User
     from clients._postgres_flight import Session
     from clients._postgres_handle import GuardedConnection

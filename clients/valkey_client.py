@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     import redis
 
-    from clients._credentials import CredentialLife
+    from clients._credential_life import CredentialLife
 
 __all__ = ["Pipeline", "RateLimit", "Session", "SessionStore", "ValkeyClient", "ValkeyError"]
 

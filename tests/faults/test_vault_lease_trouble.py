@@ -10,9 +10,16 @@ from uuid import uuid4
 
 import pytest
 
-from clients import ClientError, PostgresClient, VaultClient, VaultError
+from clients import (
+    ClientError,
+    PostgresClient,
+    PostgresError,
+    VaultClient,
+    VaultError,
+    build_clients,
+)
 from tests.http_fault_proxy import Fault
-from tests.postgres_faults import wait_for
+from tests.postgres_faults import superuser, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -239,3 +246,35 @@ def test_a_static_role_in_trouble_makes_no_user(rotation_lab: RotationLab) -> No
         assert second != first
         assert url.life().age < 5
         url.close()
+
+
+def test_a_static_roles_user_that_was_made_anew_gets_new_sessions(
+    rotation_lab: RotationLab,
+) -> None:
+    """Its name is the same, and the old sessions have no rights: one call tells."""
+    lab = rotation_lab
+    path = lab.static_role(period=600)
+    name = path.rpartition("/")[2]
+    with build_clients(environ=lab.environ(lab.role()), database_role=path) as clients:
+        assert who(clients.postgres) == name
+        with superuser(lab.postgres) as conn:
+            conn.execute(f"DROP ROLE {name}")
+            conn.execute(f"CREATE ROLE {name} LOGIN IN ROLE crm_user")
+        lab.vault.admin.adapter.post(f"/v1/{path.replace('static-creds', 'rotate-role')}")
+        with pytest.raises(PostgresError, match=r"permission denied|role OID"):
+            clients.postgres.execute("SELECT name FROM contacts", user_id=_USER)
+
+        wait_for(lambda: _works(clients.postgres))
+        connects = clients.postgres.stats()["connects"]
+        for _ in range(3):  # and a statement that stays denied makes no storm of logins
+            time.sleep(0.4)
+            with pytest.raises(PostgresError, match="permission denied"):
+                clients.postgres.execute("SELECT rolpassword FROM pg_authid", user_id=_USER)
+        assert clients.postgres.stats()["connects"] == connects
+
+
+def _works(client: PostgresClient) -> bool:
+    try:
+        return client.execute("SELECT name FROM contacts", user_id=_USER) == []
+    except ClientError:
+        return False
