@@ -300,7 +300,6 @@ class LeasedUrl(Credential):
             self._living = {one: end for one, end in self._living.items() if now < end}
             self._living[found.lease_id] = now + found.ttl
             ends_at, refresh_at = self._span(found.ttl, grant, deadline)
-            self._living[found.lease_id] = ends_at
         else:
             # A static role goes on when its password is rotated; Vault may be a little late.
             ends_at = now + found.ttl

@@ -77,6 +77,8 @@ def test_a_renewed_lease_keeps_its_user_and_its_connections(rotation_lab: Rotati
 
         assert clients.postgres.stats()["connects"] == sessions
 
+    assert user not in rotation_lab.database_users()
+
 
 def test_a_lease_that_ends_is_replaced_and_open_blocks_go_on(rotation_lab: RotationLab) -> None:
     """The next call has a new user; a block that is open keeps the old one to its end."""

@@ -71,6 +71,46 @@ def test_a_user_that_comes_after_close_is_revoked(
     assert lab.database_users() == before
 
 
+def test_a_user_of_an_interrupted_request_is_revoked_at_close(
+    rotation_lab: RotationLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C after Vault's answer: no lock is held, the next call works, close() knows of both."""
+    lab = rotation_lab
+    before = lab.database_users()
+    with VaultClient(lab.vault.url, lab.vault.token(policies=["rotation"]), environ={}) as vault:
+        url = vault.leased_url(lab.dynamic_role(ttl=60, max_ttl=600))
+
+        def interrupt(*_: object) -> None:
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patched:
+            patched.setattr(vault._session.tokens, "looked_up", interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                url()
+        with PostgresClient(url) as client:
+            assert who(client) in lab.database_users()
+        assert len(lab.database_users() - before) == 2
+        url.close()
+
+    assert lab.database_users() == before
+
+
+def test_a_user_that_is_gone_is_replaced_in_the_midst_of_a_pause(rotation_lab: RotationLab) -> None:
+    """After a long outage the next try may be far away: a call that fails brings it on."""
+    lab = rotation_lab
+    with VaultClient(lab.vault.url, lab.vault.token(policies=["rotation"]), environ={}) as vault:
+        url = vault.leased_url(lab.dynamic_role(ttl=60, max_ttl=600))
+        with PostgresClient(url) as client:
+            before = who(client)
+            url._next_try = time.monotonic() + 3600
+            lab.vault.admin.sys.revoke_prefix("database/creds")
+            with pytest.raises(PostgresError, match=r"permission denied|role OID"):
+                client.execute("SELECT name FROM contacts", user_id=_USER)
+
+            assert who(client) != before
+        url.close()
+
+
 def test_a_request_that_got_no_answer_is_not_sent_again(
     rotation_lab: RotationLab, vault_proxy: HttpFaultProxy
 ) -> None:
@@ -187,6 +227,7 @@ def test_a_base_url_that_fails_later_stays_as_it_was(
             while time.monotonic() < until:
                 users.add(who(client))
                 time.sleep(0.02)
+        assert len(url._living) <= 2  # those that ended are forgotten
         url.close()
 
     assert 1 < len(users) < 6

@@ -224,8 +224,10 @@ def test_a_store_that_cannot_be_asked_leaves_the_working_value_in_use(
 ) -> None:
     """Vault is sealed: logins go on with what worked, one warning, one question in 5 seconds."""
     world.down = VaultConnectionError("sealed", reason="sealed")
+    world.asked = 0
     for _ in range(3):
         assert world.log_in()
+    assert world.asked == 1
     assert [record.message for record in caplog.records] == [
         "connection_url stays as it is for now: sealed"
     ]
@@ -252,12 +254,15 @@ def test_a_store_that_cannot_be_asked_is_asked_by_time_and_not_by_load(world: Wo
     world.valid = "unknown"
     world.down = VaultConnectionError("sealed", reason="sealed")
     assert not world.log_in(patient=False)
-    world.asked = 0
+    world.asked = repeated = 0
     for _ in range(10_000):
         world.clock.now += 0.006
         with pytest.raises(VaultConnectionError, match="sealed") as caught:
             world.log_in()
-    assert caught.value.reason == "sealed"
+        assert caught.value.reason == "sealed"
+        repeated += caught.value is not world.down
+    # Each in an exception of its own: a shared one would collect the frames of all calls.
+    assert repeated == 10_000 - world.asked
     assert 10 < world.asked < 500
 
     world.down, world.valid = None, "old"
