@@ -28,7 +28,13 @@ if TYPE_CHECKING:
 
 __all__ = ["ServiceReport", "check_services", "url_for"]
 
-_LOGIN_WORDS = ("authentication failed", "WRONGPASS", "NOAUTH", "invalid username-password")
+_LOGIN_WORDS = (
+    "authentication failed",
+    "not permitted to log in",
+    "WRONGPASS",
+    "NOAUTH",
+    "invalid username-password",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,6 +12,7 @@ import os
 import threading
 import time
 import weakref
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Literal
@@ -85,7 +86,8 @@ class LeasedUrl(Credential):
         _leased.add(self)
 
     def _start(self) -> None:
-        self._lock = threading.Lock()
+        # It knows its owner, so that an interrupt between taking and noting it does no harm.
+        self._lock = threading.RLock()
         self._lease: Lease | None = None
         #: All leases that may still live, with their ends.
         self._living: dict[str, float] = {}
@@ -113,14 +115,14 @@ class LeasedUrl(Credential):
         deadline = Deadline(self._timeout)
         if self._base is None:  # before anything is made that must end
             self._base = checked_base(self._base_url())
-        self._acquire(deadline)
         try:
+            self._acquire(deadline)
             lease, now = self._lease, time.monotonic()
             refused = not use_cache and lease is not None and self._may_replace_refused(lease)
             if lease is None or now >= lease.ends_at or refused:
                 lease = self._lease = self._replacement(lease, deadline)
         finally:
-            self._lock.release()
+            self._release()
         self._read_base_anew(lease)
         return with_login(self._base, lease.user, lease.secret)
 
@@ -136,12 +138,13 @@ class LeasedUrl(Credential):
         if lease is None or (now < self._next_try and not self._doubted):
             return self._serial
         doubted = self._doubted and now >= self._looked_at + _SHORTEST_PAUSE
-        if (now >= lease.refresh_at or doubted) and self._lock.acquire(blocking=False):
+        if now >= lease.refresh_at or doubted:
             try:
-                if self._lease is lease and not self._closed:
+                mine = self._lock.acquire(blocking=False)
+                if mine and self._lease is lease and not self._closed:
                     self._refresh(lease)
             finally:
-                self._lock.release()
+                self._release()
         return self._serial
 
     def doubt(self) -> None:
@@ -159,14 +162,13 @@ class LeasedUrl(Credential):
         """Revoke what still lives; a failure is logged and no more, for a lease ends by itself."""
         # A thread that is at it sees this when it is done, and revokes what it got.
         self._closed = True
-        waited = self._lock.acquire(timeout=_REVOKE_TIMEOUT)
         try:
+            self._lock.acquire(timeout=_REVOKE_TIMEOUT)
             now = time.monotonic()
             living = [one for one, ends_at in self._living.items() if now < ends_at]
             self._lease, self._living = None, {}
         finally:
-            if waited:
-                self._lock.release()
+            self._release()
         self._revoke(living)
 
     def _acquire(self, deadline: Deadline) -> None:
@@ -176,6 +178,10 @@ class LeasedUrl(Credential):
                 "timeout, or see why Vault is slow",
                 reason="timeout",
             )
+
+    def _release(self) -> None:
+        with suppress(RuntimeError):  # it is not this thread's
+            self._lock.release()
 
     def _may_replace_refused(self, lease: Lease) -> bool:
         """Whether a user that the server refuses is old enough to be replaced by another one.
@@ -336,10 +342,9 @@ class LeasedUrl(Credential):
                 )
             except VaultConnectionError as error:
                 # The others would cost as much time, and end as well.
-                more = len(leases) - number - 1
                 _log.warning(
-                    "a lease of %s and %d more were not revoked; each ends by itself: %s",
-                    self.path, more, error,
+                    "not revoked, so that each ends by itself: %d of the leases of %s: %s",
+                    len(leases) - number, self.path, error,
                 )  # fmt: skip
                 return
             except VaultError as error:

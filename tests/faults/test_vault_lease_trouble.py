@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 from uuid import uuid4
@@ -18,11 +20,13 @@ from clients import (
     VaultError,
     build_clients,
 )
+from clients._check import check_services
 from tests.http_fault_proxy import Fault
 from tests.postgres_faults import superuser, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from types import FrameType
 
     from tests.http_fault_proxy import HttpFaultProxy
     from tests.rotation_lab import RotationLab
@@ -93,6 +97,48 @@ def test_a_user_of_an_interrupted_request_is_revoked_at_close(
         url.close()
 
     assert lab.database_users() == before
+
+
+def test_an_interrupt_right_after_the_lock_was_taken_leaves_it_free(
+    rotation_lab: RotationLab,
+) -> None:
+    """Between two steps of the interpreter, where no handler is in force yet."""
+    lab = rotation_lab
+    left = ["call", "checkout"]
+
+    def interrupt(frame: FrameType, event: str, function: object) -> None:
+        inside = "_vault_lease" in frame.f_code.co_filename
+        if inside and event == "c_return" and getattr(function, "__name__", "") == "acquire":
+            sys.setprofile(None)
+            left.pop()
+            raise KeyboardInterrupt
+
+    with VaultClient(lab.vault.url, lab.vault.token(policies=["rotation"]), environ={}) as vault:
+        url = vault.leased_url(lab.dynamic_role(ttl=60, max_ttl=600))
+        url()
+        url.doubt()
+        for call in (url.serial, url):
+            sys.setprofile(interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                call()
+        assert left == []
+        with ThreadPoolExecutor(1) as other:
+            assert other.submit(url).result(5).startswith("postgresql://v-")
+        url.close()
+
+
+def test_a_login_that_is_refused_was_answered(rotation_lab: RotationLab) -> None:
+    """``check`` tells it from a server that is not there, and shows no password."""
+    lab = rotation_lab
+    role = lab.dynamic_role(
+        ttl=60,
+        max_ttl=600,
+        creation_statements=["CREATE ROLE \"{{name}}\" NOLOGIN PASSWORD '{{password}}'"],
+    )
+    report = check_services(lab.environ(lab.role()), database_role=role)[1]
+
+    assert (report.reachable, report.authenticated) == (True, False)
+    assert "not permitted to log in" in report.detail
 
 
 def test_a_user_that_is_gone_is_replaced_in_the_midst_of_a_pause(rotation_lab: RotationLab) -> None:
@@ -203,7 +249,7 @@ def test_a_vault_that_never_answers_is_asked_once_at_close(
 
         assert vault_proxy.count("/revoke") == 1
     (line,) = [one.getMessage() for one in caplog.records if "ends by itself" in one.message]
-    assert "and 1 more" in line
+    assert "2 of the leases" in line
     lab.vault.admin.sys.revoke_prefix("database/creds")
 
 
