@@ -97,6 +97,21 @@ def test_a_lease_that_ends_is_replaced_and_open_blocks_go_on(rotation_lab: Rotat
             assert rows.fetchall() == []
 
 
+@pytest.mark.parametrize(
+    ("statement", "times"), [("SELECT pg_sleep(0.1)", 35), ("SELECT pg_sleep(3.5)", 1)]
+)
+def test_a_block_longer_than_a_lease_keeps_it_alive(
+    rotation_lab: RotationLab, statement: str, times: int
+) -> None:
+    """A process that does nothing else takes no connection: its statements see to the renewal."""
+    with leased(rotation_lab, ttl=2, max_ttl=60, revocation_statements=ENDING_SESSIONS) as clients:
+        before = who(clients)
+        with clients.postgres.connection(_USER) as conn:
+            for _ in range(times):
+                conn.execute(statement)
+        assert who(clients) == before
+
+
 def _who_in_thread(clients: Clients) -> str:
     with ThreadPoolExecutor(1) as threads:
         return threads.submit(who, clients).result()
