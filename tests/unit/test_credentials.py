@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from clients import _credentials
-from clients._credentials import Candidate, CredentialLife, UrlSource
+from clients._credential_life import CredentialLife
+from clients._credentials import Candidate, UrlSource
 from clients.errors import (
     ConfigurationError,
     PostgresConfigurationError,
@@ -55,7 +56,7 @@ class World:
     def __init__(self, clock: Clock, password: str = "old") -> None:
         self.clock = clock
         self.cached = self.stored = self.valid = password
-        self.asked_afresh = 0
+        self.asked = self.asked_afresh = 0
         self.down: Exception | None = None
         self.tried: list[str] = []
         self.source = UrlSource(
@@ -64,6 +65,7 @@ class World:
 
     def url(self, *, use_cache: bool = True) -> str:
         """Return the cached value, or read the stored one into the cache first."""
+        self.asked += 1
         if self.down is not None:
             raise self.down
         if not use_cache:
@@ -221,6 +223,17 @@ def test_a_value_that_is_wrong_for_good_is_tried_every_five_seconds(world: World
     assert world.tried == ["old"]
 
 
+def test_a_value_that_was_refused_is_tried_again_by_one_of_all_that_wait(world: World) -> None:
+    """One login tells them all: as many as there are threads would lock the account."""
+    world.valid = "unknown"
+    assert not world.log_in()
+    world.clock.now += 5
+    first, others = (world.source.candidates(patient=False) for _ in range(2))
+
+    assert next(first).url == "old"
+    assert list(others) == []
+
+
 def test_a_source_that_never_repeats_itself_locks_no_account(clock: Clock) -> None:
     """Each value is another one, and none works: four logins in five seconds, for all calls."""
     tried = []
@@ -274,8 +287,10 @@ def test_a_store_that_cannot_be_asked_leaves_the_working_value_in_use(
 ) -> None:
     """Vault is sealed: logins go on with what worked, one warning, one question in 5 seconds."""
     world.down = VaultConnectionError("sealed", reason="sealed")
+    world.asked = 0
     for _ in range(3):
         assert world.log_in()
+    assert world.asked == 1
     assert [record.message for record in caplog.records] == [
         "connection_url stays as it is for now: sealed"
     ]
@@ -295,6 +310,34 @@ def test_a_refusal_while_the_store_cannot_be_asked_tells_both(world: World) -> N
     assert not world.log_in(patient=False)
     assert "no to old" in world.source.refusal()
     assert world.source.refusal().endswith("no other can be had: sealed")
+
+
+def test_a_store_that_cannot_be_asked_is_asked_by_time_and_not_by_load(world: World) -> None:
+    """Nothing works and Vault is sealed: ten thousand calls in a minute repeat its answer."""
+    world.valid = "unknown"
+    world.down = VaultConnectionError("sealed", reason="sealed")
+    assert not world.log_in(patient=False)
+    world.asked = repeated = 0
+    for _ in range(10_000):
+        world.clock.now += 0.006
+        with pytest.raises(VaultConnectionError, match="sealed") as caught:
+            world.log_in()
+        assert caught.value.reason == "sealed"
+        repeated += caught.value is not world.down
+    # Each in an exception of its own: a shared one would collect the frames of all calls.
+    assert repeated == 10_000 - world.asked
+    assert 10 < world.asked < 500
+
+    world.down, world.valid = None, "old"
+    world.clock.now += 1.2
+    assert world.log_in()
+    # The next outage begins anew.
+    world.down, world.valid, world.asked = VaultConnectionError("sealed again"), "unknown", 0
+    assert not world.log_in(patient=False)
+    world.clock.now += 0.001
+    with pytest.raises(VaultConnectionError, match="again"):
+        world.log_in()
+    assert world.asked == 3
 
 
 def test_a_secret_that_is_gone_is_no_outage(world: World) -> None:
