@@ -30,7 +30,7 @@ from clients.errors import (
 )
 
 if typing.TYPE_CHECKING:
-    from clients._credentials import CredentialLife
+    from clients._credential_life import CredentialLife
     from clients.factory import Clients, HealthReport, ServiceHealth, build_clients
     from clients.postgres_client import PostgresClient
     from clients.valkey_client import Pipeline, RateLimit, Session, SessionStore, ValkeyClient
@@ -71,7 +71,7 @@ __all__ = [
 
 _HOMES = {
     "Clients": "factory",
-    "CredentialLife": "_credentials",
+    "CredentialLife": "_credential_life",
     "HealthReport": "factory",
     "LeasedUrl": "vault_client",
     "Pipeline": "valkey_client",

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from clients._check import ServiceReport
-    from clients._credentials import CredentialLife
+    from clients._credential_life import CredentialLife
 
 __all__ = ["main"]
 

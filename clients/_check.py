@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from clients._credentials import CredentialLife
+from clients._credential_life import CredentialLife
 from clients._vault_getters import DATABASE, VALKEY
 from clients.errors import (
     ClientError,
@@ -28,7 +28,13 @@ if TYPE_CHECKING:
 
 __all__ = ["ServiceReport", "check_services", "url_for"]
 
-_LOGIN_WORDS = ("authentication failed", "WRONGPASS", "NOAUTH", "invalid username-password")
+_LOGIN_WORDS = (
+    "authentication failed",
+    "not permitted to log in",
+    "WRONGPASS",
+    "NOAUTH",
+    "invalid username-password",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

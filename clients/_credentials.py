@@ -6,28 +6,29 @@ them. ``UrlSource.candidates`` says what is tried then, for both clients.
 
 from __future__ import annotations
 
+import copy
 import inspect
 import logging
-import math
 import os
 import threading
 import time
 import weakref
-from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from clients._credential_life import Credential, CredentialLife
 from clients.errors import (
     ClientError,
     ConfigurationError,
     VaultAuthenticationError,
     VaultConnectionError,
+    VaultError,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ["Candidate", "Credential", "CredentialLife", "UrlSource"]
+__all__ = ["Candidate", "UrlSource"]
 
 #: Seconds from a value's first refusal in which the other half of a rotation is waited for.
 _ROTATION_PATIENCE = 1.0
@@ -48,62 +49,20 @@ _TROUBLE_PAUSE = 5.0
 _log = logging.getLogger("clients.credentials")
 
 
-@dataclass(frozen=True, slots=True)
-class CredentialLife:
-    """How old a credential is and how long it still works; never the credential itself.
-
-    Args:
-        age: Seconds since it was issued; where nobody tells that, since this client took it up.
-        remaining: Seconds until it ends; None when it has no known end.
-    """
-
-    age: float
-    remaining: float | None = None
-
-    @classmethod
-    def between(cls, issued_at: float, ends_at: float) -> CredentialLife:
-        """Return the life, now, of what ends at *ends_at*, both on the monotonic clock.
-
-        Args:
-            issued_at: When it was issued.
-            ends_at: When it ends; infinity when it has no known end.
-        """
-        now = time.monotonic()
-        return cls(now - issued_at, None if math.isinf(ends_at) else max(0.0, ends_at - now))
-
-
-class Credential(ABC):
-    """A callable that gives a URL whose credential ends by itself, and sees to the next one."""
-
-    @abstractmethod
-    def __call__(self, *, use_cache: bool = True) -> str:
-        """Return the URL; with ``use_cache=False`` because the server refused the last one."""
-
-    @abstractmethod
-    def serial(self) -> int:
-        """Renew or replace the credential where its age demands it, and return its number."""
-
-    @abstractmethod
-    def doubt(self) -> None:
-        """Note that the server behaves as if the credential were gone."""
-
-    @abstractmethod
-    def life(self) -> CredentialLife:
-        """Return how old it is, and how long it still works."""
-
-
 @dataclass(slots=True)
 class Candidate:
     """A URL that is worth a login.
 
     Args:
         url: The URL.
-        asked_at: When it was asked for, on the monotonic clock.
+        asked_at: When its caller asked for one, on the monotonic clock.
+        given_at: When the source gave it: before that for one that has worked until now.
         refusal: What the server said to it; whoever tried it sets this.
     """
 
     url: str = field(repr=False)
     asked_at: float
+    given_at: float
     refusal: str = "refused"
 
 
@@ -146,6 +105,9 @@ class UrlSource:
         self._leased = url if isinstance(url, Credential) else None
         self._takes_use_cache = callable(url) and _takes_use_cache(url)
         self._ask_again_at = 0.0
+        #: Since when there is neither an answer nor a URL that works, and the next question.
+        self._without_since: float | None = None
+        self._without_until = 0.0
         #: How often it was asked past its cache, and when last.
         self._renewals = 0
         self._renewed_at = 0.0
@@ -153,7 +115,7 @@ class UrlSource:
         self._refusals: dict[str, _Refusal] = {}
         #: The URL that works as far as is known, and the last one that did.
         self._working: str | None = None
-        self._accepted = Candidate("", 0.0)
+        self._accepted = Candidate("", 0.0, 0.0)
         self._since = self._accepted_at = time.monotonic()
         self._generation = 0
         self._doubt_again_at = 0.0
@@ -173,17 +135,22 @@ class UrlSource:
         working = self._working
         if working is not None and self.trouble and time.monotonic() < self._ask_again_at:
             return working
+        if working is None and self.trouble is not None and not self._may_ask_without():
+            raise copy.copy(self.trouble)
         try:
             url = self._url()
-        except (VaultConnectionError, VaultAuthenticationError) as error:
-            if working is None:
+        except VaultError as error:
+            outage = isinstance(error, VaultConnectionError | VaultAuthenticationError)
+            if working is not None and not outage:
                 raise
-            if self.trouble is None:
+            if working is not None and self.trouble is None:
                 _log.warning("%s stays as it is for now: %s", self.name, error)
             self.trouble = error.with_traceback(None)
+            if working is None:
+                raise
             self._ask_again_at = time.monotonic() + _TROUBLE_PAUSE
             return working
-        self.trouble = None
+        self.trouble, self._without_since = None, None
         return url
 
     def candidates(self, *, patient: bool) -> Iterator[Candidate]:
@@ -208,13 +175,7 @@ class UrlSource:
             yield from self._try(url, asked_at)
         asked_at = time.monotonic()
         newest = self._newest(renewals, url, patient=patient) or url
-        if self._worth_a_login(newest):
-            yield from self._try(newest, asked_at)
-        working = self._working
-        if working is not None and self._worth_a_login(working):
-            yield from self._try(working, asked_at)
-            # It worked until now: the server has changed after it refused the newest.
-            yield from self._try(newest, asked_at)
+        yield from self._newest_then_working(newest, asked_at)
         # Bounded for this call as well: a source may give another value each time.
         pause, ends_at = _FIRST_PAUSE, time.monotonic() + _ROTATION_PATIENCE
         while patient and self._half_rotated(newest) and time.monotonic() < ends_at:
@@ -222,8 +183,7 @@ class UrlSource:
             time.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
             newest = self._newest(renewals, newest, patient=False) or newest
-            if self._worth_a_login(newest):
-                yield from self._try(newest, asked_at)
+            yield from self._newest_then_working(newest, asked_at)
 
     def accepted(self, candidate: Candidate) -> None:
         """Note that the server took *candidate*."""
@@ -232,7 +192,7 @@ class UrlSource:
             self._refusals.pop(url, None)
             self._accepted_at = time.monotonic()
             before = self._accepted
-            if candidate.asked_at < before.asked_at:
+            if candidate.given_at < before.given_at:
                 return  # overtaken by a newer one: no rotation back
             self._working, self._accepted = url, candidate
             if before.url == url:
@@ -294,12 +254,26 @@ class UrlSource:
         self._lock = threading.Lock()
         self._asking = threading.Lock()
 
-    def _try(self, url: str, asked_at: float) -> Iterator[Candidate]:
-        candidate = Candidate(url, asked_at)
+    def _newest_then_working(self, newest: str, asked_at: float) -> Iterator[Candidate]:
+        if self._worth_a_login(newest):
+            yield from self._try(newest, asked_at)
+        # Another thread may have found it in the meantime.
+        with self._lock:
+            working, given_at = self._working, self._accepted.given_at
+        if working is not None and self._worth_a_login(working):
+            yield from self._try(working, asked_at, given_at)
+            # It worked until now: the server has changed after it refused the newest.
+            yield from self._try(newest, asked_at)
+
+    def _try(self, url: str, asked_at: float, given_at: float | None = None) -> Iterator[Candidate]:
+        candidate = Candidate(url, asked_at, asked_at if given_at is None else given_at)
+        started = time.monotonic()
         yield candidate
         # Whoever asks for the next one was refused.
         now = time.monotonic()
         with self._lock:
+            if self._accepted.url == url and self._accepted_at > started:
+                return  # another thread's login was later: the server has changed since
             known = self._refusals.pop(url, None)
             first = now if known is None else known.first
             self._refusals[url] = _Refusal(first, now, candidate.refusal)
@@ -331,6 +305,18 @@ class UrlSource:
                 self._renewed_at = time.monotonic()
             return self._fresh
 
+    def _may_ask_without(self) -> bool:
+        """Whether it is this thread's turn to ask a source that could not be asked a moment ago."""
+        now = time.monotonic()
+        with self._lock:
+            if self._without_since is None:
+                self._without_since = self._without_until = now
+            if now < self._without_until:
+                return False
+            pause = min(_LONGEST_QUESTION_PAUSE, _QUESTION_PART * (now - self._without_since))
+            self._without_until = now + pause
+            return True
+
     def _may_ask(self, refused: str, *, patient: bool) -> bool:
         """Wait until it is time for another question; False when there is none to wait for."""
         with self._lock:
@@ -353,15 +339,18 @@ class UrlSource:
                 one.last > self._accepted_at and now - one.last < _REFUSED_PAUSE
                 for one in self._refusals.values()
             )
-        if known is None:
-            return lately < _DIFFERENT_VALUES
-        return now - known.last >= _REFUSED_PAUSE
+            if known is not None:
+                if now - known.last < _REFUSED_PAUSE:
+                    return False
+                known.last = now  # this thread's to try, for all that wait
+        return known is not None or lately < _DIFFERENT_VALUES
 
     def _half_rotated(self, newest: str) -> bool:
         with self._lock:
             known = self._refusals.get(newest)
-        now = time.monotonic()
-        return callable(self._url) and known is not None and now - known.first < _ROTATION_PATIENCE
+            if known is None:
+                return self._accepted.url == newest  # another thread's login was later
+        return callable(self._url) and time.monotonic() - known.first < _ROTATION_PATIENCE
 
 
 def _takes_use_cache(function: Callable[..., object]) -> bool:

@@ -103,7 +103,9 @@ class Connector:
     def _connect_patiently(self, url: str, started: float, *, patient: bool) -> Session:
         while True:
             try:
-                watch = SilenceWatch(self._settings.silence_timeout, self._is_working)
+                watch = SilenceWatch(
+                    self._settings.silence_timeout, self._is_working, self.source.generation
+                )
                 return self._connect_once(url, watch)
             except psycopg.Error as error:
                 waited = time.monotonic() - started

@@ -39,10 +39,18 @@ class SilenceWatch:
     Args:
         limit: Seconds without a byte after which the server is asked.
         is_working: Asks it about the session with that process id.
+        attend: Sees to the credential where its age demands it: a long block is no checkout, and
+            its session may end with its user.
     """
 
-    def __init__(self, limit: float, is_working: Callable[[int], bool]) -> None:
+    def __init__(
+        self,
+        limit: float,
+        is_working: Callable[[int], bool],
+        attend: Callable[[], object] = lambda: None,
+    ) -> None:
         self.limit = limit
+        self.attend = attend
         self._is_working = is_working
 
     def check(self, pgconn: PGconn) -> None:
@@ -70,9 +78,11 @@ class SilenceWatch:
                 ready = yield waits_for
                 if ready:
                     heard = time.monotonic()
-                elif time.monotonic() - heard > self.limit:
-                    self.check(pgconn)
-                    heard = time.monotonic()
+                else:
+                    self.attend()
+                    if time.monotonic() - heard > self.limit:
+                        self.check(pgconn)
+                        heard = time.monotonic()
                 waits_for = generator.send(ready)
         except StopIteration as done:
             result: T = done.value
@@ -88,6 +98,7 @@ class WatchedConnection(psycopg.Connection[dict[str, object]]):
         """Consume *gen*, as psycopg does, and give up when the answer is lost."""
         if self.watch is None:
             return super().wait(gen, interval, timeout)
+        self.watch.attend()
         try:
             return super().wait(self.watch.over(gen, self.pgconn), interval, timeout)
         except SilenceError:

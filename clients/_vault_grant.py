@@ -1,4 +1,4 @@
-"""What a login gives: a token, how long and how often it may be shown, and when to see to it."""
+"""What Vault gives for a while, and when to see to it: a login's token, a credential's lease."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from clients._vault_transport import Body
 
-__all__ = ["Grant", "grant_in", "refresh_part"]
+__all__ = ["Grant", "Lease", "grant_in", "refresh_part"]
 
 #: The part of its life after which a token or a lease is renewed or replaced; random, so that a
 #: fleet of processes that started together does not log in together for ever.
@@ -54,6 +54,33 @@ class Grant:
     def spend(self) -> bool:
         """Take one of its uses; return False when there is none left."""
         return self.uses is None or next(self.uses, None) is not None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lease:
+    """A user and a password, and how long they work, on the monotonic clock.
+
+    Args:
+        lease_id: Its name at Vault; empty for a static role, which has no lease.
+        user: The user's name.
+        secret: The password.
+        issued_at: When it was given, or its password last rotated.
+        refresh_at: When to renew or replace it.
+        ends_at: When it ends: its own end, or that of the token that it hangs on.
+        full_ttl: The seconds that it was given at first.
+        renewable: Whether a renewal can make it live longer.
+        generation: The login whose token it hangs on.
+    """
+
+    lease_id: str
+    user: str
+    secret: Masked
+    issued_at: float
+    refresh_at: float
+    ends_at: float
+    full_ttl: float
+    renewable: bool
+    generation: int
 
 
 def refresh_part() -> float:

@@ -9,70 +9,46 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import threading
 import time
 import weakref
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Literal
-from urllib.parse import quote
 
-from clients._credentials import Credential, CredentialLife
+from clients._credential_life import Credential, CredentialLife
 from clients._vault_answers import DatabaseCredential, credential_in
 from clients._vault_api import read_database_credential, renew_lease, revoke_lease
 from clients._vault_errors import Operation, not_vault
-from clients._vault_grant import refresh_part
+from clients._vault_grant import Lease, refresh_part
+from clients._vault_lease_url import checked_base, with_login
 from clients._vault_paths import database_path
 from clients._vault_retry import Deadline
-from clients._vault_settings import Masked
-from clients.errors import VaultConfigurationError, VaultConnectionError, VaultError
+from clients.errors import VaultConnectionError, VaultError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from clients._vault_grant import Grant
     from clients._vault_session import VaultSession
+    from clients._vault_settings import Masked
     from clients._vault_transport import Body
 
 __all__ = ["LeasedUrl"]
 
 #: Seconds between two tries to do so, or to find out whether a doubted lease still lives.
 _SHORTEST_PAUSE = 1.0
-#: Seconds that a call whose credential still works spends on it.
+#: Seconds that a call whose credential still works spends on it; twice as many after each try
+#: that got no answer: some databases are slow to make a user, and each such try may leave one.
 _REFRESH_TIMEOUT = 1.0
+#: Seconds from one user that the server refuses to the next: twice as many after each of them.
+_LONGEST_REFUSED_PAUSE = 30.0
 _REVOKE_TIMEOUT = 2.0
+#: Seconds between two times that a static role's user is believed to have been made anew.
+_ANEW_PAUSE = 5.0
 
 _log = logging.getLogger("clients.credentials")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Lease:
-    """What Vault gave, on the monotonic clock.
-
-    Args:
-        lease_id: Its name at Vault; empty for a static role, which has no lease.
-        url: The connection URL with the user and the password.
-        user: The user's name.
-        secret: The password, to tell whether it has changed.
-        issued_at: When it was given, or its password last rotated.
-        refresh_at: When to renew or replace it.
-        ends_at: When it ends: its own end, or that of the token that it hangs on.
-        full_ttl: The seconds that it was given at first.
-        renewable: Whether a renewal can make it live longer.
-        generation: The login whose token it hangs on.
-    """
-
-    lease_id: str
-    url: Masked
-    user: str
-    secret: Masked
-    issued_at: float
-    refresh_at: float
-    ends_at: float
-    full_ttl: float
-    renewable: bool
-    generation: int
 
 
 class LeasedUrl(Credential):
@@ -110,13 +86,18 @@ class LeasedUrl(Credential):
         _leased.add(self)
 
     def _start(self) -> None:
-        self._lock = threading.Lock()
-        self._lease: _Lease | None = None
-        #: Leases that were replaced and may still live, with their ends.
-        self._replaced: dict[str, float] = {}
-        self._base: str | None = None
+        # It knows its owner, so that an interrupt between taking and noting it does no harm.
+        self._lock = threading.RLock()
+        self._lease: Lease | None = None
+        #: All leases that may still live, with their ends.
+        self._living: dict[str, float] = {}
+        self._base: Masked | None = None
+        #: The password that the base was read for.
+        self._base_secret: Masked | None = None
         self._doubted = False
-        self._looked_at = self._next_try = float("-inf")
+        self._looked_at = self._next_try = self._anew_at = float("-inf")
+        self._patience = _REFRESH_TIMEOUT
+        self._refused_pause = _SHORTEST_PAUSE
         self._in_trouble = False
 
     def __repr__(self) -> str:
@@ -132,15 +113,18 @@ class LeasedUrl(Credential):
             VaultError: There is no credential, and none could be had.
         """
         deadline = Deadline(self._timeout)
-        self._acquire(deadline)
+        if self._base is None:  # before anything is made that must end
+            self._base = checked_base(self._base_url())
         try:
+            self._acquire(deadline)
             lease, now = self._lease, time.monotonic()
-            new = lease is not None and now - lease.issued_at < _SHORTEST_PAUSE
-            if lease is None or now >= lease.ends_at or not (use_cache or new):
+            refused = not use_cache and lease is not None and self._may_replace_refused(lease)
+            if lease is None or now >= lease.ends_at or refused:
                 lease = self._lease = self._replacement(lease, deadline)
-            return lease.url.reveal()
         finally:
-            self._lock.release()
+            self._release()
+        self._read_base_anew(lease)
+        return with_login(self._base, lease.user, lease.secret)
 
     def serial(self) -> int:
         """Renew or replace the lease where its age demands it, and return its user's number.
@@ -151,15 +135,16 @@ class LeasedUrl(Credential):
             A number that grows with each new user: connections of the one before are given up.
         """
         lease, now = self._lease, time.monotonic()
-        if lease is None or now < self._next_try:
+        if lease is None or (now < self._next_try and not self._doubted):
             return self._serial
         doubted = self._doubted and now >= self._looked_at + _SHORTEST_PAUSE
-        if (now >= lease.refresh_at or doubted) and self._lock.acquire(blocking=False):
+        if now >= lease.refresh_at or doubted:
             try:
-                if self._lease is lease and not self._closed:
+                mine = self._lock.acquire(blocking=False)
+                if mine and self._lease is lease and not self._closed:
                     self._refresh(lease)
             finally:
-                self._lock.release()
+                self._release()
         return self._serial
 
     def doubt(self) -> None:
@@ -175,19 +160,16 @@ class LeasedUrl(Credential):
 
     def close(self) -> None:
         """Revoke what still lives; a failure is logged and no more, for a lease ends by itself."""
+        # A thread that is at it sees this when it is done, and revokes what it got.
         self._closed = True
-        waited = self._lock.acquire(timeout=_REVOKE_TIMEOUT)
         try:
+            self._lock.acquire(timeout=_REVOKE_TIMEOUT)
             now = time.monotonic()
-            living = [one for one, ends_at in self._replaced.items() if now < ends_at]
-            if self._lease is not None and self._lease.lease_id:
-                living.append(self._lease.lease_id)
-            self._lease, self._replaced = None, {}
+            living = [one for one, ends_at in self._living.items() if now < ends_at]
+            self._lease, self._living = None, {}
         finally:
-            if waited:
-                self._lock.release()
-        for lease_id in living:
-            self._revoke(lease_id)
+            self._release()
+        self._revoke(living)
 
     def _acquire(self, deadline: Deadline) -> None:
         if not self._lock.acquire(timeout=deadline.remaining()):
@@ -197,17 +179,55 @@ class LeasedUrl(Credential):
                 reason="timeout",
             )
 
-    def _refresh(self, lease: _Lease) -> None:
+    def _release(self) -> None:
+        with suppress(RuntimeError):  # it is not this thread's
+            self._lock.release()
+
+    def _may_replace_refused(self, lease: Lease) -> bool:
+        """Whether a user that the server refuses is old enough to be replaced by another one.
+
+        Where it refuses them all, each would live on to the end of its lease.
+        """
+        age = time.monotonic() - lease.issued_at
+        if not lease.lease_id:  # a static role is only read again
+            return age >= _SHORTEST_PAUSE
+        if age < self._refused_pause:
+            return False
+        longer = min(2 * self._refused_pause, _LONGEST_REFUSED_PAUSE)
+        self._refused_pause = _SHORTEST_PAUSE if age > 2 * longer else longer
+        return True
+
+    def _read_base_anew(self, lease: Lease) -> None:
+        """Follow a database that has moved: once for each credential, and without the lock."""
+        before, self._base_secret = self._base_secret, lease.secret
+        if before is None or before is lease.secret:
+            return
+        try:
+            self._base = checked_base(self._base_url())
+        except Exception as error:  # noqa: BLE001 - the caller's callable; what is known may do
+            # Not any text: it may hold the URL.
+            reason = error if isinstance(error, VaultError) else type(error).__name__
+            _log.warning("the URL for %s stays as it is for now: %s", self.path, reason)
+
+    def _refresh(self, lease: Lease) -> None:
         started = self._looked_at = time.monotonic()
-        deadline = Deadline(_REFRESH_TIMEOUT)
+        deadline = Deadline(min(self._patience, self._timeout))
+        if self._doubted and not lease.lease_id and started >= self._anew_at + _ANEW_PAUSE:
+            # No lease tells: a user of the same name may stand where the sessions' user was.
+            self._anew_at = started
+            self._serial += 1
         self._doubted = False
         try:
             self._lease = self._renewed(lease, deadline) or self._replacement(lease, deadline)
-            self._in_trouble = False
+            self._in_trouble, self._patience = False, _REFRESH_TIMEOUT
         except VaultError as error:
             # Connections that are open go on; the next try comes soon, but not with every call.
-            now = time.monotonic()
+            if self._closed:
+                return
+            now = self._looked_at = time.monotonic()
             self._next_try = now + max(_SHORTEST_PAUSE, 4 * (now - started))
+            if error.reason == "timeout":
+                self._patience = min(2 * self._patience, self._timeout)
             _log.log(
                 logging.DEBUG if self._in_trouble else logging.WARNING,
                 "the credential of %s could not be renewed or replaced yet, and open connections "
@@ -217,7 +237,7 @@ class LeasedUrl(Credential):
             )
             self._in_trouble = True
 
-    def _renewed(self, lease: _Lease, deadline: Deadline) -> _Lease | None:
+    def _renewed(self, lease: Lease, deadline: Deadline) -> Lease | None:
         """Return the lease with a longer life; None when it is to be replaced.
 
         Raises:
@@ -247,28 +267,29 @@ class LeasedUrl(Credential):
         ):
             return None
         ends_at, refresh_at = self._span(ttl, grant, deadline)
+        self._living[lease.lease_id] = ends_at
         return replace(lease, ends_at=ends_at, refresh_at=refresh_at)
 
-    def _replacement(self, lease: _Lease | None, deadline: Deadline) -> _Lease:
-        if self._closed:
-            raise VaultError(
-                f"{self._operation('read')}: it was closed; make new clients", reason="closed"
-            )
+    def _replacement(self, lease: Lease | None, deadline: Deadline) -> Lease:
+        self._check_open()
         new = self._read(deadline)
-        now = time.monotonic()
-        self._replaced = {one: end for one, end in self._replaced.items() if now < end}
-        if lease is not None and lease.lease_id and lease.lease_id != new.lease_id:
-            self._replaced[lease.lease_id] = lease.ends_at
+        if self._closed:
+            self._revoke([new.lease_id] if self._living.pop(new.lease_id, None) else [])
+            self._check_open()
         if lease is None or lease.user != new.user:
             self._serial += 1
         if lease is not None and lease.secret.reveal() != new.secret.reveal():
             _log.info("the credential of %s was rotated: the user is %s", self.path, new.user)
         return new
 
-    def _read(self, deadline: Deadline) -> _Lease:
+    def _check_open(self) -> None:
+        if self._closed:
+            raise VaultError(
+                f"{self._operation('read')}: it was closed; make new clients", reason="closed"
+            )
+
+    def _read(self, deadline: Deadline) -> Lease:
         operation = self._operation("read")
-        # At first before anything is made that must end.
-        base = self._base or _checked(self._base_url())
         # The answer is kept out of this frame: it holds the password.
         found, grant = _found_in(
             *self._session().ask_as(
@@ -279,20 +300,18 @@ class LeasedUrl(Credential):
         )
         if found is None:
             raise not_vault(operation, "HTTP 200 without a user and a password")
-        if self._base is not None:
-            with suppress(VaultError):  # the one that is known may do
-                base = _checked(self._base_url())
-        self._base = base
         now = time.monotonic()
         if found.lease_id:
+            # Whatever happens from here on, close() knows of it.
+            self._living = {one: end for one, end in self._living.items() if now < end}
+            self._living[found.lease_id] = now + found.ttl
             ends_at, refresh_at = self._span(found.ttl, grant, deadline)
         else:
             # A static role goes on when its password is rotated; Vault may be a little late.
             ends_at = now + found.ttl
             refresh_at = max(ends_at, now + _SHORTEST_PAUSE / 2)
-        return _Lease(
+        return Lease(
             lease_id=found.lease_id,
-            url=Masked(_with_login(base, found.user, found.secret)),
             user=found.user,
             secret=found.secret,
             issued_at=now - found.age,
@@ -312,16 +331,26 @@ class LeasedUrl(Credential):
         refresh_at = min(now + max(0.0, ends_at - now) * refresh_part(), token.refresh_at)
         return ends_at, max(refresh_at, now + _SHORTEST_PAUSE / 10)
 
-    def _revoke(self, lease_id: str) -> None:
-        try:
-            self._session().ask_as(
-                self._operation("revoke"),
-                lambda adapter: revoke_lease(adapter, lease_id),
-                Deadline(_REVOKE_TIMEOUT),
-                retries=0,
-            )
-        except VaultError as error:
-            _log.warning("a lease of %s was not revoked, and ends by itself: %s", self.path, error)
+    def _revoke(self, leases: list[str]) -> None:
+        for number, lease_id in enumerate(leases):
+            try:
+                self._session().ask_as(
+                    self._operation("revoke"),
+                    partial(revoke_lease, lease_id=lease_id),
+                    Deadline(_REVOKE_TIMEOUT),
+                    retries=0,
+                )
+            except VaultConnectionError as error:
+                # The others would cost as much time, and end as well.
+                _log.warning(
+                    "not revoked, so that each ends by itself: %d of the leases of %s: %s",
+                    len(leases) - number, self.path, error,
+                )  # fmt: skip
+                return
+            except VaultError as error:
+                _log.warning(
+                    "a lease of %s was not revoked, and ends by itself: %s", self.path, error
+                )
 
     def _operation(self, verb: Literal["read", "renew", "revoke"]) -> Operation:
         what = {"read": "get", "renew": "renew", "revoke": "revoke"}[verb]
@@ -334,25 +363,6 @@ class LeasedUrl(Credential):
 
 def _found_in(body: Body, grant: Grant) -> tuple[DatabaseCredential | None, Grant]:
     return credential_in(body), grant
-
-
-def _checked(base_url: str) -> str:
-    if "://" in base_url:
-        return base_url
-    raise VaultConfigurationError(
-        "the URL that the user and the password go into is no URL: write it as "
-        "scheme://host:port/database",
-        reason="setting",
-    )
-
-
-def _with_login(base_url: str, user: str, secret: Masked) -> str:
-    """Return the URL with another user and password."""
-    scheme, _, rest = base_url.partition("://")
-    authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
-    _, _, hosts = authority.rpartition("@")
-    login = f"{quote(user, safe='')}:{quote(secret.reveal(), safe='')}"
-    return f"{scheme}://{login}@{hosts}{rest[len(authority) :]}"
 
 
 #: Every LeasedUrl, for the fork hook.

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from clients._credentials import CredentialLife
+from clients._credential_life import CredentialLife
 from clients._vault_answers import token_life_in
 from clients._vault_api import lookup_self
 from clients._vault_errors import Operation, not_vault

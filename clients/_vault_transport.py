@@ -151,8 +151,8 @@ class VaultAdapter(_AdapterOfBodies):
         self._operation = operation
         self._deadline = deadline
         self._connect_by = patience
-        # A login that got no answer may have used up its secret id: it is not sent again.
-        self._answer_by = deadline if operation.kind == "login" else patience
+        # What got no answer may have used up a secret id, or made a user: it is not sent again.
+        self._answer_by = deadline if operation.kind in {"login", "lease"} else patience
         self._masked_token = token
 
     def get_login_token(self, response: Body) -> str:

@@ -17,7 +17,7 @@ from clients.vault_client import VaultClient
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from clients._credentials import CredentialLife
+    from clients._credential_life import CredentialLife
     from clients._postgres_settings import OnRlsBypass
     from clients.vault_client import LeasedUrl
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from psycopg.abc import Params, Query
 
-    from clients._credentials import CredentialLife
+    from clients._credential_life import CredentialLife
     from clients._postgres_block import User
     from clients._postgres_flight import Session
     from clients._postgres_handle import GuardedConnection
@@ -98,6 +98,8 @@ class PostgresClient(Lifecycle):
         self._probe(admin_url)
 
     def __repr__(self) -> str:
+        if not hasattr(self, "_pool"):  # a failing constructor, looked at by an error reporter
+            return "<PostgresClient without a server>"
         stats = self._pool.stats()
         return (
             f"<PostgresClient {self._connector.target.description}, "

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     import redis
 
-    from clients._credentials import CredentialLife
+    from clients._credential_life import CredentialLife
 
 __all__ = ["Pipeline", "RateLimit", "Session", "SessionStore", "ValkeyClient", "ValkeyError"]
 
@@ -115,6 +115,8 @@ class ValkeyClient(KeyOperations, Lifecycle):
             raise refusal from ours.__cause__  # see valkey_error
 
     def __repr__(self) -> str:
+        if not hasattr(self, "_target"):  # a failing constructor, looked at by an error reporter
+            return "<ValkeyClient without a server>"
         return f"<ValkeyClient for {self._target.where}>"
 
     @property

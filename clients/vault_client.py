@@ -31,7 +31,7 @@ from clients.errors import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from clients._credentials import CredentialLife
+    from clients._credential_life import CredentialLife
 
 __all__ = ["LeasedUrl", "VaultClient", "VaultError"]
 

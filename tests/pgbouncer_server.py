@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 PROGRAM = shutil.which("pgbouncer", path="/usr/sbin:/usr/local/sbin:/usr/local/bin:/usr/bin")
 _DESELECTED = pytest.StashKey[int]()
+#: Under this name a worker of a parallel run tells how many it deselected.
+_TOLD = "pgbouncer_deselected"
 
 
 class PgBouncerServer(ServerProcess):
@@ -85,8 +87,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     needy = [item for item in items if item.get_closest_marker("pgbouncer")]
     if needy:
         config.stash[_DESELECTED] = len(needy)
+        if isinstance(told := getattr(config, "workeroutput", None), dict):
+            told[_TOLD] = len(needy)
         config.hook.pytest_deselected(items=needy)
         items[:] = [item for item in items if item not in needy]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Take the number from a worker: each of them collects all tests."""
+    if count := getattr(node, "workeroutput", {}).get(_TOLD, 0):
+        node.config.stash[_DESELECTED] = count
 
 
 def pytest_terminal_summary(

@@ -67,7 +67,9 @@ def stack(
                 yield embedded.start()
     # Whatever it was: pytest-docker raises plain Exceptions.
     except Exception as error:  # noqa: BLE001 - see above
-        pytest.exit(f"STACK={stack_kind}: the servers are not there: {error}", returncode=3)
+        reason = f"STACK={stack_kind}: the servers are not there: {error}"
+        request.session.shouldstop = reason  # what a worker of a parallel run tells of its end
+        pytest.exit(reason, returncode=3)
 
 
 @pytest.fixture(scope="session")

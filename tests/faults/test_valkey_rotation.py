@@ -197,3 +197,20 @@ def test_a_new_password_is_shown_to_its_own_server_alone(store: Store) -> None:
             assert client.set("a", "x") is True
             assert client.get("a") == "x"
             assert store.refused_logins() == 1
+
+
+def test_a_connection_that_returns_after_a_change_of_users_is_given_up(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was in use when the user changed: its call ends well, and no further one gets it."""
+    with ValkeyClient(store.url) as client:
+        pool: Any = client._link.pool  # type: ignore[attr-defined]  # one server
+        in_use = pool._take()
+        changed = pool._generation + 1
+        monkeypatch.setattr(pool, "_newest_generation", lambda: changed)
+        client.set("a", "x")
+        pool._idle.append(in_use)
+
+        assert client.get("a") == "x"
+        assert in_use._sock is None
+        assert len(pool._idle) == 1

@@ -77,6 +77,8 @@ def test_a_renewed_lease_keeps_its_user_and_its_connections(rotation_lab: Rotati
 
         assert clients.postgres.stats()["connects"] == sessions
 
+    assert user not in rotation_lab.database_users()
+
 
 def test_a_lease_that_ends_is_replaced_and_open_blocks_go_on(rotation_lab: RotationLab) -> None:
     """The next call has a new user; a block that is open keeps the old one to its end."""
@@ -93,6 +95,21 @@ def test_a_lease_that_ends_is_replaced_and_open_blocks_go_on(rotation_lab: Rotat
         with superuser(rotation_lab.postgres) as conn:
             rows = conn.execute("SELECT 1 FROM pg_stat_activity WHERE usename = %s", (before,))
             assert rows.fetchall() == []
+
+
+@pytest.mark.parametrize(
+    ("statement", "times"), [("SELECT pg_sleep(0.1)", 35), ("SELECT pg_sleep(3.5)", 1)]
+)
+def test_a_block_longer_than_a_lease_keeps_it_alive(
+    rotation_lab: RotationLab, statement: str, times: int
+) -> None:
+    """A process that does nothing else takes no connection: its statements see to the renewal."""
+    with leased(rotation_lab, ttl=2, max_ttl=60, revocation_statements=ENDING_SESSIONS) as clients:
+        before = who(clients)
+        with clients.postgres.connection(_USER) as conn:
+            for _ in range(times):
+                conn.execute(statement)
+        assert who(clients) == before
 
 
 def _who_in_thread(clients: Clients) -> str:

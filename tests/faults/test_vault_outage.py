@@ -16,7 +16,7 @@ from clients import (
     VaultConnectionError,
     build_clients,
 )
-from tests.http_fault_proxy import Fault
+from tests.http_fault_proxy import Fault, HttpFaultProxy
 from tests.postgres_faults import kill_sessions, superuser, wait_for
 from tests.rotation_lab import ENDING_SESSIONS, MixedLoad, RotationLab, connect_anew
 from tests.vault_fixtures import VaultLab
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from clients import Clients
-    from tests.http_fault_proxy import HttpFaultProxy
 
 
 @pytest.fixture(scope="module")
@@ -143,6 +142,34 @@ def test_a_lease_outlives_a_sealed_vault_in_the_connections_that_are_open(
         sealable.unseal()
         wait_for(lambda: _works(clients))
         assert _who(clients) != user
+
+
+def test_a_sealed_vault_is_asked_by_time_and_not_by_load(
+    lab: RotationLab, sealable: SealableOpenBao
+) -> None:
+    """Nothing works without Vault: the failing calls of all threads repeat its last answer."""
+    role = lab.dynamic_role(ttl=2, max_ttl=60)
+    token = lab.vault.token(policies=["rotation"])
+    with (
+        HttpFaultProxy(sealable.port) as proxy,
+        VaultClient(proxy.url, token, environ={}) as vault,
+        build_clients(vault=vault, database_role=role) as clients,
+    ):
+        user = _who(clients)
+        sealable.seal()
+        time.sleep(2)
+        with superuser(lab.postgres) as conn:
+            conn.execute(f'ALTER ROLE "{user}" NOLOGIN')
+            kill_sessions(conn, user)
+        wait_for(lambda: not _works(clients))
+        proxy.forget()
+        until, calls = time.monotonic() + 2, 0
+        while time.monotonic() < until:
+            assert not _works(clients)
+            calls += 1
+        assert proxy.count() < calls / 4
+        sealable.unseal()
+        wait_for(lambda: _works(clients))
 
 
 def test_a_vault_that_stalls_holds_nobody_up(

@@ -87,6 +87,22 @@ def test_an_external_stack_that_is_not_there_ends_the_run(
     assert " errors" not in done.stdout
 
 
+def test_a_parallel_run_ends_as_soon(stack: StackEndpoints) -> None:
+    """The reason reaches the terminal from the worker that met it."""
+    done = _pytest(
+        *("-n", "2"),
+        "tests/integration/test_factory.py",
+        "tests/integration/test_command_line.py",
+        env={"STACK": "external", "VAULT_ADDR": stack.vault_addr, "VAULT_TOKEN": "no-such-token"},
+    )
+
+    assert done.returncode == 2
+    assert "STACK=external: the servers are not there" in done.stdout
+    assert " passed" not in done.stdout
+    assert " errors" not in done.stdout
+    assert "INTERNALERROR" not in done.stdout
+
+
 def test_a_docker_that_cannot_start_ends_the_run(tmp_path: Path) -> None:
     """pytest-docker is asked for the project's commands; its failure ends the run, cleaned up."""
     log = tmp_path / "calls"

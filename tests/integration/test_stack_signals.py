@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import psutil
 import pytest
 
 if TYPE_CHECKING:
@@ -135,12 +136,13 @@ def test_what_nohup_ignores_stays_ignored(temporary: Path) -> None:
 
 
 def _processes_that_name(folder: Path, words: str = "") -> list[str]:
-    listed = subprocess.run(
-        ["ps", "-A", "-o", "pid=,ppid=,command="], capture_output=True, text=True, check=True
-    ).stdout.splitlines()
-    named = {line.split()[0] for line in listed if str(folder) in line}
+    listed = {
+        one.pid: (one.info["ppid"], " ".join(one.info["cmdline"] or []))
+        for one in psutil.process_iter(["ppid", "cmdline"])
+    }
+    named = {pid for pid, (_, command) in listed.items() if str(folder) in command}
     return [
-        line
-        for line in listed
-        if words in line and (line.split()[0] in named or line.split()[1] in named)
+        command
+        for pid, (parent, command) in listed.items()
+        if words in command and (pid in named or parent in named)
     ]

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from clients import _credentials
-from clients._credentials import Candidate, CredentialLife, UrlSource
+from clients._credential_life import CredentialLife
+from clients._credentials import Candidate, UrlSource
 from clients.errors import (
     ConfigurationError,
     PostgresConfigurationError,
@@ -55,7 +56,7 @@ class World:
     def __init__(self, clock: Clock, password: str = "old") -> None:
         self.clock = clock
         self.cached = self.stored = self.valid = password
-        self.asked_afresh = 0
+        self.asked = self.asked_afresh = 0
         self.down: Exception | None = None
         self.tried: list[str] = []
         self.source = UrlSource(
@@ -64,6 +65,7 @@ class World:
 
     def url(self, *, use_cache: bool = True) -> str:
         """Return the cached value, or read the stored one into the cache first."""
+        self.asked += 1
         if self.down is not None:
             raise self.down
         if not use_cache:
@@ -142,6 +144,69 @@ def test_a_server_that_changes_between_two_refusals_gets_the_new_value_again(wor
     assert tried == ["new", "old", "new"]
 
 
+def test_a_refusal_that_comes_late_does_not_stand_against_a_login(world: World) -> None:
+    """A thread is refused, then another one's login works, and only then the first one tells."""
+    world.stored = world.cached = "new"
+    slow = world.source.candidates(patient=True)
+    assert next(slow).url == "new"
+    world.clock.now += 0.01
+    world.valid = "new"
+    assert world.log_in()
+
+    assert next(slow).url == "new"
+    assert world.log_in()
+    assert world.tried == ["new"]
+
+
+def test_whoever_is_refused_between_two_changes_goes_on(world: World) -> None:
+    """Both values are refused, for the server changes in between, and another thread gets in."""
+    world.stored = world.cached = "new"
+    slow, fast = (world.source.candidates(patient=True) for _ in range(2))
+    for _ in range(2):
+        assert next(slow).url == next(fast).url
+    assert next(slow).url == "new"
+    world.clock.now += 0.01
+    world.source.accepted(next(fast))
+
+    assert next(slow).url == "new"
+
+
+def test_whoever_waits_takes_what_another_thread_has_found(world: World) -> None:
+    """The store was behind and is ahead by now, but what works in between is known."""
+
+    def found_by_another_thread() -> None:
+        world.stored = "between"
+        assert world.log_in()
+        world.stored = world.cached = "new"
+        assert world.log_in()
+        assert world.tried == ["new", "between"]
+
+    world.valid = "between"
+    waiting = world.source.candidates(patient=True)
+    assert next(waiting).url == "old"
+    world.clock.at.append((world.clock.now + 0.01, found_by_another_thread))
+
+    assert next(waiting).url == "between"
+
+
+def test_a_value_that_goes_on_working_is_not_newer_than_the_newest(world: World) -> None:
+    """A login with it, asked for later, does not keep the new value's from being a rotation."""
+    world.stored = world.cached = "new"
+    first = world.source.candidates(patient=True)
+    assert [next(first).url, next(first).url] == ["new", "old"]
+    world.clock.now += 0.1
+    assert world.log_in()
+    assert world.tried == ["old"]
+    world.valid = "new"
+
+    found = next(first)
+    world.source.accepted(found)
+    world.cached = world.stored = "newer"
+
+    assert world.log_in()
+    assert world.tried == ["newer", "new"]
+
+
 def test_a_value_that_is_wrong_for_good_is_tried_every_five_seconds(world: World) -> None:
     """No login is repeated before, whoever asks; the error says what happened and when next."""
     world.valid = "unknown"
@@ -156,6 +221,17 @@ def test_a_value_that_is_wrong_for_good_is_tried_every_five_seconds(world: World
     world.clock.now += 5
     assert not world.log_in()
     assert world.tried == ["old"]
+
+
+def test_a_value_that_was_refused_is_tried_again_by_one_of_all_that_wait(world: World) -> None:
+    """One login tells them all: as many as there are threads would lock the account."""
+    world.valid = "unknown"
+    assert not world.log_in()
+    world.clock.now += 5
+    first, others = (world.source.candidates(patient=False) for _ in range(2))
+
+    assert next(first).url == "old"
+    assert list(others) == []
 
 
 def test_a_source_that_never_repeats_itself_locks_no_account(clock: Clock) -> None:
@@ -211,8 +287,10 @@ def test_a_store_that_cannot_be_asked_leaves_the_working_value_in_use(
 ) -> None:
     """Vault is sealed: logins go on with what worked, one warning, one question in 5 seconds."""
     world.down = VaultConnectionError("sealed", reason="sealed")
+    world.asked = 0
     for _ in range(3):
         assert world.log_in()
+    assert world.asked == 1
     assert [record.message for record in caplog.records] == [
         "connection_url stays as it is for now: sealed"
     ]
@@ -232,6 +310,34 @@ def test_a_refusal_while_the_store_cannot_be_asked_tells_both(world: World) -> N
     assert not world.log_in(patient=False)
     assert "no to old" in world.source.refusal()
     assert world.source.refusal().endswith("no other can be had: sealed")
+
+
+def test_a_store_that_cannot_be_asked_is_asked_by_time_and_not_by_load(world: World) -> None:
+    """Nothing works and Vault is sealed: ten thousand calls in a minute repeat its answer."""
+    world.valid = "unknown"
+    world.down = VaultConnectionError("sealed", reason="sealed")
+    assert not world.log_in(patient=False)
+    world.asked = repeated = 0
+    for _ in range(10_000):
+        world.clock.now += 0.006
+        with pytest.raises(VaultConnectionError, match="sealed") as caught:
+            world.log_in()
+        assert caught.value.reason == "sealed"
+        repeated += caught.value is not world.down
+    # Each in an exception of its own: a shared one would collect the frames of all calls.
+    assert repeated == 10_000 - world.asked
+    assert 10 < world.asked < 500
+
+    world.down, world.valid = None, "old"
+    world.clock.now += 1.2
+    assert world.log_in()
+    # The next outage begins anew.
+    world.down, world.valid, world.asked = VaultConnectionError("sealed again"), "unknown", 0
+    assert not world.log_in(patient=False)
+    world.clock.now += 0.001
+    with pytest.raises(VaultConnectionError, match="again"):
+        world.log_in()
+    assert world.asked == 3
 
 
 def test_a_secret_that_is_gone_is_no_outage(world: World) -> None:
@@ -281,7 +387,7 @@ def test_connections_are_given_up_when_more_than_the_password_changes(clock: Clo
 
 def test_a_slow_login_with_the_old_value_is_no_rotation_back(world: World) -> None:
     """A login that was begun before another one, and ends after it, changes nothing."""
-    slow = Candidate("old", world.clock.now)
+    slow = Candidate("old", world.clock.now, world.clock.now)
     world.clock.now += 1
     world.stored = world.valid = "new"
     assert world.log_in()
@@ -324,7 +430,7 @@ def test_a_callable_that_returns_none_is_refused() -> None:
 
 def test_no_credential_shows() -> None:
     """Candidates and lives can be logged."""
-    assert "secret" not in repr(Candidate("redis://:secret@h", 0.0))
+    assert "secret" not in repr(Candidate("redis://:secret@h", 0.0, 0.0))
     assert repr(CredentialLife(1.0)) == "CredentialLife(age=1.0, remaining=None)"
 
 

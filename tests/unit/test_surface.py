@@ -184,5 +184,19 @@ def test_only_settings_reads_the_environment() -> None:
     assert readers == ["utils/settings.py"]
 
 
+@pytest.mark.parametrize(
+    ("kind", "name"), [(clients.PostgresClient, "Postgres"), (clients.ValkeyClient, "Valkey")]
+)
+def test_a_client_whose_constructor_failed_can_be_shown(kind: type, name: str) -> None:
+    """Error reporters show each frame's ``self``: a failure there would hide the first one."""
+    with pytest.raises(clients.ConfigurationError) as caught:
+        kind(7)
+    frames = caught.tb.tb_next
+    assert frames is not None
+
+    shown = repr(frames.tb_frame.f_locals["self"])
+    assert shown == f"<{name}Client without a server>"
+
+
 def _lines(path: Path) -> int:
     return len(path.read_text().splitlines())

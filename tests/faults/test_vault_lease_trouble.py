@@ -1,0 +1,367 @@
+"""Leases in trouble: closed in mid-request, slow to make, refused by the server, never answered."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+import pytest
+
+from clients import (
+    ClientError,
+    PostgresClient,
+    PostgresError,
+    VaultClient,
+    VaultError,
+    build_clients,
+)
+from clients._check import check_services
+from tests.http_fault_proxy import Fault
+from tests.postgres_faults import superuser, wait_for
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import FrameType
+
+    from tests.http_fault_proxy import HttpFaultProxy
+    from tests.rotation_lab import RotationLab
+
+_USER = uuid4()
+
+
+@contextmanager
+def through_proxy(
+    lab: RotationLab, proxy: HttpFaultProxy, *, timeout: float = 10.0
+) -> Iterator[VaultClient]:
+    """Log in with a token that dies of itself only after the test."""
+    token = lab.vault.token(policies=["rotation"])
+    with VaultClient(proxy.url, token, timeout=timeout, environ={}) as vault:
+        yield vault
+
+
+def who(client: PostgresClient) -> str:
+    """Return the database user of a call."""
+    return str(client.execute_scalar("SELECT session_user::text", user_id=_USER))
+
+
+def test_a_user_that_comes_after_close_is_revoked(
+    rotation_lab: RotationLab, vault_proxy: HttpFaultProxy
+) -> None:
+    """``close()`` does not wait for ever for a thread that asks; that thread then cleans up."""
+    lab, answers = rotation_lab, []
+    before = lab.database_users()
+    with through_proxy(lab, vault_proxy) as vault:
+        url = vault.leased_url(lab.dynamic_role(ttl=60, max_ttl=600))
+        vault_proxy.plan(Fault(pause=3.0), path="/creds/")
+
+        def ask() -> None:
+            with pytest.raises(VaultError, match="was closed") as caught:
+                url()
+            answers.append(caught.value.reason)
+
+        thread = threading.Thread(target=ask)
+        thread.start()
+        wait_for(lambda: vault_proxy.count("/creds/") == 1)
+        url.close()
+        assert answers == []  # it was not waited for
+        thread.join(30)
+
+    assert answers == ["closed"]
+    assert lab.database_users() == before
+
+
+def test_a_user_of_an_interrupted_request_is_revoked_at_close(
+    rotation_lab: RotationLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C after Vault's answer: no lock is held, the next call works, close() knows of both."""
+    lab = rotation_lab
+    before = lab.database_users()
+    with VaultClient(lab.vault.url, lab.vault.token(policies=["rotation"]), environ={}) as vault:
+        url = vault.leased_url(lab.dynamic_role(ttl=60, max_ttl=600))
+
+        def interrupt(*_: object) -> None:
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patched:
+            patched.setattr(vault._session.tokens, "looked_up", interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                url()
+        with PostgresClient(url) as client:
+            assert who(client) in lab.database_users()
+        assert len(lab.database_users() - before) == 2
+        url.close()
+
+    assert lab.database_users() == before
+
+
+def test_an_interrupt_right_after_the_lock_was_taken_leaves_it_free(
+    rotation_lab: RotationLab,
+) -> None:
+    """Between two steps of the interpreter, where no handler is in force yet."""
+    lab = rotation_lab
+    left = ["call", "checkout"]
+
+    def interrupt(frame: FrameType, event: str, function: object) -> None:
+        inside = "_vault_lease" in frame.f_code.co_filename
+        if inside and event == "c_return" and getattr(function, "__name__", "") == "acquire":
+            sys.setprofile(None)
+            left.pop()
+            raise KeyboardInterrupt
+
+    with VaultClient(lab.vault.url, lab.vault.token(policies=["rotation"]), environ={}) as vault:
+        url = vault.leased_url(lab.dynamic_role(ttl=60, max_ttl=600))
+        url()
+        url.doubt()
+        for call in (url.serial, url):
+            sys.setprofile(interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                call()
+        assert left == []
+        with ThreadPoolExecutor(1) as other:
+            assert other.submit(url).result(5).startswith("postgresql://v-")
+        url.close()
+
+
+def test_a_login_that_is_refused_was_answered(rotation_lab: RotationLab) -> None:
+    """``check`` tells it from a server that is not there, and shows no password."""
+    lab = rotation_lab
+    role = lab.dynamic_role(
+        ttl=60,
+        max_ttl=600,
+        creation_statements=["CREATE ROLE \"{{name}}\" NOLOGIN PASSWORD '{{password}}'"],
+    )
+    report = check_services(lab.environ(lab.role()), database_role=role)[1]
+
+    assert (report.reachable, report.authenticated) == (True, False)
+    assert "not permitted to log in" in report.detail
+
+
+def test_a_user_that_is_gone_is_replaced_in_the_midst_of_a_pause(rotation_lab: RotationLab) -> None:
+    """After a long outage the next try may be far away: a call that fails brings it on."""
+    lab = rotation_lab
+    with VaultClient(lab.vault.url, lab.vault.token(policies=["rotation"]), environ={}) as vault:
+        url = vault.leased_url(lab.dynamic_role(ttl=60, max_ttl=600))
+        with PostgresClient(url) as client:
+            before = who(client)
+            url._next_try = time.monotonic() + 3600
+            lab.vault.admin.sys.revoke_prefix("database/creds")
+            with pytest.raises(PostgresError, match=r"permission denied|role OID"):
+                client.execute("SELECT name FROM contacts", user_id=_USER)
+
+            assert who(client) != before
+        url.close()
+
+
+def test_a_request_that_got_no_answer_is_not_sent_again(
+    rotation_lab: RotationLab, vault_proxy: HttpFaultProxy
+) -> None:
+    """Each one makes a user: it has all the time that there is."""
+    lab = rotation_lab
+    before = lab.database_users()
+    with through_proxy(lab, vault_proxy, timeout=3.0) as vault:
+        url = vault.leased_url(lab.dynamic_role(ttl=60, max_ttl=600))
+        vault_proxy.plan(Fault(pause=1.7), path="/creds/")
+        assert url().startswith("postgresql://v-")
+        assert vault_proxy.count("/creds/") == 1
+        url.close()
+
+    assert lab.database_users() == before
+
+
+def test_a_database_that_is_slow_to_make_users_costs_no_call(
+    rotation_lab: RotationLab, vault_proxy: HttpFaultProxy
+) -> None:
+    """Most of a second for each user: one call waits for it, none fails, and no user is lost."""
+    lab = rotation_lab
+    with through_proxy(lab, vault_proxy) as vault:
+        url = vault.leased_url(lab.dynamic_role(ttl=3, max_ttl=3))
+        with PostgresClient(url) as client:
+            users = {who(client)}
+            vault_proxy.plan(Fault(pause=0.75), times=100, path="/creds/")
+            until = time.monotonic() + 4
+            while time.monotonic() < until:
+                assert client.execute("SELECT name FROM contacts", user_id=_USER) == []
+                users.add(who(client))
+                time.sleep(0.02)
+        assert 1 < len(users) == vault_proxy.count("/creds/")
+        url.close()
+
+
+def test_a_database_that_is_slower_than_a_call_may_wait_heals(
+    rotation_lab: RotationLab, vault_proxy: HttpFaultProxy
+) -> None:
+    """The try after one that got no answer has more time: else no try would ever end well."""
+    lab = rotation_lab
+    with through_proxy(lab, vault_proxy) as vault:
+        url = vault.leased_url(lab.dynamic_role(ttl=3, max_ttl=3))
+        with PostgresClient(url) as client:
+            before = who(client)
+            vault_proxy.plan(Fault(pause=1.5), times=100, path="/creds/")
+
+            wait_for(lambda: _another_user_works(client, before))
+        url.close()
+
+
+def _another_user_works(client: PostgresClient, before: str) -> bool:
+    try:
+        client.execute("SELECT name FROM contacts", user_id=_USER)
+        return who(client) != before
+    except ClientError:
+        return False
+
+
+def test_a_server_that_refuses_every_user_gets_fewer_and_fewer(
+    rotation_lab: RotationLab, vault_proxy: HttpFaultProxy
+) -> None:
+    """Each user lives on to the end of its lease: after one second, two more, and so on."""
+    lab = rotation_lab
+    with through_proxy(lab, vault_proxy) as vault:
+        url = vault.leased_url(lab.dynamic_role(ttl=60, max_ttl=600))
+        first = url()
+        started = time.monotonic()
+        while time.monotonic() < started + 3.6:
+            url(use_cache=False)
+            time.sleep(0.01)
+        assert url() != first
+        assert 2 <= vault_proxy.count("/creds/") <= 3
+        url.close()
+
+
+def test_a_vault_that_never_answers_is_asked_once_at_close(
+    rotation_lab: RotationLab, vault_proxy: HttpFaultProxy, caplog: pytest.LogCaptureFixture
+) -> None:
+    """However many leases there are: they end by themselves, and one line says so."""
+    lab = rotation_lab
+    with through_proxy(lab, vault_proxy) as vault:
+        url = vault.leased_url(lab.dynamic_role(ttl=60, max_ttl=600))
+        url()
+        time.sleep(1.1)
+        url(use_cache=False)
+        assert vault_proxy.count("/creds/") == 2
+        vault_proxy.plan(Fault(pause=8.0), times=3, path="/revoke")
+        url.close()
+        url.close()
+
+        assert vault_proxy.count("/revoke") == 1
+    (line,) = [one.getMessage() for one in caplog.records if "ends by itself" in one.message]
+    assert "2 of the leases" in line
+    lab.vault.admin.sys.revoke_prefix("database/creds")
+
+
+def test_a_base_url_that_fails_later_stays_as_it_was(
+    rotation_lab: RotationLab, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever the caller's callable raises: no call fails, no user is made in vain."""
+    lab = rotation_lab
+    before = lab.database_users()
+    answers = [lab.postgres.url("crm_user", "stored-pw")]
+
+    def base() -> str:
+        return answers[0]  # an IndexError later on
+
+    with VaultClient(lab.vault.url, lab.vault.token(policies=["rotation"]), environ={}) as vault:
+        url = vault.leased_url(lab.dynamic_role(ttl=2, max_ttl=2), base)
+        with PostgresClient(url) as client:
+            users = {who(client)}
+            answers.clear()
+            until = time.monotonic() + 4
+            while time.monotonic() < until:
+                users.add(who(client))
+                time.sleep(0.02)
+        assert len(url._living) <= 2  # those that ended are forgotten
+        url.close()
+
+    assert 1 < len(users) < 6
+    lines = [one.getMessage() for one in caplog.records if "stays as it is" in one.message]
+    assert len(lines) == len(users) - 1
+    assert "IndexError" in lines[0]
+    wait_for(lambda: lab.database_users() <= before)
+
+
+def test_a_database_that_moved_is_followed_with_the_next_user(rotation_lab: RotationLab) -> None:
+    """The stored URL is read anew for each user, and not for each connection."""
+    lab = rotation_lab
+    asked = []
+
+    def base() -> str:
+        asked.append(1)
+        return lab.postgres.url(dbname="crm" if len(asked) == 1 else "postgres")
+
+    with VaultClient(lab.vault.url, lab.vault.token(policies=["rotation"]), environ={}) as vault:
+        url = vault.leased_url(lab.dynamic_role(ttl=60, max_ttl=600), base)
+        assert [url().rpartition("/")[2] for _ in range(5)] == ["crm"] * 5
+        assert len(asked) == 1
+        time.sleep(1.1)
+        assert url(use_cache=False).endswith("/postgres")
+        assert url().endswith("/postgres")
+        assert len(asked) == 2
+        url.close()
+
+
+def test_the_lease_wins_over_a_user_in_the_options_of_the_url(rotation_lab: RotationLab) -> None:
+    """The driver prefers ``?user=`` to what stands before the host, and says nothing."""
+    lab = rotation_lab
+    base = (
+        f"postgresql://127.0.0.1:{lab.postgres.port}/crm"
+        f"?user=crm_user&%70assword={lab.set_postgres()}&application_name=mine"
+    )
+    with VaultClient(lab.vault.url, lab.vault.token(policies=["rotation"]), environ={}) as vault:
+        url = vault.leased_url(lab.dynamic_role(ttl=60, max_ttl=600), lambda: base)
+        with PostgresClient(url) as client:
+            assert who(client).startswith("v-")
+            query = "SELECT current_setting('application_name')"
+            assert client.execute_scalar(query, user_id=_USER) == "mine"
+        url.close()
+
+
+def test_a_static_role_in_trouble_makes_no_user(rotation_lab: RotationLab) -> None:
+    """It is read again, its user stays, and it has no lease to revoke."""
+    lab = rotation_lab
+    path = lab.static_role(period=600)
+    with VaultClient(lab.vault.url, lab.vault.token(policies=["rotation"]), environ={}) as vault:
+        url = vault.leased_url(path, lab.postgres.url)
+        first = url()
+        time.sleep(1.1)
+        assert url(use_cache=False) == first
+        lab.vault.admin.adapter.post(f"/v1/{path.replace('static-creds', 'rotate-role')}")
+        second = url(use_cache=False)
+        assert second != first
+        assert url.life().age < 5
+        url.close()
+
+
+def test_a_static_roles_user_that_was_made_anew_gets_new_sessions(
+    rotation_lab: RotationLab,
+) -> None:
+    """Its name is the same, and the old sessions have no rights: one call tells."""
+    lab = rotation_lab
+    path = lab.static_role(period=600)
+    name = path.rpartition("/")[2]
+    with build_clients(environ=lab.environ(lab.role()), database_role=path) as clients:
+        assert who(clients.postgres) == name
+        with superuser(lab.postgres) as conn:
+            conn.execute(f"DROP ROLE {name}")
+            conn.execute(f"CREATE ROLE {name} LOGIN IN ROLE crm_user")
+        lab.vault.admin.adapter.post(f"/v1/{path.replace('static-creds', 'rotate-role')}")
+        with pytest.raises(PostgresError, match=r"permission denied|role OID"):
+            clients.postgres.execute("SELECT name FROM contacts", user_id=_USER)
+
+        wait_for(lambda: _works(clients.postgres))
+        connects = clients.postgres.stats()["connects"]
+        for _ in range(3):  # and a statement that stays denied makes no storm of logins
+            time.sleep(0.4)
+            with pytest.raises(PostgresError, match="permission denied"):
+                clients.postgres.execute("SELECT rolpassword FROM pg_authid", user_id=_USER)
+        assert clients.postgres.stats()["connects"] == connects
+
+
+def _works(client: PostgresClient) -> bool:
+    try:
+        return client.execute("SELECT name FROM contacts", user_id=_USER) == []
+    except ClientError:
+        return False
