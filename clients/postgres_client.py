@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from itertools import count
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from clients._lifecycle import Lifecycle
 from clients._numbers import checked_count
@@ -38,8 +38,6 @@ if TYPE_CHECKING:
     from clients._postgres_settings import OnRlsBypass, Target
 
 __all__ = ["Finding", "PostgresClient", "PostgresError"]
-
-T = TypeVar("T")
 
 
 class PostgresClient(Lifecycle):
@@ -325,7 +323,7 @@ class PostgresClient(Lifecycle):
             PostgresError: There is none; it says why.
         """
         # The reset that precedes every question is the sign of life.
-        return self._ask("health_check", lambda session: session.reusable)
+        return ask(self._pool, "health_check", lambda session: session.reusable)
 
     def server_version(self) -> str:
         """Return the server's version, such as ``"18.6"``, as it said when we connected.
@@ -333,7 +331,7 @@ class PostgresClient(Lifecycle):
         Raises:
             PostgresError: No connection could be had.
         """
-        number = self._ask("server_version", lambda session: session.pgconn.server_version)
+        number = ask(self._pool, "server_version", lambda session: session.pgconn.server_version)
         return f"{number // 10000}.{number % 10000}"
 
     def check_rls(self) -> list[Finding]:
@@ -347,7 +345,7 @@ class PostgresClient(Lifecycle):
         """
         from clients._rls_check import check_rls  # noqa: PLC0415 - few need its parser of SQL
 
-        return self._ask("check_rls", lambda session: check_rls(session.conn))
+        return ask(self._pool, "check_rls", lambda session: check_rls(session.conn))
 
     def credential_life(self) -> CredentialLife:
         """Return how old the credential in use is and how long it still works, never itself."""
@@ -370,9 +368,6 @@ class PostgresClient(Lifecycle):
         self._pool.close()
 
     # -- what the operations share --
-
-    def _ask(self, method: str, question: Callable[[Session], T]) -> T:
-        return ask(self._pool, method, question)
 
     def _user(self, user_id: UUID | str | None) -> UUID:
         return get_current_user_id() if user_id is None else parse_user_id(user_id)
