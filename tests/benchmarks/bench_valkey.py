@@ -140,13 +140,23 @@ def valkey(board: Board) -> Iterator[ValkeyServer]:
 
 @pytest.fixture(scope="module")
 def contestants(valkey: ValkeyServer) -> Iterator[Contestants]:
-    """All clients, seen to give the same answers."""
+    """All clients, seen to do the same, and to give the same answers."""
     with ExitStack() as opened:
         found = Contestants(valkey.url, opened)
         assert found.drivers[_PLAIN].connection_pool.connection_class is PlainConnection
-        for name in ("get()", "get_json()", "pipeline of 100"):
-            ours, *others = [way() for way in found.operations()[name].values()]
+        operations = found.operations()
+        for name in ("get()", "set(), expiry", "get_json()", "pipeline of 100"):
+            ours, *others = [way() for way in operations[name].values()]
             assert others == [ours] * len(others)
+        for way in operations["set(), expiry"].values():
+            found.ours.delete("b")
+            way()
+            assert found.ours.ttl("b") in {59, 60}
+        counts: list[Any] = [way() for way in operations["incr()"].values()]
+        assert counts == list(range(counts[0], counts[0] + len(counts)))
+        admitted: list[Any] = [way() for way in operations["rate_limit()"].values()]
+        assert admitted[0].allowed
+        assert all(admitted[1:])
         yield found
 
 
