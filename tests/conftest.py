@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 pytest_plugins = [
+    "tests.credential_world",
     "tests.stack_fixtures",
     "tests.vault_fixtures",
     "tests.postgres_faults",

@@ -24,7 +24,8 @@ _TOLD = "pgbouncer_deselected"
 class PgBouncerServer(ServerProcess):
     """PgBouncer in transaction mode with one server connection for each user and database.
 
-    It refuses to run as root, and knows the application's role by its password.
+    It refuses to run as root, and knows the application's role by its password. It asks the server
+    for users that it does not know, as it has to where they come and go.
 
     Args:
         server: The PostgreSQL behind it.
@@ -44,7 +45,7 @@ class PgBouncerServer(ServerProcess):
         """Write the configuration, and return the command."""
         assert PROGRAM is not None
         users = self.folder / "users.txt"
-        users.write_text('"crm_user" "secret"\n')
+        users.write_text(f'"crm_user" "secret"\n"postgres" "{self._server.password}"\n')
         config = self.folder / "pgbouncer.ini"
         config.write_text(
             "[databases]\n"
@@ -55,6 +56,8 @@ class PgBouncerServer(ServerProcess):
             "unix_socket_dir =\n"
             "auth_type = scram-sha-256\n"
             f"auth_file = {users}\n"
+            "auth_user = postgres\n"
+            "auth_query = SELECT rolname, rolpassword FROM pg_authid WHERE rolname = $1\n"
             "pool_mode = transaction\n"
             "default_pool_size = 1\n"
             "max_client_conn = 100\n"

@@ -12,6 +12,7 @@ import psycopg
 import pytest
 
 from clients.errors import PostgresConnectionError, PostgresError, RlsContextError
+from tests.fault_proxy import FaultProxy
 from tests.postgres_faults import (
     INSERT,
     USER,
@@ -281,3 +282,16 @@ def test_a_block_that_raised_its_time_out_gets_the_plain_limit_behind_a_pooler(
     with nobody_hangs(8), lost, client.connection(A) as conn:
         conn.execute("SET LOCAL statement_timeout = 0")
         conn.execute("SELECT pg_sleep(9)")
+
+
+def test_calls_stay_one_round_trip(pgbouncer: PgBouncerServer, new_client: NewClient) -> None:
+    """Nothing is prepared by name and nothing is asked first: the pooler gets one flight."""
+    with FaultProxy(pgbouncer.port) as proxy:
+        url = pgbouncer.url().replace(f":{pgbouncer.port}/", f":{proxy.port}/")
+        client = new_client(url, pool_size=1, min_size=1)
+        client.execute("SELECT 1", user_id=USER)
+        proxy.reset_counts()
+        for _ in range(8):
+            client.execute(_MINE, user_id=A)
+
+        assert proxy.round_trips == 8

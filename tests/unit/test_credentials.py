@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import logging
-from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
 
-from clients import _credentials
 from clients._credential_life import CredentialLife
 from clients._credentials import Candidate, UrlSource
 from clients.errors import (
@@ -17,79 +15,10 @@ from clients.errors import (
     VaultConnectionError,
     VaultSecretNotFoundError,
 )
+from tests.credential_world import World
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-
-class Clock:
-    """Time that passes only when somebody sleeps."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-        self.at: list[tuple[float, Callable[[], None]]] = []
-
-    def monotonic(self) -> float:
-        """Return the time."""
-        return self.now
-
-    def sleep(self, seconds: float) -> None:
-        """Let time pass, and do what is due by then."""
-        self.now += seconds
-        for moment, act in list(self.at):
-            if moment <= self.now:
-                self.at.remove((moment, act))
-                act()
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    fake = Clock()
-    both = SimpleNamespace(monotonic=fake.monotonic, sleep=fake.sleep)
-    monkeypatch.setattr(_credentials, "time", both)
-    return fake
-
-
-class World:
-    """A store with a cache before it, and a server that takes one password."""
-
-    def __init__(self, clock: Clock, password: str = "old") -> None:
-        self.clock = clock
-        self.cached = self.stored = self.valid = password
-        self.asked = self.asked_afresh = 0
-        self.down: Exception | None = None
-        self.tried: list[str] = []
-        self.source = UrlSource(
-            "connection_url", self.url, describe=lambda url: url[0], unusable=ConfigurationError
-        )
-
-    def url(self, *, use_cache: bool = True) -> str:
-        """Return the cached value, or read the stored one into the cache first."""
-        self.asked += 1
-        if self.down is not None:
-            raise self.down
-        if not use_cache:
-            self.asked_afresh += 1
-            self.cached = self.stored
-        return self.cached
-
-    def log_in(self, *, patient: bool = True) -> bool:
-        """Connect once, as the clients do; note what was tried."""
-        self.tried = []
-        for candidate in self.source.candidates(patient=patient):
-            self.tried.append(candidate.url)
-            if candidate.url == self.valid:
-                self.source.accepted(candidate)
-                return True
-            candidate.refusal = f"no to {candidate.url}"
-        return False
-
-
-@pytest.fixture
-def world(clock: Clock) -> World:
-    made = World(clock)
-    assert made.log_in(patient=False)
-    return made
+    from tests.credential_world import Clock
 
 
 def test_nothing_is_asked_while_logins_work(world: World) -> None:
@@ -144,69 +73,6 @@ def test_a_server_that_changes_between_two_refusals_gets_the_new_value_again(wor
     assert tried == ["new", "old", "new"]
 
 
-def test_a_refusal_that_comes_late_does_not_stand_against_a_login(world: World) -> None:
-    """A thread is refused, then another one's login works, and only then the first one tells."""
-    world.stored = world.cached = "new"
-    slow = world.source.candidates(patient=True)
-    assert next(slow).url == "new"
-    world.clock.now += 0.01
-    world.valid = "new"
-    assert world.log_in()
-
-    assert next(slow).url == "new"
-    assert world.log_in()
-    assert world.tried == ["new"]
-
-
-def test_whoever_is_refused_between_two_changes_goes_on(world: World) -> None:
-    """Both values are refused, for the server changes in between, and another thread gets in."""
-    world.stored = world.cached = "new"
-    slow, fast = (world.source.candidates(patient=True) for _ in range(2))
-    for _ in range(2):
-        assert next(slow).url == next(fast).url
-    assert next(slow).url == "new"
-    world.clock.now += 0.01
-    world.source.accepted(next(fast))
-
-    assert next(slow).url == "new"
-
-
-def test_whoever_waits_takes_what_another_thread_has_found(world: World) -> None:
-    """The store was behind and is ahead by now, but what works in between is known."""
-
-    def found_by_another_thread() -> None:
-        world.stored = "between"
-        assert world.log_in()
-        world.stored = world.cached = "new"
-        assert world.log_in()
-        assert world.tried == ["new", "between"]
-
-    world.valid = "between"
-    waiting = world.source.candidates(patient=True)
-    assert next(waiting).url == "old"
-    world.clock.at.append((world.clock.now + 0.01, found_by_another_thread))
-
-    assert next(waiting).url == "between"
-
-
-def test_a_value_that_goes_on_working_is_not_newer_than_the_newest(world: World) -> None:
-    """A login with it, asked for later, does not keep the new value's from being a rotation."""
-    world.stored = world.cached = "new"
-    first = world.source.candidates(patient=True)
-    assert [next(first).url, next(first).url] == ["new", "old"]
-    world.clock.now += 0.1
-    assert world.log_in()
-    assert world.tried == ["old"]
-    world.valid = "new"
-
-    found = next(first)
-    world.source.accepted(found)
-    world.cached = world.stored = "newer"
-
-    assert world.log_in()
-    assert world.tried == ["newer", "new"]
-
-
 def test_a_value_that_is_wrong_for_good_is_tried_every_five_seconds(world: World) -> None:
     """No login is repeated before, whoever asks; the error says what happened and when next."""
     world.valid = "unknown"
@@ -221,17 +87,6 @@ def test_a_value_that_is_wrong_for_good_is_tried_every_five_seconds(world: World
     world.clock.now += 5
     assert not world.log_in()
     assert world.tried == ["old"]
-
-
-def test_a_value_that_was_refused_is_tried_again_by_one_of_all_that_wait(world: World) -> None:
-    """One login tells them all: as many as there are threads would lock the account."""
-    world.valid = "unknown"
-    assert not world.log_in()
-    world.clock.now += 5
-    first, others = (world.source.candidates(patient=False) for _ in range(2))
-
-    assert next(first).url == "old"
-    assert list(others) == []
 
 
 def test_a_source_that_never_repeats_itself_locks_no_account(clock: Clock) -> None:
@@ -383,20 +238,6 @@ def test_connections_are_given_up_when_more_than_the_password_changes(clock: Clo
     world.stored = world.valid = "bob:1"
     assert world.log_in()
     assert world.source.generation() == first + 1
-
-
-def test_a_slow_login_with_the_old_value_is_no_rotation_back(world: World) -> None:
-    """A login that was begun before another one, and ends after it, changes nothing."""
-    slow = Candidate("old", world.clock.now, world.clock.now)
-    world.clock.now += 1
-    world.stored = world.valid = "new"
-    assert world.log_in()
-    generation = world.source.generation()
-    world.source.accepted(slow)
-
-    assert world.source.generation() == generation
-    assert world.log_in()
-    assert world.tried == ["new"]
 
 
 def test_a_text_has_nothing_fresh_to_give(clock: Clock) -> None:

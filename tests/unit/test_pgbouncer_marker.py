@@ -31,6 +31,6 @@ def test_without_the_program_its_tests_are_deselected_with_a_line_that_says_so(
         env=os.environ | {"PYTHONPATH": str(tmp_path)},
         timeout=60,
     )
-    assert "14 tests deselected: the program pgbouncer is missing" in done.stdout
+    assert "15 tests deselected: the program pgbouncer is missing" in done.stdout
     assert "skipped" not in done.stdout
     assert "passed" not in done.stdout
