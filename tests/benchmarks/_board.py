@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -203,7 +204,7 @@ def machine() -> dict[str, Any]:
         "cpus": len(os.sched_getaffinity(0))
         if hasattr(os, "sched_getaffinity")
         else os.cpu_count(),
-        "platform": found["platform"],
+        "platform": f"{platform.system()} {platform.machine()}",
         "python": f"{found['python_implementation']} {found['python_version']}",
     }
 
@@ -211,8 +212,7 @@ def machine() -> dict[str, Any]:
 def on_what(content: dict[str, Any]) -> str:
     """Say in one line on what the figures of ``bench.json`` were measured."""
     this = content["machine"]
-    system = this["platform"].split("-")[0]
-    return f"{this['cpu']}, {this['cpus']} CPUs, {system}, {this['python']}"
+    return f"{this['cpu']}, {this['cpus']} CPUs, {this['platform']}, {this['python']}"
 
 
 def figure(value: float, unit: str) -> str:
