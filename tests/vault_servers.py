@@ -66,7 +66,7 @@ class SealableOpenBao(OpenBaoServer):
         """Unseal it, and wait until it is the active node."""
         self._admin().sys.submit_unseal_key(self._unseal_key)
         deadline = time.monotonic() + 30
-        while not vault_answers(self.url):
+        while not vault_answers(self.url, self.root_token):
             if time.monotonic() > deadline:
                 raise StackError(f"the server on port {self.port} did not become active")
             time.sleep(0.05)

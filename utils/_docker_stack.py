@@ -102,8 +102,8 @@ class DockerStack:
     def ready(self) -> bool:
         """Return True when all three answer their own protocol, not just a TCP connect."""
         return (
-            vault_answers(self.vault_addr)
-            and valkey_answers(self.ports.valkey_port)
+            vault_answers(self.vault_addr, self.token)
+            and valkey_answers(self.ports.valkey_port, self.password)
             and self._postgres_answers()
         )
 

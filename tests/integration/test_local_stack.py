@@ -12,8 +12,9 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from utils._openbao_server import OpenBaoServer
 from utils._postgres_server import PostgresServer
-from utils._server_process import StackError
+from utils._server_process import ServerProcess, StackError
 from utils._valkey_server import ValkeyServer
 
 ROOT = Path(__file__).parents[2]
@@ -125,6 +126,18 @@ def test_a_server_that_cannot_start_shows_the_end_of_its_log() -> None:
     with pytest.raises(StackError, match="no-such-directive"):
         server.start()
     assert not server.folder.exists()
+
+
+@pytest.mark.parametrize("kind", [ValkeyServer, OpenBaoServer, PostgresServer])
+def test_a_port_that_another_server_took_is_given_up(kind: type[ServerProcess]) -> None:
+    """Somebody else's server on our port is not taken for ours: ours moves to another port."""
+    ours = kind()
+    theirs = kind()
+    theirs.port = ours.port
+    with theirs, ours:
+        assert ours.running
+        assert ours.port != theirs.port
+        assert (ours.ready(), theirs.ready()) == (True, True)
 
 
 def test_postgres_runs_from_a_place_that_only_root_may_enter(tmp_path: Path) -> None:
