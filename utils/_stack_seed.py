@@ -94,7 +94,7 @@ def apply_sql(superuser_url: str, passwords: dict[str, str]) -> None:
     dbname = urlsplit(superuser_url).path.lstrip("/")
     maintenance = urlunsplit(urlsplit(superuser_url)._replace(path="/postgres"))
     with psycopg.connect(maintenance, autocommit=True) as conn:
-        if not conn.execute("SELECT FROM pg_database WHERE datname = %s", (dbname,)).fetchone():
+        if not conn.execute("SELECT 1 FROM pg_database WHERE datname = %s", (dbname,)).fetchone():
             conn.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(dbname)))
     with psycopg.connect(superuser_url, autocommit=True) as conn:
         for path in sql_files():

@@ -8,14 +8,21 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
+from uuid import uuid4
 
 import psycopg
 import pytest
 
+from clients import PostgresClient, VaultClient
 from utils._openbao_server import OpenBaoServer
 from utils._postgres_server import PostgresServer
 from utils._server_process import ServerProcess, StackError
+from utils._stack_seed import seed_stack
 from utils._valkey_server import ValkeyServer
+
+if TYPE_CHECKING:
+    from tests.vault_fixtures import VaultLab
 
 ROOT = Path(__file__).parents[2]
 
@@ -165,3 +172,24 @@ def test_a_restart_keeps_port_and_data() -> None:
 
         with psycopg.connect(url) as conn:
             assert conn.execute("SELECT * FROM kept").fetchall() == []
+
+
+def test_seeding_twice_does_no_harm(vault_lab: VaultLab) -> None:
+    """Roles, tables, rows and the database itself may be there already, as in a container."""
+    user = uuid4()
+    with PostgresServer() as postgres:
+        for _ in range(2):
+            endpoints = seed_stack(
+                vault_addr=vault_lab.url,
+                vault_root_token=vault_lab.root_token,
+                superuser_url=postgres.url(),
+                valkey_url="redis://127.0.0.1:1/0",
+            )
+            with VaultClient(environ=endpoints.environment()) as vault:
+                assert vault.get_database_url() == endpoints.database_url
+            with PostgresClient(endpoints.database_url, 1, min_size=1) as client:
+                client.execute(
+                    "INSERT INTO contacts (user_id, name) VALUES (%s, '')", (user,), user
+                )
+        with psycopg.connect(endpoints.admin_url) as conn:
+            assert conn.execute("SELECT count(*) FROM contacts").fetchone() == (2,)
