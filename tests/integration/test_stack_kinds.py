@@ -58,6 +58,7 @@ def test_the_embedded_stack_ignores_the_ambient_environment() -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.slow
 def test_the_tests_pass_on_an_external_stack_that_may_only_be_read(stack: StackEndpoints) -> None:
     """STACK=external with what ``make env`` exports: a token that can write nothing is enough."""
     done = _pytest(
