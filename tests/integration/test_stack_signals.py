@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -135,12 +136,26 @@ def test_what_nohup_ignores_stays_ignored(temporary: Path) -> None:
 
 
 def _processes_that_name(folder: Path, words: str = "") -> list[str]:
-    listed = subprocess.run(
-        ["ps", "-A", "-o", "pid=,ppid=,command="], capture_output=True, text=True, check=True
-    ).stdout.splitlines()
-    named = {line.split()[0] for line in listed if str(folder) in line}
+    listed = list(_processes())
+    named = {pid for pid, _, command in listed if str(folder) in command}
     return [
-        line
-        for line in listed
-        if words in line and (line.split()[0] in named or line.split()[1] in named)
+        command
+        for pid, parent, command in listed
+        if words in command and (pid in named or parent in named)
     ]
+
+
+def _processes() -> Iterator[tuple[str, str, str]]:
+    """Yield each process's number, its parent's, and its command."""
+    if sys.platform == "darwin":
+        listed = ["ps", "-A", "-o", "pid=,ppid=,command="]
+        for line in subprocess.run(
+            listed, capture_output=True, text=True, check=True
+        ).stdout.splitlines():
+            pid, parent, command = line.split(maxsplit=2)
+            yield pid, parent, command
+    # Not ps: a small Linux has none.
+    for path in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it ended meanwhile
+            command = (path / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            yield path.name, (path / "stat").read_text().rpartition(")")[2].split()[1], command
