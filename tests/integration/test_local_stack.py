@@ -18,7 +18,7 @@ from clients import PostgresClient, VaultClient
 from utils._openbao_server import OpenBaoServer
 from utils._postgres_server import PostgresServer
 from utils._server_process import ServerProcess, StackError
-from utils._stack_seed import seed_stack
+from utils._stack_seed import apply_sql, seed_stack
 from utils._valkey_server import ValkeyServer
 
 if TYPE_CHECKING:
@@ -193,3 +193,17 @@ def test_seeding_twice_does_no_harm(vault_lab: VaultLab) -> None:
                 )
         with psycopg.connect(endpoints.admin_url) as conn:
             assert conn.execute("SELECT count(*) FROM contacts").fetchone() == (2,)
+
+
+def test_sql_that_cannot_be_applied_is_named_with_its_file(
+    own_postgres: PostgresServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever adds a file with a mistake sees which file it is, and nothing of it stays."""
+    broken = tmp_path / "004_notes.sql"
+    broken.write_text("CREATE TABLE half_done (n int); CREATE TABEL notes (n int);")
+    monkeypatch.setattr("utils._stack_seed.sql_files", lambda: [broken])
+
+    with pytest.raises(StackError, match=r'(?s)004_notes.sql .*syntax error at or near "TABEL"'):
+        apply_sql(own_postgres.url(), {})
+    with psycopg.connect(own_postgres.url()) as conn:
+        assert conn.execute("SELECT to_regclass('half_done')").fetchone() == (None,)
