@@ -233,6 +233,20 @@ def test_check_says_that_a_sealed_vault_was_reached(capsys: pytest.CaptureFixtur
     assert (code, _how_far(capsys, "vault")) == (1, [True, None])
 
 
+def test_check_tries_the_administrators_url_too(
+    stack: StackEndpoints,
+    vault_lab: VaultLab,
+    own_secrets: dict[str, str],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """What build_clients() would stumble over, the check finds."""
+    wrong = stack.admin_url.replace("crm_admin:", "crm_admin:wrong")
+    vault_lab.write("crm/database", {"url": stack.database_url, "admin_url": wrong})
+
+    assert main(["check"], own_secrets) == 1
+    assert 'authentication failed for user "crm_admin"' in capsys.readouterr().out
+
+
 def test_check_refuses_a_role_that_bypasses_row_level_security(
     stack: StackEndpoints,
     vault_lab: VaultLab,
@@ -281,6 +295,16 @@ def test_rls_reports_an_open_table_with_the_mend(
             assert code == 1
             assert "open_notes" in findings[0]["object"]
             assert "ENABLE ROW LEVEL SECURITY" in findings[0]["fix"]
+
+            assert main(["rls"], own_secrets) == 1
+            text = capsys.readouterr().out
+            assert "ENABLE ROW LEVEL SECURITY" in text
+            assert text.endswith(f"\n{len(findings)} findings\n")
+
+            assert main(["check"], own_secrets) == 1
+            text = capsys.readouterr().out
+            assert f"{len(findings)} findings: python -m clients rls" in text
+            assert text.endswith("Not healthy: see above.\n")
         finally:
             conn.execute("DROP TABLE open_notes")
 
