@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -17,7 +18,7 @@ import pytest
 from clients import PostgresClient, VaultClient
 from utils._openbao_server import OpenBaoServer
 from utils._postgres_server import PostgresServer
-from utils._server_process import ServerProcess, StackError
+from utils._server_process import ServerProcess, StackError, package_folder
 from utils._stack_seed import apply_sql, seed_stack
 from utils._valkey_server import ValkeyServer
 
@@ -159,6 +160,46 @@ def test_postgres_runs_from_a_place_that_only_root_may_enter(tmp_path: Path) -> 
     assert row == (str(server.data),)
     assert (owner == 0) is False
     assert modes == {path: path.stat().st_mode for path in modes}
+
+
+@pytest.mark.parametrize("kind", [ValkeyServer, OpenBaoServer, PostgresServer])
+def test_a_server_is_there_for_this_user_alone(kind: type[ServerProcess]) -> None:
+    """It listens on 127.0.0.1 alone, and other users read no password in its folder."""
+    with kind() as server:
+        with pytest.raises(OSError, match="refused"):
+            socket.create_connection(("127.0.0.2", server.port), 1).close()
+        secret = str(getattr(server, "password", "") or getattr(server, "root_token", ""))
+        readable = [
+            path
+            for path in server.folder.iterdir()
+            if path.is_file() and path.stat().st_mode & 0o077 and secret in path.read_text()
+        ]
+
+        assert readable == []
+        assert list(server.folder.glob("*password*")) == []
+        assert list(server.folder.glob("**/.s.PGSQL*")) == []
+        assert server.folder.stat().st_mode & 0o077 == 0
+
+
+def test_a_missing_package_names_the_extra() -> None:
+    """Whoever installed without ``[local]`` learns what to install."""
+    with pytest.raises(StackError, match=r"'no_such_server' is not installed.*\[local\]"):
+        package_folder("no_such_server")
+
+
+def test_a_role_is_given_its_password_out_of_the_logs_sight(own_postgres: PostgresServer) -> None:
+    """The server logs a statement that fails, and every one where it is told to."""
+    with psycopg.connect(own_postgres.url(), autocommit=True) as conn:
+        conn.execute("ALTER ROLE postgres SET log_statement = 'all'")
+        try:
+            apply_sql(own_postgres.url(), {"crm_user": "secret", "crm_admin": "secret"})
+        finally:
+            conn.execute("ALTER ROLE postgres RESET log_statement")
+    log = own_postgres.log.read_text()
+    logged = [line for line in log.splitlines() if '"crm_' in line and " PASSWORD " in line]
+
+    assert len(logged) == 2
+    assert all("SCRAM-SHA-256$" in line and "'secret'" not in line for line in logged)
 
 
 def test_a_restart_keeps_port_and_data() -> None:
