@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
+import hvac.exceptions
 import psycopg
 import pytest
 
@@ -19,7 +20,7 @@ from clients import PostgresClient, VaultClient
 from utils._openbao_server import OpenBaoServer
 from utils._postgres_server import PostgresServer
 from utils._server_process import ServerProcess, StackError, package_folder
-from utils._stack_seed import apply_sql, seed_stack
+from utils._stack_seed import apply_sql, direct_client, seed_stack
 from utils._valkey_server import ValkeyServer
 
 if TYPE_CHECKING:
@@ -228,6 +229,9 @@ def test_seeding_twice_does_no_harm(vault_lab: VaultLab) -> None:
             )
             with VaultClient(environ=endpoints.environment()) as vault:
                 assert vault.get_database_url() == endpoints.database_url
+            application = direct_client(vault_lab.url, endpoints.vault_token)
+            with pytest.raises(hvac.exceptions.Forbidden):  # it may read, and no more
+                application.secrets.kv.v2.delete_metadata_and_all_versions("crm/valkey")
             with PostgresClient(endpoints.database_url, 1, min_size=1) as client:
                 client.execute(
                     "INSERT INTO contacts (user_id, name) VALUES (%s, '')", (user,), user
