@@ -15,9 +15,11 @@ from clients._vault_getters import DATABASE, VALKEY
 from clients.errors import (
     ClientError,
     ConfigurationError,
+    PostgresError,
     RlsContextError,
+    ValkeyError,
     VaultAuthenticationError,
-    VaultSecretNotFoundError,
+    VaultError,
 )
 from clients.postgres_client import PostgresClient
 from clients.valkey_client import ValkeyClient
@@ -31,10 +33,14 @@ __all__ = ["ServiceReport", "check_services", "url_for"]
 _LOGIN_WORDS = (
     "authentication failed",
     "not permitted to log in",
+    "no password supplied",
     "WRONGPASS",
     "NOAUTH",
     "invalid username-password",
 )
+
+# Why a Vault is none for us, as far as we can see.
+_UNREACHED = {"unreachable", "timeout", "tls", "not_vault"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +51,7 @@ class ServiceReport:
         service: ``"vault"``, ``"postgres"`` or ``"valkey"``.
         healthy: Whether everything is as it should be.
         reachable: Whether it answered; None when it could not be tried.
-        authenticated: Whether it accepted the credentials; None when it could not be tried.
+        authenticated: Whether it accepted the credentials; None when it did not come to that.
         version: What it says it is.
         latency: Seconds that a health check took.
         rls: PostgreSQL alone: what can be said of row-level security.
@@ -161,16 +167,33 @@ def _healthy(
 
 
 def _failed(service: str, error: ClientError) -> ServiceReport:
-    refused_login = isinstance(error, VaultAuthenticationError) or any(
-        words in str(error) for words in _LOGIN_WORDS
-    )
-    bypass = isinstance(error, RlsContextError)
-    untried = isinstance(error, ConfigurationError | VaultSecretNotFoundError)
+    reachable, authenticated = _how_far(service, error)
     return ServiceReport(
         service=service,
         healthy=False,
-        reachable=None if untried else refused_login or bypass,
-        authenticated=None if untried else bypass,
-        rls="bypassed" if bypass else None,
+        reachable=reachable,
+        authenticated=authenticated,
+        rls="bypassed" if isinstance(error, RlsContextError) else None,
         detail=str(error),
     )
+
+
+def _how_far(service: str, error: ClientError) -> tuple[bool | None, bool | None]:
+    """Return whether the service answered and whether it let us in; None where nobody knows."""
+    if isinstance(error, RlsContextError):
+        return True, True
+    # Without what Vault should have told, the other two were not tried.
+    untried = service != "vault" and isinstance(error, VaultError)
+    if untried or isinstance(error, ConfigurationError):
+        return None, None
+    if isinstance(error, VaultAuthenticationError) or any(
+        words in str(error) for words in _LOGIN_WORDS
+    ):
+        return True, False
+    if isinstance(error, PostgresError):
+        # A refused connection has no SQLSTATE; the server's own words begin like this.
+        let_in = error.sqlstate is not None
+        return let_in or "FATAL:" in str(error), let_in or None
+    if isinstance(error, ValkeyError):
+        return error.code is not None, error.code == "NOPERM" or None
+    return getattr(error, "reason", None) not in _UNREACHED, None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -115,12 +115,13 @@ def _docker_endpoints(request: pytest.FixtureRequest) -> StackEndpoints:
         patch.setenv(name, value)
     # Only here, so that an embedded run never looks for Docker.
     try:
-        services: Any = request.getfixturevalue("docker_services")
+        request.getfixturevalue("docker_services")
     except Exception:
         # pytest-docker cleans up after a start that succeeded, and only then.
-        plan.close()
+        plan.close(check=False)
         raise
-    services.wait_until_responsive(check=plan.ready, timeout=180.0, pause=0.5)
+    # Not pytest-docker's own waiting, which ends without a word of the servers' logs.
+    plan.wait()
     return plan.seed()
 
 

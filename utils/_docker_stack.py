@@ -8,7 +8,7 @@ import subprocess
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 import psycopg
 
@@ -56,7 +56,8 @@ class DockerStack:
     project: str
     ports: StackSettings
     token: str = field(default_factory=lambda: f"dev-{secrets.token_urlsafe(16)}", repr=False)
-    password: str = field(default_factory=lambda: secrets.token_urlsafe(16), repr=False)
+    # Valkey would take a password that begins with two hyphens for the name of an option.
+    password: str = field(default_factory=lambda: f"dev-{secrets.token_urlsafe(16)}", repr=False)
 
     @property
     def compose_file(self) -> Path:
@@ -88,24 +89,40 @@ class DockerStack:
         """Start the containers, wait for all three, and seed them.
 
         Raises:
-            StackError: Compose refused, or a server did not answer in time.
+            StackError: Compose refused, or a server did not answer in time; nothing is left.
         """
         try:
             # Without --wait, which docker-compose 1.29 does not know.
             self._compose("up", "-d")
-            self._wait()
+            self.wait()
             return self.seed()
         except BaseException:
-            self.close()
+            self.close(check=False)
             raise
 
-    def ready(self) -> bool:
-        """Return True when all three answer their own protocol, not just a TCP connect."""
-        return (
-            vault_answers(self.vault_addr)
-            and valkey_answers(self.ports.valkey_port)
-            and self._postgres_answers()
-        )
+    def wait(self) -> None:
+        """Wait until all three answer.
+
+        Raises:
+            StackError: One did not within three minutes; with the end of their logs.
+        """
+        deadline = time.monotonic() + _READY_TIMEOUT
+        while silent := self.silent():
+            if time.monotonic() > deadline:
+                logs = self._compose("logs", "--tail=20", check=False)
+                raise StackError(
+                    f"no answer from {', '.join(silent)} within {_READY_TIMEOUT:.0f} s:\n{logs}"
+                )
+            time.sleep(0.5)
+
+    def silent(self) -> list[str]:
+        """Return which of the three do not answer their own protocol yet."""
+        answers = {
+            "vault": vault_answers(self.vault_addr, self.token),
+            "postgres": self._postgres_answers(),
+            "valkey": valkey_answers(self.ports.valkey_port, self.password),
+        }
+        return [service for service, answered in answers.items() if not answered]
 
     def seed(self) -> StackEndpoints:
         """Seed the servers, and return how they are reached."""
@@ -116,23 +133,16 @@ class DockerStack:
             valkey_url=f"redis://:{self.password}@127.0.0.1:{self.ports.valkey_port}/0",
         )
 
-    def close(self) -> None:
-        """Remove the containers and their volumes."""
-        self._compose("down", "-v", "--remove-orphans", check=False)
+    def close(self, *, check: bool = True) -> None:
+        """Remove the containers and their volumes.
 
-    def __enter__(self) -> Self:
-        return self
+        Args:
+            check: Whether to raise when that fails; not while another failure is on its way out.
 
-    def __exit__(self, *exc_info: object) -> None:
-        self.close()
-
-    def _wait(self) -> None:
-        deadline = time.monotonic() + _READY_TIMEOUT
-        while not self.ready():
-            if time.monotonic() > deadline:
-                logs = self._compose("logs", "--tail=20", check=False)
-                raise StackError(f"no answer within {_READY_TIMEOUT:.0f} s:\n{logs}")
-            time.sleep(0.5)
+        Raises:
+            StackError: Compose failed, and containers may still be there.
+        """
+        self._compose("down", "-v", "--remove-orphans", check=check)
 
     def _postgres_answers(self) -> bool:
         try:
@@ -155,5 +165,14 @@ class DockerStack:
             env=child_environment(self.compose_environment()),
         )
         if check and done.returncode:
-            raise StackError(f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout}")
+            raise StackError(
+                f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout}"
+                f"{_hint(done.stdout)}"
+            )
         return done.stdout
+
+
+def _hint(output: str) -> str:
+    if "already allocated" in output or "already in use" in output:
+        return "SDK_VAULT_PORT, SDK_POSTGRES_PORT and SDK_VALKEY_PORT choose other ports"
+    return ""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import secrets
-from urllib.error import URLError
-from urllib.request import ProxyHandler, build_opener
+from http.client import HTTPException
+from urllib.request import ProxyHandler, Request, build_opener
 
 from utils._server_process import ServerProcess, package_folder
 
@@ -47,16 +47,22 @@ class OpenBaoServer(ServerProcess):
         return super().environment() | {"BAO_DEV_ROOT_TOKEN_ID": self.root_token}
 
     def ready(self) -> bool:
-        """Return True when the server is initialised, unsealed and active."""
-        return vault_answers(self.url)
+        """Return True when the server is unsealed and active, and knows its root token."""
+        return vault_answers(self.url, self.root_token)
 
 
-def vault_answers(addr: str) -> bool:
-    """Return True when the Vault at *addr* is initialised, unsealed and active."""
+def vault_answers(addr: str, token: str) -> bool:
+    """Return True when the Vault at *addr* is unsealed and active, and knows *token*.
+
+    Args:
+        addr: The server's URL. Without the token, another server there could pass for ours.
+        token: Its root token.
+    """
     # Past every proxy of the environment: it does not reach our loopback.
     direct = build_opener(ProxyHandler({}))
+    request = Request(f"{addr}/v1/auth/token/lookup-self", headers={"X-Vault-Token": token})  # noqa: S310 - loopback
     try:
-        with direct.open(f"{addr}/v1/sys/health", timeout=2) as answer:
+        with direct.open(request, timeout=2) as answer:
             return bool(answer.status == 200)  # noqa: PLR2004 - HTTP's OK
-    except (URLError, OSError):
+    except (OSError, HTTPException):
         return False

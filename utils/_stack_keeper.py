@@ -16,10 +16,12 @@ import sys
 import threading
 import time
 from contextlib import contextmanager, suppress
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from utils._docker_stack import DockerStack
+from utils._openbao_server import vault_answers
 from utils._server_process import StackError
 from utils._stack_endpoints import StackEndpoints
 from utils.settings import StackSettings, child_environment
@@ -31,7 +33,6 @@ if TYPE_CHECKING:
 
 __all__ = ["down", "endpoints", "serve", "up"]
 
-_DOCKER_PROJECT = "failfast-clients"
 _TIMEOUT = 120.0
 _LOCK_TRIES = 10
 
@@ -51,12 +52,11 @@ def up(settings: StackSettings) -> str:
     if settings.kind == "external":
         raise StackError("STACK=external: the servers are not ours to start")
     state = _settled_state()
-    if state is not None:
+    if state is not None and _answers(state):
         return f"already running ({state['kind']}); `make env` prints its exports"
     _folder().mkdir(mode=0o700, exist_ok=True)
     if settings.kind == "docker":
-        docker = DockerStack(project=_DOCKER_PROJECT, ports=settings)
-        _write_state("docker", docker.start())
+        _start_docker(DockerStack(project=_docker_project(), ports=settings))
     else:
         _start_keeper()
     return f"running ({settings.kind}); `make env` prints its exports, `make down` stops it"
@@ -70,7 +70,7 @@ def down() -> str:
     """
     state = _settled_state()
     if state is not None and state["kind"] == "docker":
-        DockerStack(project=_DOCKER_PROJECT, ports=StackSettings()).close()
+        DockerStack(project=_docker_project(), ports=StackSettings()).close()
     elif state is not None:
         os.kill(state["pid"], signal.SIGTERM)
         _wait(lambda: not _keeper_runs(), "the stack did not stop")
@@ -106,6 +106,27 @@ def serve(stack: EmbeddedStack) -> int:
         _write_state("embedded", stack.start())
         stop.wait()
     return 0
+
+
+def _start_docker(docker: DockerStack) -> None:
+    # Two may start at the same time: the second one waits for the first one's state.
+    with _lock():
+        # What an earlier one left takes none of our passwords: PostgreSQL's volume keeps its own.
+        docker.close()
+        _write_state("docker", docker.start())
+
+
+def _docker_project() -> str:
+    # One for each checkout: `make down` in one must not stop the containers of another.
+    return f"failfast-clients-{sha256(os.fsencode(Path.cwd())).hexdigest()[:8]}"
+
+
+def _answers(state: dict[str, Any]) -> bool:
+    if state["kind"] == "embedded":
+        return True  # the lock says so
+    # Containers end with the machine and the state stays. Vault forgets its token when it ends.
+    endpoints = StackEndpoints.from_json(state["endpoints"])
+    return vault_answers(endpoints.vault_addr, endpoints.vault_root_token)
 
 
 def _start_keeper() -> None:

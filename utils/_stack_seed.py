@@ -90,16 +90,22 @@ def apply_sql(superuser_url: str, passwords: dict[str, str]) -> None:
     Args:
         superuser_url: PostgreSQL as superuser; its database is made where missing.
         passwords: A password for each role name.
+
+    Raises:
+        StackError: The server refused a file; nothing of that file was applied.
     """
     dbname = urlsplit(superuser_url).path.lstrip("/")
     maintenance = urlunsplit(urlsplit(superuser_url)._replace(path="/postgres"))
     with psycopg.connect(maintenance, autocommit=True) as conn:
-        if not conn.execute("SELECT FROM pg_database WHERE datname = %s", (dbname,)).fetchone():
+        if not conn.execute("SELECT 1 FROM pg_database WHERE datname = %s", (dbname,)).fetchone():
             conn.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(dbname)))
     with psycopg.connect(superuser_url, autocommit=True) as conn:
         for path in sql_files():
             # One text is one transaction: nobody ever sees a table without its policy.
-            conn.execute(path.read_bytes())
+            try:
+                conn.execute(path.read_bytes())
+            except psycopg.Error as error:
+                raise StackError(f"{path} cannot be applied: {error}") from error
         for role, password in passwords.items():
             # The server gets the verifier alone, so that no password stands in its log.
             verifier = conn.pgconn.encrypt_password(

@@ -49,18 +49,32 @@ class ValkeyServer(ServerProcess):
         return [str(_binary()), str(conf)]
 
     def ready(self) -> bool:
-        """Return True when the server answers PING."""
-        return valkey_answers(self.port)
+        """Return True when the server takes its password and answers PING."""
+        return valkey_answers(self.port, self.password)
 
 
-def valkey_answers(port: int) -> bool:
-    """Return True when a Valkey on *port* answers PING; a demand for a password is an answer."""
+def valkey_answers(port: int, password: str) -> bool:
+    """Return True when the Valkey on *port* takes *password* and answers PING.
+
+    Args:
+        port: A port of 127.0.0.1. Without the password, another server there could pass for ours.
+        password: The password; "" for a server that asks for none.
+    """
+    requests = [["AUTH", password], ["PING"]] if password else [["PING"]]
     try:
-        with socket.create_connection(("127.0.0.1", port), 1) as connection:
-            connection.sendall(b"PING\r\n")
-            return connection.recv(64).startswith((b"+PONG", b"-NOAUTH"))
+        with (
+            socket.create_connection(("127.0.0.1", port), 1) as connection,
+            connection.makefile("rb") as replies,
+        ):
+            connection.sendall(b"".join(map(_request, requests)))
+            return all(replies.readline() in {b"+OK\r\n", b"+PONG\r\n"} for _ in requests)
     except OSError:
         return False
+
+
+def _request(words: list[str]) -> bytes:
+    parts = [f"${len(word.encode())}\r\n{word}\r\n" for word in words]
+    return f"*{len(words)}\r\n{''.join(parts)}".encode()
 
 
 def _binary() -> Path:

@@ -109,8 +109,15 @@ def open_stack(settings: StackSettings) -> Iterator[StackEndpoints | None]:
         ports = replace(
             settings, vault_port=free_port(), postgres_port=free_port(), valkey_port=free_port()
         )
-        with DockerStack(project=f"failfast-{os.getpid()}", ports=ports) as docker:
-            yield docker.start()
+        docker = DockerStack(project=f"failfast-{os.getpid()}", ports=ports)
+        started = False
+        try:
+            endpoints = docker.start()
+            started = True
+            yield endpoints
+        finally:
+            # What went wrong with the start is worth more than what went wrong after it.
+            docker.close(check=started)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

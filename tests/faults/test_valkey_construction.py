@@ -116,10 +116,14 @@ def _open_files() -> int:
 
 def test_a_failed_construction_leaves_nothing(server: ValkeyServer) -> None:
     """No thread, no socket, no connection on the server."""
+    with ValkeyClient(server.url) as admin:
+        admin.client.acl_setuser("limited", enabled=True, passwords=["+secret"], commands=["+auth"])
     threads, files = threading.active_count(), _open_files()
-    for _ in range(20):
-        with pytest.raises(ValkeyConnectionError):
-            ValkeyClient(f"redis://:wrong@127.0.0.1:{server.port}/0")
+    kept = []
+    for login in (":wrong", "limited:secret") * 10:
+        with pytest.raises(ValkeyConnectionError) as caught:
+            ValkeyClient(f"redis://{login}@127.0.0.1:{server.port}/0")
+        kept.append(caught)
 
     assert threading.active_count() == threads
     assert _open_files() == files

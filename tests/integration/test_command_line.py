@@ -6,12 +6,15 @@ import json
 import re
 from typing import TYPE_CHECKING
 
+import psycopg
 import pytest
 
 from clients import CredentialLife
 from clients.__main__ import _row, main
 from clients._check import ServiceReport
+from tests.vault_servers import SealableOpenBao
 from utils._server_process import free_port
+from utils._valkey_server import ValkeyServer
 
 if TYPE_CHECKING:
     from tests.rotation_lab import RotationLab
@@ -135,6 +138,115 @@ def test_check_tells_a_refused_login_from_an_unreachable_server(
     assert stack.database_url.split("@")[0].rsplit(":", 1)[1] not in out
 
 
+@pytest.mark.parametrize(
+    ("spoil", "mend", "expected"),
+    [
+        ("ALTER ROLE crm_user NOLOGIN", "ALTER ROLE crm_user LOGIN", [True, False]),
+        (
+            "ALTER ROLE crm_user CONNECTION LIMIT 0",
+            "ALTER ROLE crm_user CONNECTION LIMIT -1",
+            [True, None],
+        ),
+        (
+            "ALTER DATABASE crm RENAME TO gone",
+            "ALTER DATABASE gone RENAME TO crm",
+            [True, None],
+        ),
+        (
+            "REVOKE USAGE ON SCHEMA pg_catalog FROM public",
+            "GRANT USAGE ON SCHEMA pg_catalog TO public",
+            [True, True],
+        ),
+    ],
+)
+def test_check_says_how_far_it_came_with_postgres(
+    vault_lab: VaultLab,
+    own_secrets: dict[str, str],
+    own_postgres: PostgresServer,
+    capsys: pytest.CaptureFixture[str],
+    spoil: str,
+    mend: str,
+    expected: list[bool | None],
+) -> None:
+    """A server that answers with a refusal is reachable, whatever it refuses."""
+    vault_lab.write("crm/database", {"url": own_postgres.url("crm_user", "secret")})
+    administrator = own_postgres.url(dbname="crm" if "SCHEMA" in spoil else "postgres")
+    with psycopg.connect(administrator, autocommit=True) as conn:
+        conn.execute(spoil)
+        try:
+            code = main(["check", "--json"], own_secrets)
+        finally:
+            conn.execute(mend)
+
+    assert (code, _how_far(capsys, "postgres")) == (1, expected)
+
+
+@pytest.mark.parametrize(
+    ("database", "valkey", "expected"),
+    [
+        ("postgresql://u:secret@127.0.0.1:1/x", "redis://:secret@127.0.0.1:1/0", [False, None]),
+        ("no URL", "http://127.0.0.1", [None, None]),
+        ("", "", [None, None]),
+    ],
+)
+def test_check_says_what_was_not_reached_or_not_tried(
+    vault_lab: VaultLab,
+    own_secrets: dict[str, str],
+    capsys: pytest.CaptureFixture[str],
+    database: str,
+    valkey: str,
+    expected: list[bool | None],
+) -> None:
+    """Nobody listens: not reachable, no login. No usable URL in Vault: nothing was tried."""
+    vault_lab.write("crm/database", {"url": database})
+    vault_lab.write("crm/valkey", {"url": valkey})
+
+    code = main(["check", "--json"], own_secrets)
+
+    assert code == 1
+    assert _how_far(capsys, "postgres", "valkey") == expected * 2
+
+
+def test_check_says_how_far_it_came_with_valkey(
+    vault_lab: VaultLab, own_secrets: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A wrong password, a user without rights, a database that is not there: all are answers."""
+    with ValkeyServer(directives=("user limited on >secret +auth",)) as server:
+        found = []
+        for url in (
+            server.url.replace("//:", "//:wrong"),
+            f"redis://limited:secret@127.0.0.1:{server.port}",
+            server.url.replace("/0", "/99"),
+        ):
+            vault_lab.write("crm/valkey", {"url": url})
+            main(["check", "--json"], own_secrets)
+            found.append(_how_far(capsys, "valkey"))
+
+    assert found == [[True, False], [True, True], [True, None]]
+
+
+def test_check_says_that_a_sealed_vault_was_reached(capsys: pytest.CaptureFixture[str]) -> None:
+    """It answers; whether it would accept the token, nobody knows."""
+    with SealableOpenBao() as server:
+        code = main(["check", "--json"], {"VAULT_ADDR": server.url, "VAULT_TOKEN": "a-token"})
+
+    assert (code, _how_far(capsys, "vault")) == (1, [True, None])
+
+
+def test_check_tries_the_administrators_url_too(
+    stack: StackEndpoints,
+    vault_lab: VaultLab,
+    own_secrets: dict[str, str],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """What build_clients() would stumble over, the check finds."""
+    wrong = stack.admin_url.replace("crm_admin:", "crm_admin:wrong")
+    vault_lab.write("crm/database", {"url": stack.database_url, "admin_url": wrong})
+
+    assert main(["check"], own_secrets) == 1
+    assert 'authentication failed for user "crm_admin"' in capsys.readouterr().out
+
+
 def test_check_refuses_a_role_that_bypasses_row_level_security(
     stack: StackEndpoints,
     vault_lab: VaultLab,
@@ -171,8 +283,6 @@ def test_rls_reports_an_open_table_with_the_mend(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """A table without protection: exit code 1, and the SQL that mends it, also as JSON."""
-    import psycopg  # noqa: PLC0415 - only this test makes a table
-
     with psycopg.connect(own_postgres.url(), autocommit=True) as conn:
         conn.execute("CREATE TABLE open_notes (user_id uuid)")
         conn.execute("GRANT SELECT ON open_notes TO crm_user")
@@ -185,6 +295,16 @@ def test_rls_reports_an_open_table_with_the_mend(
             assert code == 1
             assert "open_notes" in findings[0]["object"]
             assert "ENABLE ROW LEVEL SECURITY" in findings[0]["fix"]
+
+            assert main(["rls"], own_secrets) == 1
+            text = capsys.readouterr().out
+            assert "ENABLE ROW LEVEL SECURITY" in text
+            assert text.endswith(f"\n{len(findings)} findings\n")
+
+            assert main(["check"], own_secrets) == 1
+            text = capsys.readouterr().out
+            assert f"{len(findings)} findings: python -m clients rls" in text
+            assert text.endswith("Not healthy: see above.\n")
         finally:
             conn.execute("DROP TABLE open_notes")
 
@@ -195,3 +315,13 @@ def test_rls_without_vault_ends_with_2(capsys: pytest.CaptureFixture[str]) -> No
 
     assert code == 2
     assert "VAULT_ADDR not set" in capsys.readouterr().err
+
+
+def _how_far(capsys: pytest.CaptureFixture[str], *services: str) -> list[bool | None]:
+    reports = json.loads(capsys.readouterr().out)["services"]
+    return [
+        report[stage]
+        for report in reports
+        if report["service"] in services
+        for stage in ("reachable", "authenticated")
+    ]

