@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
+import shlex
 import shutil
 import signal
 import socket
@@ -27,6 +29,7 @@ from utils._valkey_server import ValkeyServer
 
 if TYPE_CHECKING:
     from tests.vault_fixtures import VaultLab
+    from utils.local_stack import StackEndpoints
 
 ROOT = Path(__file__).parents[2]
 
@@ -268,3 +271,16 @@ def test_sql_that_cannot_be_applied_is_named_with_its_file(
         apply_sql(own_postgres.url(), {})
     with psycopg.connect(own_postgres.url()) as conn:
         assert conn.execute("SELECT to_regclass('half_done')").fetchone() == (None,)
+
+
+def test_the_endpoints_show_no_secret_and_quote_what_they_export(stack: StackEndpoints) -> None:
+    """A repr in a log gives nothing away; a shell reads back what was exported."""
+    secrets = [
+        value
+        for name, value in dataclasses.asdict(stack).items()
+        if value and name not in {"vault_addr", "role_id"}
+    ]
+    odd = dataclasses.replace(stack, vault_token="it's $HOME")
+
+    assert [secret for secret in secrets if secret in repr(stack)] == []
+    assert "VAULT_TOKEN=it's $HOME" in shlex.split(odd.exports())
