@@ -31,7 +31,10 @@ def main() -> int:
     # not SIG_IGN, which the server would inherit.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda _number, _frame: None)
-    folder = Path(json.loads(sys.stdin.readline()))
+    line = sys.stdin.readline()
+    if not line.endswith("\n"):
+        return 0
+    folder = Path(json.loads(line))
     line = sys.stdin.readline()
     if not line.endswith("\n"):
         _remove(folder)

@@ -16,6 +16,7 @@ from abc import ABC, abstractmethod
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
+from secrets import token_hex
 from typing import Self
 
 __all__ = ["ServerProcess", "StackError", "free_port", "package_folder"]
@@ -51,6 +52,7 @@ class ServerProcess(ABC):
         self.identity = _unprivileged_identity() if unprivileged else None
         self.pid = 0
         self._folder: Path | None = None
+        self._has_folder = False
         self._guard: subprocess.Popen[str] | None = None
         self._has_answered = False
 
@@ -60,9 +62,18 @@ class ServerProcess(ABC):
 
     @property
     def folder(self) -> Path:
-        """The server's own folder; made at the first use, so that the guard soon knows of it."""
+        """The server's own folder; made at the first use."""
+        path = self._path()
+        if not self._has_folder:
+            path.mkdir(mode=0o700)
+            self._has_folder = True
+            if self.identity is not None:
+                os.chown(path, *self.identity)
+        return path
+
+    def _path(self) -> Path:
         if self._folder is None:
-            self._folder = _make_folder(self.name, self.identity)
+            self._folder = _place_for(f"failfast-{self.name}-{token_hex(4)}", self.identity)
         return self._folder
 
     def preparation(self) -> list[list[str]]:
@@ -112,7 +123,7 @@ class ServerProcess(ABC):
     def _start_once(self) -> str | None:
         self.pid = 0
         self._guard = self._start_guard()
-        # The guard knows the folder by now: whatever happens to us, it is removed.
+        # The guard knows of the folder before there is one: whatever happens to us, it is removed.
         spec = {
             "preparation": self.preparation(),
             "argv": self.command(),
@@ -143,7 +154,7 @@ class ServerProcess(ABC):
             text=True,
             start_new_session=True,
         )
-        self._tell_guard(guard, str(self.folder))
+        self._tell_guard(guard, str(self._path()))
         return guard
 
     def _tell_guard(self, guard: subprocess.Popen[str], words: object) -> None:
@@ -241,15 +252,12 @@ def _unprivileged_identity() -> tuple[int, int] | None:
     return entry.pw_uid, entry.pw_gid
 
 
-def _make_folder(name: str, identity: tuple[int, int] | None) -> Path:
-    prefix = f"failfast-{name}-"
+def _place_for(name: str, identity: tuple[int, int] | None) -> Path:
     if identity is None:
-        return Path(tempfile.mkdtemp(prefix=prefix))
+        return Path(tempfile.gettempdir(), name)
     # The other user has to reach the folder, and TMPDIR may lie where only root may enter.
-    for base in dict.fromkeys((tempfile.gettempdir(), "/tmp", "/var/tmp")):  # noqa: S108 - mkdtemp
+    for base in dict.fromkeys((tempfile.gettempdir(), "/tmp", "/var/tmp")):  # noqa: S108 - a new name
         path = Path(base)
         if path.is_dir() and all(p.stat().st_mode & 0o001 for p in (path, *path.parents)):
-            folder = Path(tempfile.mkdtemp(prefix=prefix, dir=base))
-            os.chown(folder, *identity)
-            return folder
+            return path / name
     raise StackError("no temporary folder that the user 'nobody' may enter: set TMPDIR to one")

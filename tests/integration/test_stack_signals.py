@@ -67,6 +67,14 @@ def test_a_start_that_is_broken_off_leaves_nothing(
     assert _processes_that_name(temporary) == []
 
 
+def test_a_guard_whose_owner_is_gone_at_once_ends_without_a_word() -> None:
+    """It has been told of no folder yet, and so there is none."""
+    guard = [sys.executable, "-I", "-S", "utils/_process_guard.py"]
+    done = subprocess.run(guard, cwd=ROOT, input="", capture_output=True, text=True, check=False)
+
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
 def test_a_second_ctrl_c_does_not_break_the_stopping_off(temporary: Path) -> None:
     """Impatience leaves nothing behind either."""
     owner = _run("sleep", "60", temporary=temporary)
