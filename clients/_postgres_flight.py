@@ -339,9 +339,7 @@ class Session:
         try:
             if self.watch is None:
                 return self.poller.poll()[0][1]
-            while not (ready := self.poller.poll(self.watch.limit * 1000)):
-                self.watch.check(self.pgconn)
-            return ready[0][1]
+            return self.watch.wait(self.poller, self.pgconn)
         finally:
             if events != select.POLLIN:
                 self.poller.modify(self.pgconn.socket, select.POLLIN)

@@ -25,6 +25,8 @@ __all__ = ["SilenceError", "SilenceWatch", "WatchedConnection", "activity_query"
 
 T = TypeVar("T")
 
+# How often a credential is looked at while a statement runs.
+_ATTENTION_MS = 100
 # The answer may have come while we asked.
 _LAST_LOOK_MS = 200
 
@@ -39,8 +41,8 @@ class SilenceWatch:
     Args:
         limit: Seconds without a byte after which the server is asked.
         is_working: Asks it about the session with that process id.
-        attend: Sees to the credential where its age demands it: a long block is no checkout, and
-            its session may end with its user.
+        attend: Sees to the credential where its age demands it: a long statement or block is no
+            checkout, and its session may end with its user.
     """
 
     def __init__(
@@ -68,6 +70,20 @@ class SilenceWatch:
                 f"no answer within {self.limit:.1f} s, and the server is not at work on one: the "
                 "network or the server is stuck"
             )
+
+    def wait(self, poller: select.poll, pgconn: PGconn) -> int:
+        """Wait for the socket in *poller*, and return its events.
+
+        Raises:
+            SilenceError: It is not worth to go on; the caller closes the connection.
+        """
+        heard = time.monotonic()
+        while not (ready := poller.poll(_ATTENTION_MS)):
+            self.attend()
+            if time.monotonic() - heard > self.limit:
+                self.check(pgconn)
+                heard = time.monotonic()
+        return ready[0][1]
 
     def over(self, generator: PQGen[T], pgconn: PGconn) -> PQGen[T]:
         """Run psycopg's *generator*, and check whenever it has waited for too long."""

@@ -60,9 +60,13 @@ def vault_answers(addr: str, token: str) -> bool:
     """
     # Past every proxy of the environment: it does not reach our loopback.
     direct = build_opener(ProxyHandler({}))
-    request = Request(f"{addr}/v1/auth/token/lookup-self", headers={"X-Vault-Token": token})  # noqa: S310 - loopback
-    try:
-        with direct.open(request, timeout=2) as answer:
-            return bool(answer.status == 200)  # noqa: PLR2004 - HTTP's OK
-    except (OSError, HTTPException):
-        return False
+    # A node that is not active yet knows tokens, but writes nothing.
+    for path in ("sys/health", "auth/token/lookup-self"):
+        request = Request(f"{addr}/v1/{path}", headers={"X-Vault-Token": token})  # noqa: S310 - loopback
+        try:
+            with direct.open(request, timeout=2) as answer:
+                if answer.status != 200:  # noqa: PLR2004 - HTTP's OK
+                    return False
+        except (OSError, HTTPException):
+            return False
+    return True

@@ -112,6 +112,14 @@ def test_a_block_longer_than_a_lease_keeps_it_alive(
         assert who(clients) == before
 
 
+def test_a_call_longer_than_a_lease_keeps_it_alive(rotation_lab: RotationLab) -> None:
+    """A report that runs for longer than its user was given is not lost at the end."""
+    with leased(rotation_lab, ttl=2, max_ttl=60, revocation_statements=ENDING_SESSIONS) as clients:
+        before = who(clients)
+        assert clients.postgres.execute("SELECT pg_sleep(3.5)", user_id=_USER) != []
+        assert who(clients) == before
+
+
 def _who_in_thread(clients: Clients) -> str:
     with ThreadPoolExecutor(1) as threads:
         return threads.submit(who, clients).result()
