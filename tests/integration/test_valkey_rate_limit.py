@@ -258,12 +258,14 @@ def test_a_rate_that_does_not_come_out_even_is_rounded_down(client: ValkeyClient
 
 def test_the_intervals_between_admissions_are_even(client: ValkeyClient) -> None:
     """With a burst of one, admissions come at the rate and never in pairs."""
-    times: list[float] = []
-    while len(times) < 10:
+    spans: list[tuple[float, float]] = []
+    while len(spans) < 10:
+        before = _server_time(client)
         answer = client.rate_limit("k", 50, 1, burst=1)
         if answer.allowed:
-            times.append(_server_time(client))
+            spans.append((before, _server_time(client)))
         else:
             time.sleep(answer.retry_after)
 
-    assert all(later - earlier > 0.015 for earlier, later in pairwise(times))
+    # Each was admitted somewhere in its span, however long this machine made it.
+    assert all(later[1] - earlier[0] >= 0.02 for earlier, later in pairwise(spans))
