@@ -133,21 +133,22 @@ class UrlSource:
         if not callable(self._url):
             return self._url
         working = self._working
-        if working is not None and self.trouble and time.monotonic() < self._ask_again_at:
-            return working
-        if working is None and self.trouble is not None and not self._may_ask_without():
-            raise copy.copy(self.trouble)
+        if self.trouble is not None:
+            if working is None and not self._may_ask_without():
+                raise copy.copy(self.trouble)
+            if working is not None and time.monotonic() < self._ask_again_at:
+                return working
         try:
             url = self._url()
         except VaultError as error:
-            outage = isinstance(error, VaultConnectionError | VaultAuthenticationError)
-            if working is not None and not outage:
-                raise
-            if working is not None and self.trouble is None:
-                _log.warning("%s stays as it is for now: %s", self.name, error)
-            self.trouble = error.with_traceback(None)
             if working is None:
+                self.trouble = _without_frames(error)
                 raise
+            if not isinstance(error, VaultConnectionError | VaultAuthenticationError):
+                raise
+            if self.trouble is None:
+                _log.warning("%s stays as it is for now: %s", self.name, error)
+            self.trouble = _without_frames(error)
             self._ask_again_at = time.monotonic() + _TROUBLE_PAUSE
             return working
         self.trouble, self._without_since = None, None
@@ -299,8 +300,7 @@ class UrlSource:
                     self._fresh = self._checked(self._url(**options))
                     self.trouble = None
                 except ClientError as error:
-                    # Not its frames: they would keep the caller's objects alive.
-                    self.trouble = error.with_traceback(None)
+                    self.trouble = _without_frames(error)
                 self._renewals += 1
                 self._renewed_at = time.monotonic()
             return self._fresh
@@ -313,8 +313,7 @@ class UrlSource:
                 self._without_since = self._without_until = now
             if now < self._without_until:
                 return False
-            pause = min(_LONGEST_QUESTION_PAUSE, _QUESTION_PART * (now - self._without_since))
-            self._without_until = now + pause
+            self._without_until = now + _question_pause(now - self._without_since)
             return True
 
     def _may_ask(self, refused: str, *, patient: bool) -> bool:
@@ -324,7 +323,7 @@ class UrlSource:
         now = time.monotonic()
         if known is None or not patient:
             return True
-        pause = min(_LONGEST_QUESTION_PAUSE, _QUESTION_PART * (now - known.first))
+        pause = _question_pause(now - known.first)
         if self._renewed_at + pause > now:
             if self._working is not None:
                 return False  # a connection can be had at once
@@ -351,6 +350,15 @@ class UrlSource:
             if known is None:
                 return self._accepted.url == newest  # another thread's login was later
         return callable(self._url) and time.monotonic() - known.first < _ROTATION_PATIENCE
+
+
+def _question_pause(lasting: float) -> float:
+    return min(_LONGEST_QUESTION_PAUSE, _QUESTION_PART * lasting)
+
+
+def _without_frames(error: ClientError) -> ClientError:
+    # A copy has neither them nor a cause, which would keep the caller's objects alive.
+    return copy.copy(error)
 
 
 def _takes_use_cache(function: Callable[..., object]) -> bool:

@@ -167,6 +167,23 @@ def test_a_refusal_while_the_store_cannot_be_asked_tells_both(world: World) -> N
     assert world.source.refusal().endswith("no other can be had: sealed")
 
 
+@pytest.mark.parametrize("valid", ["old", "unknown"])
+def test_a_trouble_that_is_kept_keeps_nothing_of_its_caller(world: World, valid: str) -> None:
+    """Frames hold the caller's objects, and the source lives as long as the client."""
+    world.valid = "unknown"
+    assert not world.log_in(patient=False)
+    world.valid = valid
+    world.down = VaultConnectionError("sealed", reason="sealed")
+    world.down.__cause__ = OSError("refused")
+    world.clock.now += 6
+    with pytest.raises(VaultConnectionError, match="sealed"):
+        world.log_in()
+
+    kept = world.source.trouble
+    assert kept is not None
+    assert (str(kept), kept.__traceback__, kept.__cause__) == ("sealed", None, None)
+
+
 def test_a_store_that_cannot_be_asked_is_asked_by_time_and_not_by_load(world: World) -> None:
     """Nothing works and Vault is sealed: ten thousand calls in a minute repeat its answer."""
     world.valid = "unknown"
