@@ -79,10 +79,7 @@ class SilenceWatch:
         """
         heard = time.monotonic()
         while not (ready := poller.poll(_ATTENTION_MS)):
-            self.attend()
-            if time.monotonic() - heard > self.limit:
-                self.check(pgconn)
-                heard = time.monotonic()
+            heard = self._in_silence(heard, pgconn)
         return ready[0][1]
 
     def over(self, generator: PQGen[T], pgconn: PGconn) -> PQGen[T]:
@@ -92,17 +89,19 @@ class SilenceWatch:
             heard = time.monotonic()
             while True:
                 ready = yield waits_for
-                if ready:
-                    heard = time.monotonic()
-                else:
-                    self.attend()
-                    if time.monotonic() - heard > self.limit:
-                        self.check(pgconn)
-                        heard = time.monotonic()
+                heard = time.monotonic() if ready else self._in_silence(heard, pgconn)
                 waits_for = generator.send(ready)
         except StopIteration as done:
             result: T = done.value
             return result
+
+    def _in_silence(self, heard: float, pgconn: PGconn) -> float:
+        """Do what is due while nothing comes, and return since when it is waited for."""
+        self.attend()
+        if time.monotonic() - heard <= self.limit:
+            return heard
+        self.check(pgconn)
+        return time.monotonic()
 
 
 class WatchedConnection(psycopg.Connection[dict[str, object]]):
