@@ -26,6 +26,9 @@ from utils._valkey_server import ValkeyServer
 
 __all__ = ["containers", "install"]
 
+#: Seconds until the servers end by themselves: a test that was killed says no ``down``.
+_LONGEST_LIFE = 600
+
 
 def install(folder: Path) -> None:
     """Put a program ``docker-compose`` into *folder*; its calls are logged in ``calls``."""
@@ -91,7 +94,8 @@ def _stop(project: Path) -> None:
     if pid is None:
         return
     os.kill(pid, signal.SIGTERM)
-    while _runs(project):
+    deadline = time.monotonic() + 60
+    while _runs(project) and time.monotonic() < deadline:
         time.sleep(0.05)
 
 
@@ -105,7 +109,9 @@ def _runs(project: Path) -> bool:
 
 
 def _serve(project: Path) -> int:
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    for number in (signal.SIGTERM, signal.SIGALRM):
+        signal.signal(number, lambda *_: sys.exit(0))
+    signal.alarm(_LONGEST_LIFE)
     given = json.loads((project / "environment").read_text())
     vault = OpenBaoServer(root_token=given["SDK_VAULT_DEV_TOKEN"])
     valkey = ValkeyServer(password=given["SDK_VALKEY_DEV_PASSWORD"])
