@@ -22,9 +22,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from clients.factory import Clients
+    from clients.postgres_client import PostgresClient
     from tests.vault_fixtures import Role, VaultLab
 
-__all__ = ["ENDING_SESSIONS", "MixedLoad", "RotationLab", "connect_anew"]
+__all__ = ["ENDING_SESSIONS", "MixedLoad", "RotationLab", "connect_anew", "who"]
 
 _POLICY = """
 path "secret/data/crm/*" { capabilities = ["read"] }
@@ -184,6 +185,11 @@ def rotation_lab(rotation_servers: RotationLab) -> RotationLab:
     rotation_servers.store_postgres(rotation_servers.set_postgres())
     rotation_servers.store_valkey(rotation_servers.set_valkey())
     return rotation_servers
+
+
+def who(client: PostgresClient) -> str:
+    """Return the database user of a call."""
+    return str(client.execute_scalar("SELECT session_user::text", user_id=uuid4()))
 
 
 def connect_anew(clients: Clients) -> None:

@@ -24,7 +24,7 @@ from clients import (
     build_clients,
 )
 from tests.postgres_faults import kill_sessions, superuser, wait_for
-from tests.rotation_lab import ENDING_SESSIONS
+from tests.rotation_lab import ENDING_SESSIONS, who
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -44,11 +44,6 @@ def leased(lab: RotationLab, *, token: str | None = None, **settings: Any) -> It
         yield clients
 
 
-def who(clients: Clients) -> str:
-    """Return the database user of a call."""
-    return str(clients.postgres.execute_scalar("SELECT session_user::text", user_id=_USER))
-
-
 def revoke_all(lab: RotationLab) -> None:
     """Revoke every database lease, as an administrator would after a break-in."""
     lab.vault.admin.sys.revoke_prefix("database/creds")
@@ -57,7 +52,7 @@ def revoke_all(lab: RotationLab) -> None:
 def test_the_user_is_vaults_and_is_gone_after_close(rotation_lab: RotationLab) -> None:
     """The stored URL says where; user and password are the lease's, which ``close()`` revokes."""
     with leased(rotation_lab) as clients:
-        user = who(clients)
+        user = who(clients.postgres)
         assert user in rotation_lab.database_users()
         assert clients.postgres.check_rls() == []
         assert clients.postgres.execute("SELECT 1 AS one FROM contacts", user_id=_USER) == []
@@ -69,10 +64,10 @@ def test_the_user_is_vaults_and_is_gone_after_close(rotation_lab: RotationLab) -
 def test_a_renewed_lease_keeps_its_user_and_its_connections(rotation_lab: RotationLab) -> None:
     """As long as Vault renews, nobody connects anew."""
     with leased(rotation_lab, ttl=2, max_ttl=60) as clients:
-        user, sessions = who(clients), clients.postgres.stats()["connects"]
+        user, sessions = who(clients.postgres), clients.postgres.stats()["connects"]
         until = time.monotonic() + 5
         while time.monotonic() < until:
-            assert who(clients) == user
+            assert who(clients.postgres) == user
             time.sleep(0.05)
 
         assert clients.postgres.stats()["connects"] == sessions
@@ -83,12 +78,12 @@ def test_a_renewed_lease_keeps_its_user_and_its_connections(rotation_lab: Rotati
 def test_a_lease_that_ends_is_replaced_and_open_blocks_go_on(rotation_lab: RotationLab) -> None:
     """The next call has a new user; a block that is open keeps the old one to its end."""
     with leased(rotation_lab, ttl=6, max_ttl=6) as clients:
-        before = who(clients)
+        before = who(clients.postgres)
         with clients.postgres.connection(_USER) as conn:
             wait_for(lambda: _who_in_thread(clients) != before)
             row = conn.execute("SELECT session_user::text AS name").fetchone()
             assert row["name"] == before
-        after = who(clients)
+        after = who(clients.postgres)
 
         assert after != before
         # The block's session went with its end: every session is the new user's.
@@ -105,24 +100,24 @@ def test_a_block_longer_than_a_lease_keeps_it_alive(
 ) -> None:
     """A process that does nothing else takes no connection: its statements see to the renewal."""
     with leased(rotation_lab, ttl=2, max_ttl=60, revocation_statements=ENDING_SESSIONS) as clients:
-        before = who(clients)
+        before = who(clients.postgres)
         with clients.postgres.connection(_USER) as conn:
             for _ in range(times):
                 conn.execute(statement)
-        assert who(clients) == before
+        assert who(clients.postgres) == before
 
 
 def test_a_call_longer_than_a_lease_keeps_it_alive(rotation_lab: RotationLab) -> None:
     """A report that runs for longer than its user was given is not lost at the end."""
     with leased(rotation_lab, ttl=2, max_ttl=60, revocation_statements=ENDING_SESSIONS) as clients:
-        before = who(clients)
+        before = who(clients.postgres)
         assert clients.postgres.execute("SELECT pg_sleep(3.5)", user_id=_USER) != []
-        assert who(clients) == before
+        assert who(clients.postgres) == before
 
 
 def _who_in_thread(clients: Clients) -> str:
     with ThreadPoolExecutor(1) as threads:
-        return threads.submit(who, clients).result()
+        return threads.submit(who, clients.postgres).result()
 
 
 @pytest.mark.slow
@@ -136,7 +131,7 @@ def test_a_lease_does_not_outlive_its_token(rotation_lab: RotationLab) -> None:
         users = set()
         until = time.monotonic() + 10
         while time.monotonic() < until:
-            users.add(who(clients))
+            users.add(who(clients.postgres))
             assert (clients.postgres.credential_life().remaining or 0) <= 4
             time.sleep(0.05)
 
@@ -146,7 +141,7 @@ def test_a_lease_does_not_outlive_its_token(rotation_lab: RotationLab) -> None:
 def test_a_revoked_lease_heals_with_the_next_call(rotation_lab: RotationLab) -> None:
     """Sessions of a dropped role go on without their rights: one call tells, the next is served."""
     with leased(rotation_lab) as clients:
-        who(clients)
+        who(clients.postgres)
         revoke_all(rotation_lab)
         with pytest.raises(PostgresError) as caught:
             clients.postgres.execute("SELECT name FROM contacts", user_id=_USER)
@@ -158,7 +153,7 @@ def test_a_revoked_lease_heals_with_the_next_call(rotation_lab: RotationLab) -> 
 def test_a_revoked_lease_heals_blocks_as_well(rotation_lab: RotationLab) -> None:
     """What a block's own statement tells is heard, too."""
     with leased(rotation_lab) as clients:
-        who(clients)
+        who(clients.postgres)
         revoke_all(rotation_lab)
         with pytest.raises(Exception, match=r"permission denied|role OID"):  # noqa: SIM117 - the block raises
             with clients.postgres.connection(_USER) as conn:
@@ -171,10 +166,10 @@ def test_a_revoked_lease_heals_blocks_as_well(rotation_lab: RotationLab) -> None
 def test_a_revocation_that_ends_sessions_costs_no_call(rotation_lab: RotationLab) -> None:
     """With the revocation that the README recommends, the sessions are seen to be gone."""
     with leased(rotation_lab, revocation_statements=ENDING_SESSIONS) as clients:
-        before = who(clients)
+        before = who(clients.postgres)
         revoke_all(rotation_lab)
 
-        assert who(clients) != before
+        assert who(clients.postgres) != before
 
 
 def test_a_policy_error_of_the_user_asks_vault_once_a_second_at_most(
@@ -188,11 +183,11 @@ def test_a_policy_error_of_the_user_asks_vault_once_a_second_at_most(
     with build_clients(
         environ=environ, database_role=lab.dynamic_role(ttl=60, max_ttl=600)
     ) as clients:
-        user, started = who(clients), time.monotonic()
+        user, started = who(clients.postgres), time.monotonic()
         for _ in range(50):
             with pytest.raises(PostgresError, match="permission denied for table not_yours"):
                 clients.postgres.execute("SELECT n FROM not_yours", user_id=_USER)
-        assert who(clients) == user
+        assert who(clients.postgres) == user
         assert vault_proxy.count("/leases/renew") <= time.monotonic() - started + 1
         assert vault_proxy.count("/creds/") == 1
 
@@ -200,12 +195,12 @@ def test_a_policy_error_of_the_user_asks_vault_once_a_second_at_most(
 def test_a_forked_child_has_a_user_of_its_own(rotation_lab: RotationLab) -> None:
     """And its end takes nothing from the parent."""
     with leased(rotation_lab) as clients:
-        parents = who(clients)
+        parents = who(clients.postgres)
         reader, writer = os.pipe()
         child = os.fork()
         if child == 0:
             try:
-                os.write(writer, who(clients).encode())
+                os.write(writer, who(clients.postgres).encode())
                 clients.close()
             finally:
                 os._exit(0)
@@ -216,7 +211,7 @@ def test_a_forked_child_has_a_user_of_its_own(rotation_lab: RotationLab) -> None
 
         assert childs.startswith("v-")
         assert childs != parents
-        assert who(clients) == parents
+        assert who(clients.postgres) == parents
         assert childs not in rotation_lab.database_users()
 
 
@@ -228,7 +223,7 @@ def test_a_static_role_follows_vaults_own_rotations(rotation_lab: RotationLab) -
         users = set()
         until = time.monotonic() + 7
         while time.monotonic() < until:
-            users.add(who(clients))
+            users.add(who(clients.postgres))
             clients.postgres._pool.drain()
             time.sleep(0.1)
         life = clients.postgres.credential_life()
@@ -261,7 +256,7 @@ def test_a_lease_that_may_not_be_revoked_is_left_to_its_end(
         'path "database/creds/*" { capabilities = ["read"] }',
     )
     with leased(lab, token=lab.vault.token(policies=["reads-only"])) as clients:
-        user = who(clients)
+        user = who(clients.postgres)
 
     assert user in lab.database_users()
     assert [one.message for one in caplog.records if "ends by itself" in one.message]
@@ -298,7 +293,7 @@ def test_nothing_shows_the_password(
             build_clients(vault=vault, database_role=url.path) as clients,
             superuser(lab.postgres) as conn,
         ):
-            name = who(clients)
+            name = who(clients.postgres)
             own = clients.leases[0]().split("@")[0].rpartition(":")[2]
             conn.execute(f'ALTER ROLE "{name}" NOLOGIN')
             kill_sessions(conn, name)
@@ -314,12 +309,12 @@ def test_a_user_that_may_no_longer_log_in_is_replaced(rotation_lab: RotationLab)
     """The server refuses the lease's user before its time: there is a new one, and no failure."""
     lab = rotation_lab
     with leased(lab) as clients, superuser(lab.postgres) as conn:
-        before = who(clients)
+        before = who(clients.postgres)
         time.sleep(1.1)  # a user that is younger is not replaced
         conn.execute(f'ALTER ROLE "{before}" NOLOGIN')
         kill_sessions(conn, before)
 
-        assert who(clients) != before
+        assert who(clients.postgres) != before
 
 
 def test_each_client_tells_the_life_of_its_credential(rotation_lab: RotationLab) -> None:

@@ -23,11 +23,13 @@ from clients import (
 from clients._check import check_services
 from tests.http_fault_proxy import Fault
 from tests.postgres_faults import superuser, wait_for
+from tests.rotation_lab import who
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from types import FrameType
 
+    from clients import LeasedUrl
     from tests.http_fault_proxy import HttpFaultProxy
     from tests.rotation_lab import RotationLab
 
@@ -35,18 +37,22 @@ _USER = uuid4()
 
 
 @contextmanager
-def through_proxy(
-    lab: RotationLab, proxy: HttpFaultProxy, *, timeout: float = 10.0
-) -> Iterator[VaultClient]:
-    """Log in with a token that dies of itself only after the test."""
+def leased_url(
+    lab: RotationLab,
+    addr: str | None = None,
+    *,
+    ttl: int = 60,
+    max_ttl: int = 600,
+    base: Callable[[], str] | None = None,
+    timeout: float = 10.0,
+) -> Iterator[LeasedUrl]:
+    """Lease a user, with a token that dies of itself only after the test."""
     token = lab.vault.token(policies=["rotation"])
-    with VaultClient(proxy.url, token, timeout=timeout, environ={}) as vault:
-        yield vault
-
-
-def who(client: PostgresClient) -> str:
-    """Return the database user of a call."""
-    return str(client.execute_scalar("SELECT session_user::text", user_id=_USER))
+    role = lab.dynamic_role(ttl=ttl, max_ttl=max_ttl)
+    with VaultClient(addr or lab.vault.url, token, timeout=timeout, environ={}) as vault:
+        url = vault.leased_url(role, base)
+        yield url
+        url.close()
 
 
 def test_a_user_that_comes_after_close_is_revoked(
@@ -55,8 +61,7 @@ def test_a_user_that_comes_after_close_is_revoked(
     """``close()`` does not wait for ever for a thread that asks; that thread then cleans up."""
     lab, answers = rotation_lab, []
     before = lab.database_users()
-    with through_proxy(lab, vault_proxy) as vault:
-        url = vault.leased_url(lab.dynamic_role(ttl=60, max_ttl=600))
+    with leased_url(lab, vault_proxy.url) as url:
         vault_proxy.plan(Fault(pause=3.0), path="/creds/")
 
         def ask() -> None:
@@ -81,20 +86,18 @@ def test_a_user_of_an_interrupted_request_is_revoked_at_close(
     """Ctrl-C after Vault's answer: no lock is held, the next call works, close() knows of both."""
     lab = rotation_lab
     before = lab.database_users()
-    with VaultClient(lab.vault.url, lab.vault.token(policies=["rotation"]), environ={}) as vault:
-        url = vault.leased_url(lab.dynamic_role(ttl=60, max_ttl=600))
+    with leased_url(lab) as url:
 
         def interrupt(*_: object) -> None:
             raise KeyboardInterrupt
 
         with monkeypatch.context() as patched:
-            patched.setattr(vault._session.tokens, "looked_up", interrupt)
+            patched.setattr(url._session().tokens, "looked_up", interrupt)
             with pytest.raises(KeyboardInterrupt):
                 url()
         with PostgresClient(url) as client:
             assert who(client) in lab.database_users()
         assert len(lab.database_users() - before) == 2
-        url.close()
 
     assert lab.database_users() == before
 
@@ -113,8 +116,7 @@ def test_an_interrupt_right_after_the_lock_was_taken_leaves_it_free(
             left.pop()
             raise KeyboardInterrupt
 
-    with VaultClient(lab.vault.url, lab.vault.token(policies=["rotation"]), environ={}) as vault:
-        url = vault.leased_url(lab.dynamic_role(ttl=60, max_ttl=600))
+    with leased_url(lab) as url:
         url()
         url.doubt()
         for call in (url.serial, url):
@@ -124,7 +126,6 @@ def test_an_interrupt_right_after_the_lock_was_taken_leaves_it_free(
         assert left == []
         with ThreadPoolExecutor(1) as other:
             assert other.submit(url).result(5).startswith("postgresql://v-")
-        url.close()
 
 
 def test_a_login_that_is_refused_was_answered(rotation_lab: RotationLab) -> None:
@@ -144,17 +145,14 @@ def test_a_login_that_is_refused_was_answered(rotation_lab: RotationLab) -> None
 def test_a_user_that_is_gone_is_replaced_in_the_midst_of_a_pause(rotation_lab: RotationLab) -> None:
     """After a long outage the next try may be far away: a call that fails brings it on."""
     lab = rotation_lab
-    with VaultClient(lab.vault.url, lab.vault.token(policies=["rotation"]), environ={}) as vault:
-        url = vault.leased_url(lab.dynamic_role(ttl=60, max_ttl=600))
-        with PostgresClient(url) as client:
-            before = who(client)
-            url._next_try = time.monotonic() + 3600
-            lab.vault.admin.sys.revoke_prefix("database/creds")
-            with pytest.raises(PostgresError, match=r"permission denied|role OID"):
-                client.execute("SELECT name FROM contacts", user_id=_USER)
+    with leased_url(lab) as url, PostgresClient(url) as client:
+        before = who(client)
+        url._next_try = time.monotonic() + 3600
+        lab.vault.admin.sys.revoke_prefix("database/creds")
+        with pytest.raises(PostgresError, match=r"permission denied|role OID"):
+            client.execute("SELECT name FROM contacts", user_id=_USER)
 
-            assert who(client) != before
-        url.close()
+        assert who(client) != before
 
 
 def test_a_request_that_got_no_answer_is_not_sent_again(
@@ -163,12 +161,10 @@ def test_a_request_that_got_no_answer_is_not_sent_again(
     """Each one makes a user: it has all the time that there is."""
     lab = rotation_lab
     before = lab.database_users()
-    with through_proxy(lab, vault_proxy, timeout=3.0) as vault:
-        url = vault.leased_url(lab.dynamic_role(ttl=60, max_ttl=600))
+    with leased_url(lab, vault_proxy.url, timeout=3.0) as url:
         vault_proxy.plan(Fault(pause=1.7), path="/creds/")
         assert url().startswith("postgresql://v-")
         assert vault_proxy.count("/creds/") == 1
-        url.close()
 
     assert lab.database_users() == before
 
@@ -178,8 +174,7 @@ def test_a_database_that_is_slow_to_make_users_costs_no_call(
 ) -> None:
     """Most of a second for each user: one call waits for it, none fails, and no user is lost."""
     lab = rotation_lab
-    with through_proxy(lab, vault_proxy) as vault:
-        url = vault.leased_url(lab.dynamic_role(ttl=3, max_ttl=3))
+    with leased_url(lab, vault_proxy.url, ttl=3, max_ttl=3) as url:
         with PostgresClient(url) as client:
             users = {who(client)}
             vault_proxy.plan(Fault(pause=0.75), times=100, path="/creds/")
@@ -189,7 +184,6 @@ def test_a_database_that_is_slow_to_make_users_costs_no_call(
                 users.add(who(client))
                 time.sleep(0.02)
         assert 1 < len(users) == vault_proxy.count("/creds/")
-        url.close()
 
 
 def test_a_database_that_is_slower_than_a_call_may_wait_heals(
@@ -197,14 +191,14 @@ def test_a_database_that_is_slower_than_a_call_may_wait_heals(
 ) -> None:
     """The try after one that got no answer has more time: else no try would ever end well."""
     lab = rotation_lab
-    with through_proxy(lab, vault_proxy) as vault:
-        url = vault.leased_url(lab.dynamic_role(ttl=3, max_ttl=3))
-        with PostgresClient(url) as client:
-            before = who(client)
-            vault_proxy.plan(Fault(pause=1.5), times=100, path="/creds/")
+    with (
+        leased_url(lab, vault_proxy.url, ttl=3, max_ttl=3) as url,
+        PostgresClient(url) as client,
+    ):
+        before = who(client)
+        vault_proxy.plan(Fault(pause=1.5), times=100, path="/creds/")
 
-            wait_for(lambda: _another_user_works(client, before))
-        url.close()
+        wait_for(lambda: _another_user_works(client, before))
 
 
 def _another_user_works(client: PostgresClient, before: str) -> bool:
@@ -220,8 +214,7 @@ def test_a_server_that_refuses_every_user_gets_fewer_and_fewer(
 ) -> None:
     """Each user lives on to the end of its lease: after one second, two more, and so on."""
     lab = rotation_lab
-    with through_proxy(lab, vault_proxy) as vault:
-        url = vault.leased_url(lab.dynamic_role(ttl=60, max_ttl=600))
+    with leased_url(lab, vault_proxy.url) as url:
         first = url()
         started = time.monotonic()
         while time.monotonic() < started + 3.6:
@@ -229,7 +222,6 @@ def test_a_server_that_refuses_every_user_gets_fewer_and_fewer(
             time.sleep(0.01)
         assert url() != first
         assert 2 <= vault_proxy.count("/creds/") <= 3
-        url.close()
 
 
 def test_a_vault_that_never_answers_is_asked_once_at_close(
@@ -237,8 +229,7 @@ def test_a_vault_that_never_answers_is_asked_once_at_close(
 ) -> None:
     """However many leases there are: they end by themselves, and one line says so."""
     lab = rotation_lab
-    with through_proxy(lab, vault_proxy) as vault:
-        url = vault.leased_url(lab.dynamic_role(ttl=60, max_ttl=600))
+    with leased_url(lab, vault_proxy.url) as url:
         url()
         time.sleep(1.1)
         url(use_cache=False)
@@ -264,8 +255,7 @@ def test_a_base_url_that_fails_later_stays_as_it_was(
     def base() -> str:
         return answers[0]  # an IndexError later on
 
-    with VaultClient(lab.vault.url, lab.vault.token(policies=["rotation"]), environ={}) as vault:
-        url = vault.leased_url(lab.dynamic_role(ttl=2, max_ttl=2), base)
+    with leased_url(lab, ttl=2, max_ttl=2, base=base) as url:
         with PostgresClient(url) as client:
             users = {who(client)}
             answers.clear()
@@ -274,7 +264,6 @@ def test_a_base_url_that_fails_later_stays_as_it_was(
                 users.add(who(client))
                 time.sleep(0.02)
         assert len(url._living) <= 2  # those that ended are forgotten
-        url.close()
 
     assert 1 < len(users) < 6
     lines = [one.getMessage() for one in caplog.records if "stays as it is" in one.message]
@@ -292,15 +281,13 @@ def test_a_database_that_moved_is_followed_with_the_next_user(rotation_lab: Rota
         asked.append(1)
         return lab.postgres.url(dbname="crm" if len(asked) == 1 else "postgres")
 
-    with VaultClient(lab.vault.url, lab.vault.token(policies=["rotation"]), environ={}) as vault:
-        url = vault.leased_url(lab.dynamic_role(ttl=60, max_ttl=600), base)
+    with leased_url(lab, base=base) as url:
         assert [url().rpartition("/")[2] for _ in range(5)] == ["crm"] * 5
         assert len(asked) == 1
         time.sleep(1.1)
         assert url(use_cache=False).endswith("/postgres")
         assert url().endswith("/postgres")
         assert len(asked) == 2
-        url.close()
 
 
 def test_the_lease_wins_over_a_user_in_the_options_of_the_url(rotation_lab: RotationLab) -> None:
@@ -310,13 +297,10 @@ def test_the_lease_wins_over_a_user_in_the_options_of_the_url(rotation_lab: Rota
         f"postgresql://127.0.0.1:{lab.postgres.port}/crm"
         f"?user=crm_user&%70assword={lab.set_postgres()}&application_name=mine"
     )
-    with VaultClient(lab.vault.url, lab.vault.token(policies=["rotation"]), environ={}) as vault:
-        url = vault.leased_url(lab.dynamic_role(ttl=60, max_ttl=600), lambda: base)
-        with PostgresClient(url) as client:
-            assert who(client).startswith("v-")
-            query = "SELECT current_setting('application_name')"
-            assert client.execute_scalar(query, user_id=_USER) == "mine"
-        url.close()
+    with leased_url(lab, base=lambda: base) as url, PostgresClient(url) as client:
+        assert who(client).startswith("v-")
+        query = "SELECT current_setting('application_name')"
+        assert client.execute_scalar(query, user_id=_USER) == "mine"
 
 
 def test_a_static_role_in_trouble_makes_no_user(rotation_lab: RotationLab) -> None:

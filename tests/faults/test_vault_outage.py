@@ -18,7 +18,7 @@ from clients import (
 )
 from tests.http_fault_proxy import Fault, HttpFaultProxy
 from tests.postgres_faults import kill_sessions, superuser, wait_for
-from tests.rotation_lab import ENDING_SESSIONS, MixedLoad, RotationLab, connect_anew
+from tests.rotation_lab import ENDING_SESSIONS, MixedLoad, RotationLab, connect_anew, who
 from tests.vault_fixtures import VaultLab
 from tests.vault_servers import SealableOpenBao
 from utils._stack_seed import direct_client
@@ -123,11 +123,11 @@ def test_a_lease_outlives_a_sealed_vault_in_the_connections_that_are_open(
     """Past the end of the lease the pool goes on; with Vault back, a new user takes over."""
     role = lab.dynamic_role(ttl=2, max_ttl=60, revocation_statements=ENDING_SESSIONS)
     with build(lab, database_role=role) as clients:
-        user = _who(clients)
+        user = who(clients.postgres)
         sealable.seal()
         until = time.monotonic() + 5
         while time.monotonic() < until:
-            assert _who(clients) == user
+            assert who(clients.postgres) == user
             time.sleep(0.05)
         life = clients.postgres.credential_life()
         assert (life.remaining, life.age > 4) == (0.0, True)
@@ -138,10 +138,10 @@ def test_a_lease_outlives_a_sealed_vault_in_the_connections_that_are_open(
         with pytest.raises(
             PostgresConnectionError, match=r"(to log in|failed for user).*Vault is sealed"
         ):
-            _who(clients)
+            who(clients.postgres)
         sealable.unseal()
         wait_for(lambda: _works(clients))
-        assert _who(clients) != user
+        assert who(clients.postgres) != user
 
 
 def test_a_sealed_vault_is_asked_by_time_and_not_by_load(
@@ -155,7 +155,7 @@ def test_a_sealed_vault_is_asked_by_time_and_not_by_load(
         VaultClient(proxy.url, token, environ={}) as vault,
         build_clients(vault=vault, database_role=role) as clients,
     ):
-        user = _who(clients)
+        user = who(clients.postgres)
         sealable.seal()
         time.sleep(2)
         with superuser(lab.postgres) as conn:
@@ -206,13 +206,9 @@ def test_a_token_that_is_taken_away_stops_no_running_client(rotation_lab: Rotati
     assert "authentication lost" in str(report.vault.error)
 
 
-def _who(clients: Clients) -> str:
-    return str(clients.postgres.execute_scalar("SELECT session_user::text", user_id=uuid4()))
-
-
 def _works(clients: Clients) -> bool:
     try:
-        _who(clients)
+        who(clients.postgres)
     except ClientError:
         return False
     return True
