@@ -11,8 +11,8 @@ import pytest
 
 from clients.vault_client import VaultClient
 from utils._docker_stack import DockerStack, compose_command
+from utils._loopback_port import HeldPort, free_port
 from utils._postgres_server import PostgresServer
-from utils._server_process import free_port
 from utils._stack_seed import apply_sql
 from utils.local_stack import EmbeddedStack, StackEndpoints
 from utils.settings import StackSettings, VaultSettings, forget_ambient_servers
@@ -141,6 +141,14 @@ def _external_endpoints(ambient: dict[str, str]) -> StackEndpoints:
             admin_url=admin_url,
             valkey_url=vault.get_valkey_url(),
         )
+
+
+@pytest.fixture
+def closed_port() -> Iterator[int]:
+    """A port that refuses everybody, and that no server of another test is given meanwhile."""
+    held = HeldPort()
+    yield held.number
+    held.release()
 
 
 @pytest.fixture(scope="session")

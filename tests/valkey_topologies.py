@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import redis
 
-from utils._server_process import free_port
+from utils._loopback_port import HeldPort
 from utils._valkey_server import ValkeyServer
 
 if TYPE_CHECKING:
@@ -99,6 +99,37 @@ class SentinelTopology:
         return all(info.get(f"slave{n}", {}).get("state") == "online" for n in range(2))
 
 
+class ClusterServer(ValkeyServer):
+    """One server of a cluster, which other servers reach through a second port, the bus.
+
+    Args:
+        password: What clients and the other servers must give; none when "".
+    """
+
+    def __init__(self, *, password: str) -> None:
+        self._bus_port = HeldPort()
+        super().__init__(
+            password=password,
+            directives=(
+                "cluster-enabled yes",
+                "cluster-node-timeout 1000",
+                "cluster-replica-validity-factor 0",
+                f"cluster-port {self.bus_port}",
+                f'primaryauth "{password}"',
+            ),
+        )
+
+    @property
+    def bus_port(self) -> int:
+        """The port of the cluster's bus."""
+        return self._bus_port.number
+
+    def close(self) -> None:
+        """Stop it, and let others have its second port, too."""
+        super().close()
+        self._bus_port.release()
+
+
 class ClusterTopology:
     """Three primaries with one replica each."""
 
@@ -132,21 +163,8 @@ class ClusterTopology:
         hosts = ",".join(f"127.0.0.1:{one.port}" for one in self.servers[:2])
         return f"redis+cluster://:{PASSWORD}@{hosts}"
 
-    def _start(self) -> Any:
-        bus_port = free_port()
-        server: Any = ValkeyServer(
-            password=PASSWORD,
-            directives=(
-                "cluster-enabled yes",
-                "cluster-node-timeout 1000",
-                "cluster-replica-validity-factor 0",
-                f"cluster-port {bus_port}",
-                f"primaryauth {PASSWORD}",
-            ),
-        )
-        server.directives += (f"dir {server.folder}",)
-        server.bus_port = bus_port
-        return self._stack.enter_context(server)
+    def _start(self) -> ClusterServer:
+        return self._stack.enter_context(ClusterServer(password=PASSWORD))
 
     def _all_see(self, field: str, value: Any) -> bool:
         for one in self.servers:

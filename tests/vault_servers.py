@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 from urllib.error import URLError
 from urllib.request import HTTPSHandler, OpenerDirector, ProxyHandler, build_opener
 
+from utils._loopback_port import HeldPort
 from utils._openbao_server import OpenBaoServer, vault_answers
-from utils._server_process import StackError, free_port, package_folder
+from utils._server_process import StackError, package_folder
 from utils._stack_seed import direct_client
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ class SealableOpenBao(OpenBaoServer):
     def __init__(self) -> None:
         super().__init__()
         self._unseal_key = ""
-        self._cluster_port = free_port()
+        self._cluster_port = HeldPort()
 
     def command(self) -> list[str]:
         """Write the configuration, and return the command that reads it."""
@@ -34,11 +35,11 @@ class SealableOpenBao(OpenBaoServer):
         config = {
             "storage": {"raft": {"path": str(data), "node_id": "one", "performance_multiplier": 1}},
             "api_addr": self.url,
-            "cluster_addr": f"http://127.0.0.1:{self._cluster_port}",
+            "cluster_addr": f"http://127.0.0.1:{self._cluster_port.number}",
             "listener": {
                 "tcp": {
                     "address": f"127.0.0.1:{self.port}",
-                    "cluster_address": f"127.0.0.1:{self._cluster_port}",
+                    "cluster_address": f"127.0.0.1:{self._cluster_port.number}",
                     "tls_disable": True,
                 }
             },
@@ -56,6 +57,11 @@ class SealableOpenBao(OpenBaoServer):
                 return True
         except (URLError, OSError):
             return False
+
+    def close(self) -> None:
+        """Stop it, and let others have its second port, too."""
+        super().close()
+        self._cluster_port.release()
 
     def initialise(self) -> None:
         """Initialise it; it stays sealed."""

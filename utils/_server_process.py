@@ -7,7 +7,6 @@ import os
 import pwd
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -19,12 +18,13 @@ from pathlib import Path
 from secrets import token_hex
 from typing import Self
 
-__all__ = ["ServerProcess", "StackError", "free_port", "package_folder"]
+from utils._loopback_port import HeldPort
+
+__all__ = ["ServerProcess", "StackError", "package_folder"]
 
 _GUARD = Path(__file__).with_name("_process_guard.py")
 _START_TIMEOUT = 60.0
 _STOP_TIMEOUT = 30.0
-_PORT_TRIES = 5
 _LOG_TAIL_LINES = 15
 
 
@@ -36,7 +36,7 @@ class ServerProcess(ABC):
     """One embedded server on a free loopback port, in a folder of its own.
 
     Use it as a context manager, or call ``start`` and ``close``. ``stop`` keeps folder and port,
-    so that a later ``start`` is a restart.
+    so that a later ``start`` is a restart: nobody else gets either.
 
     Args:
         unprivileged: Give the server to an ordinary user when we are root, as PostgreSQL demands.
@@ -48,17 +48,29 @@ class ServerProcess(ABC):
     stop_signal: signal.Signals = signal.SIGTERM
 
     def __init__(self, *, unprivileged: bool = False) -> None:
-        self.port = free_port()
         self.identity = _unprivileged_identity() if unprivileged else None
         self.pid = 0
         self._folder: Path | None = None
         self._has_folder = False
+        self._held_port: HeldPort | None = None
         self._guard: subprocess.Popen[str] | None = None
-        self._has_answered = False
 
     def __repr__(self) -> str:
         state = f"pid {self.pid}" if self.running else "stopped"
         return f"<{type(self).__name__} on 127.0.0.1:{self.port}, {state}>"
+
+    @property
+    def port(self) -> int:
+        """The server's own port, held for it from the first use until ``close``; may be chosen."""
+        if self._held_port is None:
+            self._held_port = HeldPort()
+        return self._held_port.number
+
+    @port.setter
+    def port(self, number: int) -> None:
+        if self._held_port is not None:
+            self._held_port.release()
+        self._held_port = HeldPort(number)
 
     @property
     def folder(self) -> Path:
@@ -108,19 +120,6 @@ class ServerProcess(ABC):
         Raises:
             StackError: It ended, or did not answer within 60 seconds; with the end of its log.
         """
-        for _ in range(_PORT_TRIES):
-            failure = self._start_once()
-            if failure is None:
-                return self
-            self.stop(signal.SIGKILL)
-            # Somebody took the port between our look and the server's; a restart keeps its own.
-            if self._has_answered or "ddress already in use" not in failure:
-                break
-            self.port = free_port()
-        self.close()
-        raise StackError(failure)
-
-    def _start_once(self) -> str | None:
         self.pid = 0
         self._guard = self._start_guard()
         # The guard knows of the folder before there is one: whatever happens to us, it is removed.
@@ -140,10 +139,12 @@ class ServerProcess(ABC):
         while not self.ready():
             if not self.running or time.monotonic() > deadline:
                 state = "did not answer in time" if self.running else "ended while starting"
-                return f"{self.name} on port {self.port} {state}:\n{self._log_tail()}"
+                failure = f"{self.name} on port {self.port} {state}:\n{self._log_tail()}"
+                self.stop(signal.SIGKILL)
+                self.close()
+                raise StackError(failure)
             time.sleep(0.02)
-        self._has_answered = True
-        return None
+        return self
 
     def _start_guard(self) -> subprocess.Popen[str]:
         # -I and -S: the guard needs the standard library alone, and starts the faster.
@@ -196,6 +197,8 @@ class ServerProcess(ABC):
         self.stop()
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
+        if self._held_port is not None:
+            self._held_port.release()
 
     def __enter__(self) -> Self:
         return self.start()
@@ -216,13 +219,6 @@ class ServerProcess(ABC):
         if not self.log.exists():
             return "(no log)"
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-_LOG_TAIL_LINES:])
-
-
-def free_port() -> int:
-    """Return a TCP port of 127.0.0.1 that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def package_folder(name: str) -> Path:

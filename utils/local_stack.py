@@ -23,9 +23,10 @@ from typing import TYPE_CHECKING, NoReturn, Self
 from clients.errors import ConfigurationError
 from utils import _stack_keeper
 from utils._docker_stack import DockerStack
+from utils._loopback_port import free_port
 from utils._openbao_server import OpenBaoServer
 from utils._postgres_server import PostgresServer
-from utils._server_process import StackError, free_port
+from utils._server_process import StackError
 from utils._stack_endpoints import StackEndpoints
 from utils._stack_seed import seed_stack
 from utils._valkey_server import ValkeyServer

@@ -14,8 +14,7 @@ from redis.crc import key_slot
 from clients.errors import ValkeyConnectionError
 from clients.valkey_client import SessionStore, ValkeyClient, ValkeyError
 from tests.valkey_helpers import at_once
-from tests.valkey_topologies import PASSWORD, ClusterTopology, admin, wait_until
-from utils._server_process import free_port
+from tests.valkey_topologies import PASSWORD, ClusterServer, ClusterTopology, admin, wait_until
 from utils._valkey_server import ValkeyServer
 
 if TYPE_CHECKING:
@@ -123,8 +122,7 @@ def test_an_exhausted_pool_waits_once(topology: ClusterTopology) -> None:
 
 def test_a_server_that_left_the_cluster_is_passed_over(topology: ClusterTopology) -> None:
     """One that knows no slot may stand first in the URL: the others are asked."""
-    directives = ("cluster-enabled yes", f"cluster-port {free_port()}")
-    with ValkeyServer(password=PASSWORD, directives=directives) as alone:
+    with ClusterServer(password=PASSWORD) as alone:
         url = topology.url.replace("@", f"@127.0.0.1:{alone.port},")
         with ValkeyClient(url) as client:
             assert client.set("a", "x") is True
@@ -209,8 +207,7 @@ def test_a_single_server_is_no_cluster() -> None:
 
 def test_a_cluster_that_serves_no_slot_is_refused_and_left() -> None:
     """The connections of a failed construction are closed, also while its error is kept."""
-    directives = ("cluster-enabled yes", f"cluster-port {free_port()}")
-    with ValkeyServer(password="", directives=directives) as server:
+    with ClusterServer(password="") as server:
         with pytest.raises(ValkeyConnectionError, match="served by nobody") as kept:
             ValkeyClient(f"redis+cluster://127.0.0.1:{server.port}")
         with admin(server.port, None) as asked:
@@ -219,11 +216,11 @@ def test_a_cluster_that_serves_no_slot_is_refused_and_left() -> None:
     assert kept.value.code == "CLUSTERDOWN"
 
 
-def test_no_node_is_a_clear_error() -> None:
+def test_no_node_is_a_clear_error(closed_port: int) -> None:
     """Nobody listens: refused, at once."""
     start = time.monotonic()
     with pytest.raises(ValkeyConnectionError, match="refused"):
-        ValkeyClient(f"redis+cluster://127.0.0.1:{free_port()}")
+        ValkeyClient(f"redis+cluster://127.0.0.1:{closed_port}")
 
     assert time.monotonic() - start < 1
 

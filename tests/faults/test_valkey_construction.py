@@ -14,7 +14,6 @@ import pytest
 from clients.errors import ValkeyConnectionError
 from clients.valkey_client import ValkeyClient, ValkeyError
 from tests.valkey_helpers import raw
-from utils._server_process import free_port
 from utils._valkey_server import ValkeyServer
 
 if TYPE_CHECKING:
@@ -37,11 +36,11 @@ def client(server: ValkeyServer) -> Iterator[ValkeyClient]:
         yield opened
 
 
-def test_a_refused_port_fails_at_once(server: ValkeyServer) -> None:
+def test_a_refused_port_fails_at_once(closed_port: int) -> None:
     """Nobody listens: the error says so in well under a second."""
     start = time.monotonic()
     with pytest.raises(ValkeyConnectionError, match=r"[Cc]onnection refused") as caught:
-        ValkeyClient(f"redis://:{PASSWORD}@127.0.0.1:{free_port()}/0")
+        ValkeyClient(f"redis://:{PASSWORD}@127.0.0.1:{closed_port}/0")
 
     assert time.monotonic() - start < 1
     assert caught.value.__cause__ is not None

@@ -15,7 +15,6 @@ from clients.errors import ValkeyConnectionError
 from clients.valkey_client import ValkeyClient, ValkeyError
 from tests.valkey_helpers import at_once, client_behind_proxy, raw
 from tests.valkey_topologies import wait_until
-from utils._server_process import free_port
 from utils._valkey_server import ValkeyServer
 
 if TYPE_CHECKING:
@@ -265,12 +264,12 @@ def test_out_of_memory_is_named(server: ValkeyServer, client: ValkeyClient) -> N
 
 
 def test_read_only_is_named_and_its_connection_dropped(
-    server: ValkeyServer, client: ValkeyClient
+    client: ValkeyClient, closed_port: int
 ) -> None:
     """A demoted primary refuses writes; the next call connects anew, so that a moved name works."""
     admin = client.client
     client.health_check()
-    raw(client, "REPLICAOF", "127.0.0.1", str(free_port()))
+    raw(client, "REPLICAOF", "127.0.0.1", str(closed_port))
     try:
         before = int(admin.info("stats")["total_connections_received"])
         for _ in range(3):

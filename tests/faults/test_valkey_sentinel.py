@@ -23,7 +23,6 @@ from tests.valkey_topologies import (
     admin,
     wait_until,
 )
-from utils._server_process import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -49,17 +48,19 @@ def test_the_primary_is_found(topology: SentinelTopology) -> None:
         assert asked.get("a") == "x"
 
 
-def test_one_living_sentinel_is_enough(topology: SentinelTopology) -> None:
+def test_one_living_sentinel_is_enough(topology: SentinelTopology, closed_port: int) -> None:
     """Sentinels that are down are passed over."""
     living = topology.sentinels[0].port
-    hosts = f"127.0.0.1:{free_port()},127.0.0.1:{living}"
+    hosts = f"127.0.0.1:{closed_port},127.0.0.1:{living}"
     with ValkeyClient(f"redis+sentinel://:{PASSWORD}@{hosts}/{SERVICE}") as client:
         assert client.health_check() is True
 
 
-def test_a_sentinel_that_is_behind_is_passed_over(topology: SentinelTopology) -> None:
+def test_a_sentinel_that_is_behind_is_passed_over(
+    topology: SentinelTopology, closed_port: int
+) -> None:
     """One that still names a dead primary stands first: the others know the living one."""
-    with SentinelServer(free_port()) as behind, admin(behind.port, None) as asked:
+    with SentinelServer(closed_port) as behind, admin(behind.port, None) as asked:
         wait_until("it sees its primary down", lambda: asked.sentinel_master(SERVICE)["is_sdown"])
         with ValkeyClient(topology.url.replace("@", f"@127.0.0.1:{behind.port},")) as client:
             assert client.health_check() is True
@@ -85,12 +86,11 @@ def test_a_frozen_sentinel_is_waited_for_once(topology: SentinelTopology) -> Non
         assert frozen.connections == 1
 
 
-def test_no_sentinel_is_a_clear_error() -> None:
+def test_no_sentinel_is_a_clear_error(closed_port: int) -> None:
     """Each sentinel and its failure are named, at once."""
-    port = free_port()
     start = time.monotonic()
-    with pytest.raises(ValkeyConnectionError, match=rf"no sentinel.*:{port}.*refused"):
-        ValkeyClient(f"redis+sentinel://127.0.0.1:{port}/{SERVICE}")
+    with pytest.raises(ValkeyConnectionError, match=rf"no sentinel.*:{closed_port}.*refused"):
+        ValkeyClient(f"redis+sentinel://127.0.0.1:{closed_port}/{SERVICE}")
 
     assert time.monotonic() - start < 1
 

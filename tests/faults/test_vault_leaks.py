@@ -14,7 +14,6 @@ import pytest
 from clients.errors import VaultError
 from clients.vault_client import VaultClient
 from tests.http_fault_proxy import Fault
-from utils._server_process import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -123,12 +122,12 @@ def _failure_of(work: Callable[[], object]) -> VaultError | None:
 
 @pytest.mark.parametrize("make", [_token_client, _approle_client])
 def test_no_local_failure_shows_a_credential(
-    caplog: pytest.LogCaptureFixture, make: Callable[..., None]
+    caplog: pytest.LogCaptureFixture, make: Callable[..., None], closed_port: int
 ) -> None:
     """Failures before any answer are as clean."""
     caplog.set_level(logging.DEBUG)
     cases: list[tuple[str, dict[str, Any]]] = [
-        (f"http://127.0.0.1:{free_port()}", {}),
+        (f"http://127.0.0.1:{closed_port}", {}),
         ("https://127.0.0.1:1", {}),
         ("http://no-such-host.invalid", {}),
         ("ftp://x", {}),

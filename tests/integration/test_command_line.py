@@ -13,7 +13,6 @@ from clients import CredentialLife
 from clients.__main__ import _row, main
 from clients._check import ServiceReport
 from tests.vault_servers import SealableOpenBao
-from utils._server_process import free_port
 from utils._valkey_server import ValkeyServer
 
 if TYPE_CHECKING:
@@ -97,9 +96,11 @@ def test_a_life_is_shown_in_the_unit_that_fits(life: CredentialLife, shown: str)
     assert _row(report)[-1] == shown
 
 
-def test_check_without_vault_says_what_is_wrong(capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_without_vault_says_what_is_wrong(
+    capsys: pytest.CaptureFixture[str], closed_port: int
+) -> None:
     """No Vault: exit code 1, the reason, and the others marked as not tried."""
-    code = main(["check"], {"VAULT_ADDR": f"http://127.0.0.1:{free_port()}", "VAULT_TOKEN": "x"})
+    code = main(["check"], {"VAULT_ADDR": f"http://127.0.0.1:{closed_port}", "VAULT_TOKEN": "x"})
     out = capsys.readouterr().out
 
     assert code == 1

@@ -15,7 +15,6 @@ from clients.dagster_adapter import (
     VaultSecretNotFoundError,
     VaultSecretsResource,
 )
-from utils._server_process import free_port
 
 if TYPE_CHECKING:
     from tests.http_fault_proxy import HttpFaultProxy
@@ -112,7 +111,9 @@ def test_the_settings_reach_the_client(role: Role, monkeypatch: pytest.MonkeyPat
     assert {name: told[name] for name in [*settings, *expected]} == settings | expected
 
 
-def test_failures_keep_their_class(role: Role, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failures_keep_their_class(
+    role: Role, closed_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The errors are the SDK's own, under the names that the adapter exports."""
     resource = VaultSecretsResource.from_env()
     with pytest.raises(VaultSecretNotFoundError, match="app/none"):
@@ -120,7 +121,7 @@ def test_failures_keep_their_class(role: Role, monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(VaultAuthenticationError):
         resource.get_secret("denied/x")
 
-    monkeypatch.setenv("VAULT_ADDR", f"http://127.0.0.1:{free_port()}")
+    monkeypatch.setenv("VAULT_ADDR", f"http://127.0.0.1:{closed_port}")
     resource = VaultSecretsResource.from_env(retries=0)
     with pytest.raises(VaultConnectionError, match="refused"):
         resource.get_secret("app/db")

@@ -22,7 +22,6 @@ from clients import (
     build_clients,
 )
 from tests.postgres_helpers import open_sockets
-from utils._server_process import free_port
 
 if TYPE_CHECKING:
     from tests.vault_fixtures import VaultLab
@@ -60,9 +59,9 @@ def test_without_settings_the_error_names_all_that_are_missing() -> None:
         build_clients(environ={})
 
 
-def test_an_unreachable_vault_is_named(environ: dict[str, str]) -> None:
+def test_an_unreachable_vault_is_named(environ: dict[str, str], closed_port: int) -> None:
     """The message says that it was Vault, and where."""
-    dead = f"http://127.0.0.1:{free_port()}"
+    dead = f"http://127.0.0.1:{closed_port}"
     with VaultClient(environ=environ) as vault:
         assert vault.addr != dead
 

@@ -144,15 +144,24 @@ def test_a_server_that_cannot_start_shows_the_end_of_its_log() -> None:
 
 
 @pytest.mark.parametrize("kind", [ValkeyServer, OpenBaoServer, PostgresServer])
-def test_a_port_that_another_server_took_is_given_up(kind: type[ServerProcess]) -> None:
-    """Somebody else's server on our port is not taken for ours: ours moves to another port."""
-    ours = kind()
-    theirs = kind()
-    theirs.port = ours.port
-    with theirs, ours:
-        assert ours.running
-        assert ours.port != theirs.port
-        assert (ours.ready(), theirs.ready()) == (True, True)
+def test_a_server_has_its_port_for_itself(kind: type[ServerProcess]) -> None:
+    """Nobody is given it, from before the start until the end: a stopped server is a refusal."""
+    server = kind()
+    address = ("127.0.0.1", server.port)
+    with socket.socket() as other, pytest.raises(OSError, match="already in use"):
+        other.bind(address)
+    with server:
+        server.stop()
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(address)
+        server.start()
+        assert (server.port, server.ready()) == (address[1], True)
+
+
+def test_a_port_that_is_taken_cannot_be_chosen() -> None:
+    """The system's words come out, and nothing is left open."""
+    with socket.create_server(("127.0.0.1", 0)) as theirs, pytest.raises(OSError, match="in use"):
+        ValkeyServer().port = theirs.getsockname()[1]
 
 
 def test_postgres_runs_from_a_place_that_only_root_may_enter(

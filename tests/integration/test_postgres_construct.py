@@ -24,7 +24,6 @@ from clients.errors import (
 )
 from clients.postgres_client import PostgresClient
 from tests.postgres_helpers import nothing_left_behind
-from utils._server_process import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -60,15 +59,14 @@ def black_hole() -> Iterator[int]:
         yield listener.getsockname()[1]
 
 
-def test_a_refused_port_fails_at_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_refused_port_fails_at_once(caplog: pytest.LogCaptureFixture, closed_port: int) -> None:
     """Within a second, with libpq's words and the address."""
-    port = free_port()
     error, waited = fails(
-        caplog, PostgresConnectionError, f"postgresql://u:{PASSWORD}@127.0.0.1:{port}/crm"
+        caplog, PostgresConnectionError, f"postgresql://u:{PASSWORD}@127.0.0.1:{closed_port}/crm"
     )
 
     assert "Connection refused" in str(error)
-    assert f"127.0.0.1:{port}/crm as u" in str(error)
+    assert f"127.0.0.1:{closed_port}/crm as u" in str(error)
     assert "check that the server runs" in str(error)
     assert isinstance(error.__cause__, psycopg.OperationalError)
     assert waited < 1
@@ -176,12 +174,12 @@ def test_a_server_of_another_protocol_is_named(
     ],
 )
 def test_a_url_that_cannot_be_used_is_refused_without_its_password(
-    caplog: pytest.LogCaptureFixture, url: Any
+    caplog: pytest.LogCaptureFixture, closed_port: int, url: Any
 ) -> None:
     """Before anything is opened, as a ConfigurationError that names the parameter."""
     given = url.replace("{p}", PASSWORD) if isinstance(url, str) else url
     for settings in ({}, {"admin_url": given}):
-        target = given if not settings else f"postgresql://u@127.0.0.1:{free_port()}/d"
+        target = given if not settings else f"postgresql://u@127.0.0.1:{closed_port}/d"
         if not settings or given is not None:
             error, waited = fails(
                 caplog,
@@ -207,12 +205,12 @@ def test_a_url_that_cannot_be_used_is_refused_without_its_password(
     ],
 )
 def test_unusable_numbers_are_refused_by_name(
-    caplog: pytest.LogCaptureFixture, name: str, bad: list[Any]
+    caplog: pytest.LogCaptureFixture, closed_port: int, name: str, bad: list[Any]
 ) -> None:
     """The message has the name and the value, and nothing is opened."""
     for value in bad:
         error, _ = fails(
-            caplog, ConfigurationError, f"postgresql://u@127.0.0.1:{free_port()}/d", **{name: value}
+            caplog, ConfigurationError, f"postgresql://u@127.0.0.1:{closed_port}/d", **{name: value}
         )
 
         assert f"{name} is {value!r}" in str(error)

@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from utils._server_process import free_port
-
 if TYPE_CHECKING:
     from utils.local_stack import StackEndpoints
 
@@ -76,10 +74,10 @@ def test_the_tests_pass_on_an_external_stack_that_may_only_be_read(stack: StackE
 
 @pytest.mark.parametrize("token", ["", "no-such-token"])
 def test_an_external_stack_that_is_not_there_ends_the_run(
-    stack: StackEndpoints, token: str
+    stack: StackEndpoints, closed_port: int, token: str
 ) -> None:
     """One line and exit code 3, and not an error for each test."""
-    address = stack.vault_addr if token else f"http://127.0.0.1:{free_port()}"
+    address = stack.vault_addr if token else f"http://127.0.0.1:{closed_port}"
     done = _pytest(
         "tests/integration/test_factory.py",
         env={"STACK": "external", "VAULT_ADDR": address, "VAULT_TOKEN": token or "t"},

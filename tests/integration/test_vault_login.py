@@ -11,7 +11,6 @@ import pytest
 from clients.errors import VaultAuthenticationError, VaultConnectionError
 from clients.vault_client import VaultClient
 from tests.postgres_helpers import open_sockets
-from utils._server_process import free_port
 
 if TYPE_CHECKING:
     from tests.http_fault_proxy import HttpFaultProxy
@@ -64,11 +63,11 @@ def test_a_failed_construction_leaves_no_socket(vault_lab: VaultLab) -> None:
     assert open_sockets() == sockets
 
 
-def test_nothing_listening_is_told_in_the_words_of_the_system() -> None:
+def test_nothing_listening_is_told_in_the_words_of_the_system(closed_port: int) -> None:
     """A refused port is an answer within a second, retries and all."""
     began = time.monotonic()
     with pytest.raises(VaultConnectionError, match="Connection refused") as caught:
-        VaultClient(f"http://127.0.0.1:{free_port()}", "token-that-is-none", environ={})
+        VaultClient(f"http://127.0.0.1:{closed_port}", "token-that-is-none", environ={})
 
     assert time.monotonic() - began < 5
     assert caught.value.reason == "unreachable"
