@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import subprocess
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -99,6 +101,35 @@ def test_sessions_in_use_when_the_pool_is_drained_go_when_they_return(
         with pytest.raises(PostgresError, match="25006"):
             client.execute_admin("INSERT INTO users (email) VALUES ('x')")
         conn.execute("SELECT 1")
+    assert client.stats()["size"] == 0
+
+
+def test_a_session_whose_url_was_asked_for_before_a_drain_serves_one_call(
+    fickle: PostgresServer, new_client: NewClient
+) -> None:
+    """A callable that thinks for long may lead to the demoted server: its session is not kept."""
+    asked, answer = threading.Event(), threading.Event()
+    answer.set()
+
+    def url() -> str:
+        asked.set()
+        assert answer.wait(10)
+        return fickle.url("crm_user", "secret")
+
+    client = new_client(url, pool_size=2, min_size=1)
+    set_read_only(fickle, "on")
+    asked.clear()
+    answer.clear()
+    with ThreadPoolExecutor(1) as other:
+        with (  # noqa: PT012 - the block is the subject
+            pytest.raises(psycopg.errors.ReadOnlySqlTransaction),
+            client.connection(USER) as conn,
+        ):
+            waiting = other.submit(client.execute, "SELECT 1 AS one", user_id=USER)
+            assert asked.wait(10)
+            conn.execute(INSERT, (uuid4(), USER))
+        answer.set()
+        assert waiting.result(10) == [{"one": 1}]
     assert client.stats()["size"] == 0
 
 
