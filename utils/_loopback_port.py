@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import sys
 
 __all__ = ["HeldPort", "free_port"]
 
@@ -10,8 +11,9 @@ __all__ = ["HeldPort", "free_port"]
 class HeldPort:
     """A port that no other program is given while we hold it.
 
-    While no server listens on it, whoever connects is refused. A server may listen on it as long
-    as it sets ``SO_REUSEADDR``, which Linux lets two have together when one alone listens.
+    While no server listens on it, whoever connects is refused. A server that sets
+    ``SO_REUSEADDR`` may listen on it: Linux lets two have a port when one alone listens. No other
+    system does, and there it is free until a server takes it.
 
     Args:
         number: Which; any free one when 0.
@@ -30,6 +32,8 @@ class HeldPort:
             raise
         #: The port's number, also after ``release``.
         self.number = int(self._socket.getsockname()[1])
+        if sys.platform != "linux":
+            self.release()
 
     def release(self) -> None:
         """Let others have the port; more than once does no harm."""
