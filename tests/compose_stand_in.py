@@ -59,6 +59,8 @@ def main(folder: Path, words: list[str]) -> int:
     project.mkdir(parents=True, exist_ok=True)
     if "up" in words:
         _up(project)
+    elif "ps" in words and _runs(project):
+        sys.stdout.write("vault\nvalkey\npostgres\n")
     elif "down" in words:
         _stop(project)
         if "-v" in words:

@@ -104,15 +104,14 @@ class DockerStack:
         """Wait until all three answer.
 
         Raises:
-            StackError: One did not within three minutes; with the end of their logs.
+            StackError: One ended, or did not answer within three minutes; with the end of the logs.
         """
         deadline = time.monotonic() + _READY_TIMEOUT
         while silent := self.silent():
+            if ended := sorted(set(silent) - self._running()):
+                raise self._failure(ended, "ended while starting")
             if time.monotonic() > deadline:
-                logs = self._compose("logs", "--tail=20", check=False)
-                raise StackError(
-                    f"no answer from {', '.join(silent)} within {_READY_TIMEOUT:.0f} s:\n{logs}"
-                )
+                raise self._failure(silent, f"did not answer within {_READY_TIMEOUT:.0f} s")
             time.sleep(0.5)
 
     def silent(self) -> list[str]:
@@ -143,6 +142,13 @@ class DockerStack:
             StackError: Compose failed, and containers may still be there.
         """
         self._compose("down", "-v", "--remove-orphans", check=check)
+
+    def _running(self) -> set[str]:
+        return set(self._compose("ps", "--services", "--filter", "status=running").split())
+
+    def _failure(self, services: list[str], what: str) -> StackError:
+        logs = self._compose("logs", "--no-color", "--tail=20", *services, check=False)
+        return StackError(f"{', '.join(services)} {what}:\n{logs}")
 
     def _postgres_answers(self) -> bool:
         try:

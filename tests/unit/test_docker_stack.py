@@ -69,6 +69,26 @@ def test_start_uses_only_words_that_both_versions_know(programs: Path) -> None:
     ]
 
 
+def test_a_container_that_ended_is_not_waited_for(programs: Path, closed_port: int) -> None:
+    """The first look at what runs ends the start, with the name and the end of the logs."""
+    log = programs / "calls"
+    _fake(
+        programs,
+        "docker-compose",
+        f"""echo "$@" >> {log}
+        case "$*" in *" ps "*) echo vault; echo postgres;; *logs*) echo bad directive;; esac""",
+    )
+    ports = StackSettings(
+        vault_port=closed_port, postgres_port=closed_port, valkey_port=closed_port
+    )
+
+    with pytest.raises(StackError, match=r"^valkey ended while starting:\nbad directive"):
+        DockerStack(project="p", ports=ports).start()
+
+    words = [line.split()[4] for line in log.read_text().splitlines()]
+    assert words == ["up", "ps", "logs", "down"]
+
+
 def test_a_port_that_is_taken_names_the_variables(programs: Path) -> None:
     """Compose's own words, and the way out."""
     _fake(programs, "docker-compose", "echo port is already allocated; exit 1")
