@@ -23,6 +23,8 @@ from clients._postgres_holders import Holder, calling_place, describe_holders
 from clients.errors import ClientError, PostgresConnectionError, PostgresError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import psycopg
 
     from clients._postgres_connect import Connector
@@ -156,10 +158,8 @@ class Pool:
         """Let no session that is open now be used again; those in use go when they return."""
         with self._lock:
             self._drained_at = time.monotonic()
-            idle, self._idle = self._idle, deque()
-            for session, _ in idle:
-                self._free_place(session)
-        for session, _ in idle:
+            idle = self._take_out(lambda _: True)
+        for session in idle:
             session.close()
 
     def learn_from(self, error: psycopg.Error) -> None:
@@ -183,8 +183,8 @@ class Pool:
         with self._lock:
             self._closed = True
             waiters, self._waiters = self._waiters, deque()
-            for waiter in waiters:
-                waiter.granted.set()
+        for waiter in waiters:
+            waiter.granted.set()
         self.drain()
 
     def stats(self) -> dict[str, int]:
@@ -311,14 +311,18 @@ class Pool:
 
     def _sweep(self) -> None:
         with self._lock:
-            idle, self._idle = self._idle, deque()
-            stale = [session for session, _ in idle if session.is_stale()]
-            self._idle.extend(entry for entry in idle if entry[0] not in stale)
-            for session in stale:
-                self._free_place(session)
+            stale = self._take_out(lambda session: session.is_stale())
             self._counts["stale"] += len(stale)
         for session in stale:
             session.close()
+
+    def _take_out(self, unfit: Callable[[Session], bool]) -> list[Session]:
+        idle, self._idle = self._idle, deque()
+        gone = [session for session, _ in idle if unfit(session)]
+        self._idle.extend(entry for entry in idle if entry[0] not in gone)
+        for session in gone:
+            self._free_place(session)
+        return gone
 
     def _keep(self, session: Session) -> None:
         if self._waiters:

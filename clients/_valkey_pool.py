@@ -258,10 +258,13 @@ class ServerPool:
 
     def _is_full(self) -> bool:
         with self._lock:
-            for number, reference in list(self._alive.items()):
-                if reference() is None:
-                    del self._alive[number]
+            self._forget_dropped()
             return len(self._alive) >= self._limits.max_connections
+
+    def _forget_dropped(self) -> None:
+        for number, reference in list(self._alive.items()):
+            if reference() is None:
+                del self._alive[number]
 
     def _after_give_back(self) -> None:
         if self._waiters:

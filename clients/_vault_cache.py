@@ -217,10 +217,13 @@ class SecretCache:
             if ticket <= self._cleared or (known is not None and known.ticket > ticket):
                 return
             self._entries.pop(key, None)
-            self._drop_expired()
-            while len(self._entries) >= self._max_entries:
-                del self._entries[next(iter(self._entries))]
+            self._make_room()
             self._entries[key] = _Entry(secret, self._clock() + self._ttl, ticket)
+
+    def _make_room(self) -> None:
+        self._drop_expired()
+        while len(self._entries) >= self._max_entries:
+            del self._entries[next(iter(self._entries))]
 
     def _drop_expired(self) -> None:
         now = self._clock()

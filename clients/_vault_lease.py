@@ -164,12 +164,11 @@ class LeasedUrl(Credential):
         self._closed = True
         try:
             self._lock.acquire(timeout=_REVOKE_TIMEOUT)
-            now = time.monotonic()
-            living = [one for one, ends_at in self._living.items() if now < ends_at]
-            self._lease, self._living = None, {}
+            living, self._lease, self._living = self._living, None, {}
         finally:
             self._release()
-        self._revoke(living)
+        now = time.monotonic()
+        self._revoke([one for one, ends_at in living.items() if now < ends_at])
 
     def _acquire(self, deadline: Deadline) -> None:
         if not self._lock.acquire(timeout=deadline.remaining()):

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import FrameType
 
+# The tests here take the alarm signal, which would end a test that hangs.
+pytestmark = pytest.mark.timeout(300, method="thread")
+
 INTERRUPTIONS = 50_000
 TIME_LIMIT = 60.0
 NAMES = [f"name-{number}" for number in range(20)]
