@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import copy
 import logging
-import threading
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
+from clients._owned_lock import OwnedLock
 from clients._vault_api import approle_login, renew_self, revoke_self
 from clients._vault_errors import Operation, not_vault
 from clients._vault_grant import Grant, grant_in
@@ -58,7 +58,7 @@ class AppRoleTokens(TokenSource):
         self._role_id = role_id
         self._secret_id = secret_id
         self._clock = clock
-        self._lock = threading.Lock()
+        self._lock = OwnedLock()
         self._grant: Grant | None = None
         self._generation = 0
         #: The generation that a refusal brought and that has not worked yet; 0 for none.
@@ -83,12 +83,12 @@ class AppRoleTokens(TokenSource):
         now = self._clock()
         if grant is not None and now < grant.refresh_at and grant.spend():
             return grant
-        if grant is not None and now < grant.usable_until and grant.spend():
-            if not self._lock.acquire(blocking=False):
-                return grant  # another thread sees to it, and this one is good meanwhile
-        else:
-            self._wait_for_lock(deadline)
         try:
+            if grant is not None and now < grant.usable_until and grant.spend():
+                if not self._lock.acquire(timeout=0):
+                    return grant  # another thread sees to it, and this one is good meanwhile
+            else:
+                self._wait_for_lock(deadline)
             other = self._grant
             if other is not None and other is not grant and self._is_fresh(other):
                 return other
@@ -107,8 +107,8 @@ class AppRoleTokens(TokenSource):
         A denial by policy is worth a login only now and then: the role may have new policies.
         So is a refusal of a token that came from such a login and has never worked.
         """
-        self._wait_for_lock(deadline)
         try:
+            self._wait_for_lock(deadline)
             grant = self._grant
             if grant is not None and grant.generation != refused.generation and grant.spend():
                 return grant
@@ -142,10 +142,12 @@ class AppRoleTokens(TokenSource):
         before, self._before, self._unproven = self._before, None, 0
         if before is None or self._clock() >= before.usable_until:
             return
-        if before.policies == grant.policies and self._lock.acquire(blocking=False):
-            if self._grant is grant:
+        try:
+            no_better = before.policies == grant.policies and self._lock.acquire(timeout=0)
+            if no_better and self._grant is grant:
                 # Other threads may still show it: it is revoked later on.
                 self._grant, self._idle = before, grant
+        finally:
             self._lock.release()
 
     def verify(self, deadline: Deadline) -> None:
@@ -160,8 +162,9 @@ class AppRoleTokens(TokenSource):
         """Revoke the token; a failure is logged and no more, for the token dies by itself."""
         self._over = True
         # A login on its way in another thread brings a token that is to be revoked as well.
-        waited = self._lock.acquire(timeout=_REVOKE_TIMEOUT)
-        if waited:
+        try:
+            self._lock.acquire(timeout=_REVOKE_TIMEOUT)
+        finally:
             self._lock.release()
         self._give_back(Deadline(_REVOKE_TIMEOUT))
 
@@ -197,7 +200,6 @@ class AppRoleTokens(TokenSource):
             # It is the answer for all who waited: a server locks out who fails too often.
             failure = copy.copy(self._failure)
             failure.__cause__ = self._failure.__cause__
-            self._lock.release()
             raise failure
 
     def _refreshed(self, grant: Grant | None, deadline: Deadline) -> Grant:

@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import logging
 import os
-import threading
 import time
 import weakref
-from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from clients._credential_life import Credential, CredentialLife
+from clients._owned_lock import OwnedLock
 from clients._vault_answers import DatabaseCredential, credential_in
 from clients._vault_api import read_database_credential, renew_lease, revoke_lease
 from clients._vault_errors import Operation, not_vault
@@ -86,8 +85,7 @@ class LeasedUrl(Credential):
         _leased.add(self)
 
     def _start(self) -> None:
-        # It knows its owner, so that an interrupt between taking and noting it does no harm.
-        self._lock = threading.RLock()
+        self._lock = OwnedLock()
         self._lease: Lease | None = None
         #: All leases that may still live, with their ends.
         self._living: dict[str, float] = {}
@@ -122,7 +120,7 @@ class LeasedUrl(Credential):
             if lease is None or now >= lease.ends_at or refused:
                 lease = self._lease = self._replacement(lease, deadline)
         finally:
-            self._release()
+            self._lock.release()
         self._read_base_anew(lease)
         return with_login(self._base, lease.user, lease.secret)
 
@@ -140,11 +138,11 @@ class LeasedUrl(Credential):
         doubted = self._doubted and now >= self._looked_at + _SHORTEST_PAUSE
         if now >= lease.refresh_at or doubted:
             try:
-                mine = self._lock.acquire(blocking=False)
+                mine = self._lock.acquire(timeout=0)
                 if mine and self._lease is lease and not self._closed:
                     self._refresh(lease)
             finally:
-                self._release()
+                self._lock.release()
         return self._serial
 
     def doubt(self) -> None:
@@ -166,7 +164,7 @@ class LeasedUrl(Credential):
             self._lock.acquire(timeout=_REVOKE_TIMEOUT)
             living, self._lease, self._living = self._living, None, {}
         finally:
-            self._release()
+            self._lock.release()
         now = time.monotonic()
         self._revoke([one for one, ends_at in living.items() if now < ends_at])
 
@@ -177,10 +175,6 @@ class LeasedUrl(Credential):
                 "timeout, or see why Vault is slow",
                 reason="timeout",
             )
-
-    def _release(self) -> None:
-        with suppress(RuntimeError):  # it is not this thread's
-            self._lock.release()
 
     def _may_replace_refused(self, lease: Lease) -> bool:
         """Whether a user that the server refuses is old enough to be replaced by another one.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -22,12 +21,12 @@ from clients import (
 )
 from clients._check import check_services
 from tests.http_fault_proxy import Fault
+from tests.lock_interrupts import interrupted_once_locked
 from tests.postgres_faults import superuser, wait_for
 from tests.rotation_lab import who
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from types import FrameType
 
     from clients import LeasedUrl
     from tests.http_fault_proxy import HttpFaultProxy
@@ -106,24 +105,12 @@ def test_an_interrupt_right_after_the_lock_was_taken_leaves_it_free(
     rotation_lab: RotationLab,
 ) -> None:
     """Between two steps of the interpreter, where no handler is in force yet."""
-    lab = rotation_lab
-    left = ["call", "checkout"]
-
-    def interrupt(frame: FrameType, event: str, function: object) -> None:
-        inside = "_vault_lease" in frame.f_code.co_filename
-        if inside and event == "c_return" and getattr(function, "__name__", "") == "acquire":
-            sys.setprofile(None)
-            left.pop()
-            raise KeyboardInterrupt
-
-    with leased_url(lab) as url:
+    with leased_url(rotation_lab) as url:
         url()
         url.doubt()
         for call in (url.serial, url):
-            sys.setprofile(interrupt)
-            with pytest.raises(KeyboardInterrupt):
+            with interrupted_once_locked():
                 call()
-        assert left == []
         with ThreadPoolExecutor(1) as other:
             assert other.submit(url).result(5).startswith("postgresql://v-")
 

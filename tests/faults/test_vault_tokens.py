@@ -12,6 +12,7 @@ import pytest
 from clients.errors import VaultAuthenticationError, VaultConnectionError, VaultError
 from clients.vault_client import VaultClient
 from tests.http_fault_proxy import Fault, HttpFaultProxy
+from tests.lock_interrupts import interrupted_once_locked
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -49,6 +50,18 @@ def test_a_revoked_token_is_replaced_once_for_all_threads(
 
     assert found == [{"url": "postgresql://app"}] * 16
     assert vault_proxy.count("/login") == 1
+
+
+def test_an_interrupt_right_after_the_lock_was_taken_blocks_no_login(
+    vault_lab: VaultLab, role: Role, client: VaultClient
+) -> None:
+    """Whoever comes next logs in, and does not wait for a thread that has long gone on."""
+    vault_lab.revoke_tokens_of(role)
+    with interrupted_once_locked():
+        client.get_secret("app/db")
+
+    with ThreadPoolExecutor(1) as other:
+        assert other.submit(client.get_secret, "app/db").result(5)
 
 
 def test_a_token_can_be_revoked_again_and_again(

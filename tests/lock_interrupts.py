@@ -1,0 +1,33 @@
+"""Interrupts at the one moment when a lock is taken and nobody has noted it yet."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import FrameType
+
+__all__ = ["interrupted_once_locked"]
+
+
+@contextmanager
+def interrupted_once_locked() -> Iterator[None]:
+    """Raise KeyboardInterrupt in the block, between the lock's own code and its caller's."""
+
+    def interrupt(frame: FrameType, event: str, function: object) -> None:
+        inside = frame.f_code.co_filename.endswith("_owned_lock.py")
+        if inside and event == "c_return" and getattr(function, "__name__", "") == "acquire":
+            sys.setprofile(None)
+            raise KeyboardInterrupt
+
+    sys.setprofile(interrupt)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            yield
+    finally:
+        sys.setprofile(None)
