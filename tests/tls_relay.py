@@ -90,10 +90,26 @@ def _sign(
         .not_valid_before(now - dt.timedelta(hours=1))
         .not_valid_after(now + lasts)
         .add_extension(x509.BasicConstraints(ca=issuer is None, path_length=None), critical=True)
+        .add_extension(_usage(of_authority=issuer is None), critical=True)
         .add_extension(x509.SubjectAlternativeName(names), critical=False)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
         .add_extension(authority, critical=False)
         .sign(issuer_key, hashes.SHA256())
+    )
+
+
+def _usage(*, of_authority: bool) -> x509.KeyUsage:
+    # Python 3.13 and later trust no authority that does not say what its key is for.
+    return x509.KeyUsage(
+        digital_signature=not of_authority,
+        key_cert_sign=of_authority,
+        crl_sign=of_authority,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        encipher_only=False,
+        decipher_only=False,
     )
 
 
