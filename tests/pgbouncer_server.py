@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -32,6 +33,8 @@ class PgBouncerServer(ServerProcess):
     """
 
     name = "pgbouncer"
+    # From 1.23 on it waits for its clients to leave when it is told to terminate.
+    stop_signal = signal.SIGQUIT
 
     def __init__(self, server: PostgresServer) -> None:
         super().__init__(unprivileged=True)

@@ -6,7 +6,7 @@ import json
 import ssl
 import time
 from typing import TYPE_CHECKING, Any
-from urllib.error import URLError
+from urllib.error import HTTPError
 from urllib.request import HTTPSHandler, OpenerDirector, ProxyHandler, build_opener
 
 from utils._loopback_port import HeldPort
@@ -52,11 +52,7 @@ class SealableOpenBao(OpenBaoServer):
     def ready(self) -> bool:
         """Return True when the server answers at all."""
         url = f"{self.url}/v1/sys/health?sealedcode=200&uninitcode=200"
-        try:
-            with _direct().open(url, timeout=2):
-                return True
-        except (URLError, OSError):
-            return False
+        return _answers(_direct(), url)
 
     def close(self) -> None:
         """Stop it, and let others have its second port, too."""
@@ -106,14 +102,22 @@ class TlsOpenBao(OpenBaoServer):
         """Return True when the server answers under its own CA."""
         try:
             context = ssl.create_default_context(cafile=str(self.ca_file))
-            with _direct(HTTPSHandler(context=context)).open(
-                f"{self.url}/v1/sys/health", timeout=2
-            ):
-                return True
-        except (URLError, OSError):
-            return False
+        except OSError:
+            return False  # not written yet
+        return _answers(_direct(HTTPSHandler(context=context)), f"{self.url}/v1/sys/health")
 
 
 def _direct(*handlers: HTTPSHandler) -> OpenerDirector:
     # Past every proxy of the environment: it does not reach our loopback.
     return build_opener(ProxyHandler({}), *handlers)
+
+
+def _answers(opener: OpenerDirector, url: str) -> bool:
+    try:
+        with opener.open(url, timeout=2):
+            return True
+    except HTTPError as refusal:
+        refusal.close()
+    except OSError:
+        pass
+    return False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from http.client import HTTPException
+from urllib.error import HTTPError
 from urllib.request import ProxyHandler, Request, build_opener
 
 from utils._server_process import ServerProcess, package_folder
@@ -67,6 +68,9 @@ def vault_answers(addr: str, token: str) -> bool:
             with direct.open(request, timeout=2) as answer:
                 if answer.status != 200:  # noqa: PLR2004 - HTTP's OK
                     return False
+        except HTTPError as refusal:
+            refusal.close()
+            return False
         except (OSError, HTTPException):
             return False
     return True

@@ -175,9 +175,12 @@ class ServerProcess(ABC):
             return
         # Without a pid its start was broken off: the end of the pipe tells the guard to clean up.
         if self.running and self.pid:
-            self.send_signal(stop_signal or self.stop_signal)
-            with suppress(subprocess.TimeoutExpired):
-                self._guard.wait(_STOP_TIMEOUT)
+            # The guard would end it as well, but takes the folder with it.
+            for number in (stop_signal or self.stop_signal, signal.SIGKILL):
+                self.send_signal(number)
+                with suppress(subprocess.TimeoutExpired):
+                    self._guard.wait(_STOP_TIMEOUT)
+                    break
         self._release_guard()
 
     def send_signal(self, number: signal.Signals) -> None:

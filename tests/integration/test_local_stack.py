@@ -164,6 +164,19 @@ def test_a_port_that_is_taken_cannot_be_chosen() -> None:
         ValkeyServer().port = theirs.getsockname()[1]
 
 
+def test_a_server_that_does_not_stop_is_killed_and_can_start_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A stop that has no effect ends with SIGKILL; folder and port stay."""
+    monkeypatch.setattr("utils._server_process._STOP_TIMEOUT", 0.3)
+    with ValkeyServer() as server:
+        port = server.port
+        server.stop(signal.SIGCONT)
+        assert (server.running, server.folder.is_dir()) == (False, True)
+        server.start()
+        assert (server.port, server.ready()) == (port, True)
+
+
 def test_postgres_runs_from_a_place_that_only_root_may_enter(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
