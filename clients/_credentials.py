@@ -10,13 +10,13 @@ import copy
 import inspect
 import logging
 import os
-import threading
 import time
 import weakref
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from clients._credential_life import Credential, CredentialLife
+from clients._owned_lock import OwnedLock
 from clients.errors import (
     ClientError,
     ConfigurationError,
@@ -252,8 +252,8 @@ class UrlSource:
 
     def renew_locks(self) -> None:
         """Make locks that nobody holds, for a forked child: the holder's thread is not in it."""
-        self._lock = threading.Lock()
-        self._asking = threading.Lock()
+        self._lock = OwnedLock()
+        self._asking = OwnedLock()
 
     def _newest_then_working(self, newest: str, asked_at: float) -> Iterator[Candidate]:
         if self._worth_a_login(newest):

@@ -10,11 +10,11 @@ import atexit
 import copy
 import logging
 import os
-import threading
 from concurrent.futures import Future
 from multiprocessing.util import Finalize
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from clients._owned_lock import OwnedLock
 from clients.errors import ClientError
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class _Registry:
     """The clients of one process, in the order in which they were made."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = OwnedLock()
         self._clients: dict[Hashable, Future[Lifecycle | None]] = {}
         self._closes_at_exit = False
 

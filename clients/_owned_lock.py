@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
-import threading
+import sys
+from _thread import RLock
 from contextlib import suppress
 
 __all__ = ["OwnedLock"]
 
 
-class OwnedLock:
-    """A lock to acquire inside the ``try`` whose ``finally`` releases it.
+class OwnedLock(RLock):  # type: ignore[misc]  # final for type checkers alone
+    """A lock that stays free when a signal handler raises right after it was taken.
 
-    It knows its owner, so releasing it does no harm where it was not had; and an exception that a
-    signal handler raises between taking the lock and noting it leaves it free.
+    Use it in a ``with`` statement. Where the wait is to be bounded, acquire it inside the ``try``
+    whose ``finally`` calls ``give_up``: the lock knows its owner.
     """
 
-    def __init__(self) -> None:
-        self._lock = threading.RLock()
+    __slots__ = ()
 
-    def acquire(self, *, timeout: float) -> bool:
-        """Return True when this thread has it within *timeout* seconds; 0 does not wait."""
-        return self._lock.acquire(timeout=timeout)
+    if sys.version_info >= (3, 14):
+        # There an interrupt may come between the entry and the block, whose end is left out.
+        # https://github.com/python/cpython/issues/148874
+        def __enter__(self) -> bool:
+            depth = self._recursion_count()
+            try:
+                return self.acquire()
+            except BaseException:
+                if self._recursion_count() > depth:
+                    self.release()
+                raise
 
-    def release(self) -> None:
+    def give_up(self) -> None:
         """Let others have it, if it is this thread's."""
         with suppress(RuntimeError):
-            self._lock.release()
+            self.release()

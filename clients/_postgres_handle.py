@@ -7,7 +7,6 @@ before each use: is the block still open, and is the transaction still the one w
 from __future__ import annotations
 
 import os
-import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, Self
 
@@ -15,6 +14,7 @@ import psycopg
 from psycopg import pq
 from psycopg.rows import dict_row
 
+from clients._owned_lock import OwnedLock
 from clients._postgres_cursor import GuardedCursor
 from clients._postgres_errors import is_connection_loss, is_read_only, is_role_gone
 from clients._postgres_flight import FlightError
@@ -65,7 +65,7 @@ class BlockState:
         self.closables: list[Closable] = []
         # Held while a statement runs and while the block ends: a thread that still has the handle
         # cannot slip a statement in between the check and the session's next borrower.
-        self.lock = threading.RLock()
+        self.lock = OwnedLock()
         #: Whether the block is over; handles of it, a joined block's too, may still be held.
         self.ended = False
         #: How many uses of it are under way, in the thread that has the lock.

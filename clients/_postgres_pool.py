@@ -18,6 +18,7 @@ import weakref
 from collections import deque
 from typing import TYPE_CHECKING, TypeVar
 
+from clients._owned_lock import OwnedLock
 from clients._postgres_errors import is_read_only, is_role_gone
 from clients._postgres_holders import Holder, calling_place, describe_holders
 from clients.errors import ClientError, PostgresConnectionError, PostgresError
@@ -84,7 +85,7 @@ class Pool:
         _pools.add(self)
 
     def _reset(self) -> None:
-        self._lock = threading.RLock()
+        self._lock = OwnedLock()
         # Who has a place: sessions and rights to connect one, by their id().
         self._shares: dict[int, weakref.ref[Session | _Right]] = {}
         # The most recently used last: it is taken first, and the others may grow old and go.

@@ -9,7 +9,6 @@ Source: https://valkey.io/topics/cluster-spec/.
 from __future__ import annotations
 
 import os
-import threading
 import time
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -25,6 +24,7 @@ from redis.exceptions import (
     TryAgainError,
 )
 
+from clients._owned_lock import OwnedLock
 from clients._valkey_errors import PoolExhausted, ReplyLost
 from clients._valkey_link import call_on
 from clients._valkey_pool import ServerPool
@@ -57,7 +57,7 @@ class ClusterNodes:
         self._stale = True
         self._closed = False
         self._pid = os.getpid()
-        self._lock = threading.Lock()
+        self._lock = OwnedLock()
 
     def call(self, command: Command[Any]) -> Any:
         """Send one command to the server that holds its keys."""
@@ -159,7 +159,7 @@ class ClusterNodes:
         if self._pid != os.getpid():
             # A forked child: another thread of its parent may have held the lock.
             # The process last, so that no other thread of the child passes by before.
-            self._lock, self._stale = threading.Lock(), True
+            self._lock, self._stale = OwnedLock(), True
             self._pid = os.getpid()
         if self._stale:
             with self._lock:

@@ -27,6 +27,7 @@ from redis.exceptions import (
     ResponseError,
 )
 
+from clients._owned_lock import OwnedLock
 from clients._valkey_errors import DRIVER_ERRORS, PoolExhausted, ReplyLost, ServerMoved
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ class ServerPool:
         self._alive: dict[int, weakref.ref[AnyConnection]] = {}
         # A bare lock, not a Condition or an Event: a signal handler's exception inside those
         # could leave them locked for ever.
-        self._lock = threading.Lock()
+        self._lock = OwnedLock()
         self._waiters: deque[threading.Lock] = deque()
         # Last: until here another thread of a forked child must not take what is its parent's.
         self._pid = os.getpid()

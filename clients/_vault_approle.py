@@ -97,7 +97,7 @@ class AppRoleTokens(TokenSource):
                 self._grant.spend()
             return self._grant
         finally:
-            self._lock.release()
+            self._lock.give_up()
 
     def replacement(
         self, refused: Grant, refusal: VaultAuthenticationError, deadline: Deadline
@@ -124,7 +124,7 @@ class AppRoleTokens(TokenSource):
             self._before = grant if denied else None
             return self._grant
         finally:
-            self._lock.release()
+            self._lock.give_up()
 
     def accepted(self, grant: Grant) -> None:
         """Note that the server took the token."""
@@ -148,7 +148,7 @@ class AppRoleTokens(TokenSource):
                 # Other threads may still show it: it is revoked later on.
                 self._grant, self._idle = before, grant
         finally:
-            self._lock.release()
+            self._lock.give_up()
 
     def verify(self, deadline: Deadline) -> None:
         """Log in.
@@ -165,7 +165,7 @@ class AppRoleTokens(TokenSource):
         try:
             self._lock.acquire(timeout=_REVOKE_TIMEOUT)
         finally:
-            self._lock.release()
+            self._lock.give_up()
         self._give_back(Deadline(_REVOKE_TIMEOUT))
 
     def _give_back(self, deadline: Deadline, *, idle_alone: bool = False) -> None:

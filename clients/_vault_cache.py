@@ -8,6 +8,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
 
+from clients._owned_lock import OwnedLock
 from clients.errors import VaultConnectionError, VaultError, VaultSecretNotFoundError
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ class SecretCache:
         self._ttl = ttl
         self._max_entries = max_entries
         self._clock = clock
-        self._lock = threading.Lock()
+        self._lock = OwnedLock()
         # In order of expiry, because every entry lives equally long.
         self._entries: dict[CacheKey, _Entry] = {}
         self._flights: dict[CacheKey, _Flight] = {}

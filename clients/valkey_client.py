@@ -5,11 +5,11 @@ Source: https://valkey.io/commands/.
 
 from __future__ import annotations
 
-import threading
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from clients._lifecycle import Lifecycle
 from clients._numbers import checked_count, checked_seconds
+from clients._owned_lock import OwnedLock
 from clients._valkey_arguments import (
     checked_expiry,
     checked_key,
@@ -95,7 +95,7 @@ class ValkeyClient(KeyOperations, Lifecycle):
         self._closed = False
         self._flights: Flights = {}
         self._driver: redis.Redis | None = None
-        self._driver_lock = threading.Lock()
+        self._driver_lock = OwnedLock()
         self._link = self._open_link()
         try:
             self._probe()

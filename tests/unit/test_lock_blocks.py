@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import ast
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+
+from clients._owned_lock import OwnedLock
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -48,3 +51,31 @@ def test_no_loop_runs_under_a_lock_in_the_same_frame(module: Path) -> None:
     ]
 
     assert loops == []
+
+
+def test_every_lock_of_the_clients_is_an_owned_one() -> None:
+    """But for the one that wakes a waiter: nobody holds it over a block."""
+    others = {
+        module.stem: ast.unparse(node)
+        for module in MODULES
+        for node in ast.walk(ast.parse(module.read_text()))
+        if isinstance(node, ast.Call)
+        and ast.unparse(node.func).endswith((".Lock", ".RLock", ".Condition"))
+    }
+
+    assert others == {"_valkey_pool": "threading.Lock()"}
+
+
+def test_an_owned_lock_is_given_up_by_its_owner_alone() -> None:
+    """Who does not have it may say so without harm; it may be taken more than once."""
+    lock = OwnedLock()
+    with lock, lock, ThreadPoolExecutor(1) as other:
+        assert not other.submit(lock.acquire, timeout=0).result()
+        other.submit(lock.give_up).result()
+        assert not other.submit(lock.acquire, timeout=0).result()
+    lock.give_up()
+
+    with ThreadPoolExecutor(1) as other:
+        assert other.submit(lock.acquire, timeout=0).result()
+        other.submit(lock.give_up).result()
+    assert lock.acquire(timeout=0)

@@ -269,6 +269,7 @@ def test_an_interruption_anywhere_blocks_no_key(*, fresh: bool) -> None:
 
 def _interrupted_read(cache: SecretCache, server: _Server, strike: int, *, fresh: bool) -> bool:
     """Interrupt a read on its line number *strike*; return whether it was over before."""
+    lock: Any = cache._lock
     lines = 0
 
     def trace(frame: FrameType, event: str, _: object) -> Any:
@@ -276,7 +277,7 @@ def _interrupted_read(cache: SecretCache, server: _Server, strike: int, *, fresh
         if not frame.f_code.co_filename.endswith("_vault_cache.py"):
             return None
         # A real signal is not handled between the last line of a lock's block and its release.
-        if event == "line" and not cache._lock.locked():
+        if event == "line" and not lock._is_owned():
             lines += 1
             if lines == strike + 1:
                 raise KeyboardInterrupt
