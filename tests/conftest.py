@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+from hypothesis import settings
+
+# Its limit of 0.2 s for an example is one on the machine: tests here limit ratios and counts.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
+
 pytest_plugins = [
     "tests.credential_world",
     "tests.stack_fixtures",
