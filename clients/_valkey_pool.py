@@ -95,8 +95,8 @@ class ServerPool:
     def _reset(self) -> None:
         self._idle: list[AnyConnection] = []
         self._alive: dict[int, weakref.ref[AnyConnection]] = {}
-        # A bare lock, not a Condition or an Event: a signal handler's exception inside those
-        # could leave them locked for ever.
+        # Neither a Condition nor an Event: a signal handler's exception inside those could leave
+        # them locked for ever.
         self._lock = OwnedLock()
         self._waiters: deque[threading.Lock] = deque()
         # Last: until here another thread of a forked child must not take what is its parent's.
