@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, Self
 
 import redis
 
-from utils._loopback_port import HeldPort
 from utils._valkey_server import ValkeyServer
 
 if TYPE_CHECKING:
@@ -107,27 +106,15 @@ class ClusterServer(ValkeyServer):
     """
 
     def __init__(self, *, password: str) -> None:
-        self._bus_port = HeldPort()
-        super().__init__(
-            password=password,
-            directives=(
-                "cluster-enabled yes",
-                "cluster-node-timeout 1000",
-                "cluster-replica-validity-factor 0",
-                f"cluster-port {self.bus_port}",
-                f'primaryauth "{password}"',
-            ),
+        super().__init__(password=password)
+        self.bus_port = self.hold_port()
+        self.directives = (
+            "cluster-enabled yes",
+            "cluster-node-timeout 1000",
+            "cluster-replica-validity-factor 0",
+            f"cluster-port {self.bus_port}",
+            f'primaryauth "{password}"',
         )
-
-    @property
-    def bus_port(self) -> int:
-        """The port of the cluster's bus."""
-        return self._bus_port.number
-
-    def close(self) -> None:
-        """Stop it, and let others have its second port, too."""
-        super().close()
-        self._bus_port.release()
 
 
 class ClusterTopology:

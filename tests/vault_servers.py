@@ -6,11 +6,8 @@ import json
 import ssl
 import time
 from typing import TYPE_CHECKING, Any
-from urllib.error import HTTPError
-from urllib.request import HTTPSHandler, OpenerDirector, ProxyHandler, build_opener
 
-from utils._loopback_port import HeldPort
-from utils._openbao_server import OpenBaoServer, vault_answers
+from utils._openbao_server import OpenBaoServer, http_answers, vault_answers
 from utils._server_process import StackError, package_folder
 from utils._stack_seed import direct_client
 
@@ -26,7 +23,7 @@ class SealableOpenBao(OpenBaoServer):
     def __init__(self) -> None:
         super().__init__()
         self._unseal_key = ""
-        self._cluster_port = HeldPort()
+        self._cluster_port = self.hold_port()
 
     def command(self) -> list[str]:
         """Write the configuration, and return the command that reads it."""
@@ -35,11 +32,11 @@ class SealableOpenBao(OpenBaoServer):
         config = {
             "storage": {"raft": {"path": str(data), "node_id": "one", "performance_multiplier": 1}},
             "api_addr": self.url,
-            "cluster_addr": f"http://127.0.0.1:{self._cluster_port.number}",
+            "cluster_addr": f"http://127.0.0.1:{self._cluster_port}",
             "listener": {
                 "tcp": {
                     "address": f"127.0.0.1:{self.port}",
-                    "cluster_address": f"127.0.0.1:{self._cluster_port.number}",
+                    "cluster_address": f"127.0.0.1:{self._cluster_port}",
                     "tls_disable": True,
                 }
             },
@@ -52,12 +49,7 @@ class SealableOpenBao(OpenBaoServer):
     def ready(self) -> bool:
         """Return True when the server answers at all."""
         url = f"{self.url}/v1/sys/health?sealedcode=200&uninitcode=200"
-        return _answers(_direct(), url)
-
-    def close(self) -> None:
-        """Stop it, and let others have its second port, too."""
-        super().close()
-        self._cluster_port.release()
+        return http_answers(url)
 
     def initialise(self) -> None:
         """Initialise it; it stays sealed."""
@@ -104,20 +96,4 @@ class TlsOpenBao(OpenBaoServer):
             context = ssl.create_default_context(cafile=str(self.ca_file))
         except OSError:
             return False  # not written yet
-        return _answers(_direct(HTTPSHandler(context=context)), f"{self.url}/v1/sys/health")
-
-
-def _direct(*handlers: HTTPSHandler) -> OpenerDirector:
-    # Past every proxy of the environment: it does not reach our loopback.
-    return build_opener(ProxyHandler({}), *handlers)
-
-
-def _answers(opener: OpenerDirector, url: str) -> bool:
-    try:
-        with opener.open(url, timeout=2):
-            return True
-    except HTTPError as refusal:
-        refusal.close()
-    except OSError:
-        pass
-    return False
+        return http_answers(f"{self.url}/v1/sys/health", context=context)

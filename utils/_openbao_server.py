@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import secrets
+from http import HTTPStatus
 from http.client import HTTPException
+from typing import TYPE_CHECKING
 from urllib.error import HTTPError
-from urllib.request import ProxyHandler, Request, build_opener
+from urllib.request import HTTPSHandler, ProxyHandler, Request, build_opener
 
 from utils._server_process import ServerProcess, package_folder
 
-__all__ = ["OpenBaoServer", "vault_answers"]
+if TYPE_CHECKING:
+    import ssl
+
+__all__ = ["OpenBaoServer", "http_answers", "vault_answers"]
 
 
 class OpenBaoServer(ServerProcess):
@@ -59,18 +64,30 @@ def vault_answers(addr: str, token: str) -> bool:
         addr: The server's URL. Without the token, another server there could pass for ours.
         token: Its root token.
     """
-    # Past every proxy of the environment: it does not reach our loopback.
-    direct = build_opener(ProxyHandler({}))
     # A node that is not active yet knows tokens, but writes nothing.
-    for path in ("sys/health", "auth/token/lookup-self"):
-        request = Request(f"{addr}/v1/{path}", headers={"X-Vault-Token": token})  # noqa: S310 - loopback
-        try:
-            with direct.open(request, timeout=2) as answer:
-                if answer.status != 200:  # noqa: PLR2004 - HTTP's OK
-                    return False
-        except HTTPError as refusal:
-            refusal.close()
-            return False
-        except (OSError, HTTPException):
-            return False
-    return True
+    paths = ("sys/health", "auth/token/lookup-self")
+    return all(
+        http_answers(f"{addr}/v1/{path}", headers={"X-Vault-Token": token}) for path in paths
+    )
+
+
+def http_answers(
+    url: str, *, headers: dict[str, str] | None = None, context: ssl.SSLContext | None = None
+) -> bool:
+    """Return True when *url* answers with 200.
+
+    Args:
+        url: A URL on loopback.
+        headers: What to send with the request.
+        context: How to judge the server's certificate.
+    """
+    # Past every proxy of the environment: it does not reach our loopback.
+    direct = build_opener(ProxyHandler({}), HTTPSHandler(context=context))
+    try:
+        with direct.open(Request(url, headers=headers or {}), timeout=2) as answer:  # noqa: S310 - loopback
+            return bool(answer.status == HTTPStatus.OK)
+    except HTTPError as refusal:
+        refusal.close()
+    except (OSError, HTTPException):
+        pass
+    return False

@@ -52,7 +52,8 @@ class ServerProcess(ABC):
         self.pid = 0
         self._folder: Path | None = None
         self._has_folder = False
-        self._held_port: HeldPort | None = None
+        self._port: int | None = None
+        self._held_ports: list[HeldPort] = []
         self._guard: subprocess.Popen[str] | None = None
 
     def __repr__(self) -> str:
@@ -62,15 +63,26 @@ class ServerProcess(ABC):
     @property
     def port(self) -> int:
         """The server's own port, held for it from the first use until ``close``; may be chosen."""
-        if self._held_port is None:
-            self._held_port = HeldPort()
-        return self._held_port.number
+        if self._port is None:
+            self._port = self.hold_port()
+        return self._port
 
     @port.setter
     def port(self, number: int) -> None:
-        if self._held_port is not None:
-            self._held_port.release()
-        self._held_port = HeldPort(number)
+        self._port = self.hold_port(number)
+
+    def hold_port(self, number: int = 0) -> int:
+        """Hold a port for this server until ``close``, and return its number.
+
+        Args:
+            number: Which; any free one when 0.
+
+        Raises:
+            OSError: Another program has it.
+        """
+        held = HeldPort(number)
+        self._held_ports.append(held)
+        return held.number
 
     @property
     def folder(self) -> Path:
@@ -200,8 +212,8 @@ class ServerProcess(ABC):
         self.stop()
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
-        if self._held_port is not None:
-            self._held_port.release()
+        for held in self._held_ports:
+            held.release()
 
     def __enter__(self) -> Self:
         return self.start()
