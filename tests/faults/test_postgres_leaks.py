@@ -119,13 +119,6 @@ def in_a_block(client: PostgresClient, query: LiteralString, params: tuple[str, 
 def test_a_session_that_cannot_be_reset_is_nobodys_any_more(new_client: NewClient) -> None:
     """A time-out that a borrower left, too short for the reset, costs the next one no error."""
     client = new_client(pool_size=1)
-    leave_a_limit = """
-        DO $$ BEGIN
-            FOR i IN 1..400 LOOP
-                EXECUTE format('CREATE TEMP TABLE t%s (a int)', i);
-            END LOOP;
-            PERFORM set_config('statement_timeout', '1', false);
-        END $$"""
     calls: list[Callable[[], object]] = [
         lambda: client.execute("SELECT 1 AS one", user_id=ALICE),
         lambda: client.execute_many("SELECT %s", [(1,)], ALICE),
@@ -135,12 +128,36 @@ def test_a_session_that_cannot_be_reset_is_nobodys_any_more(new_client: NewClien
     for call in calls:
         # On a session that has prepared nothing, and on one that has.
         for warm_ups in (0, 3):
-            client.health_check()
-            for _ in range(warm_ups):
-                client.execute("SELECT 1 AS one", user_id=BOB)
-            client.execute(leave_a_limit, user_id=BOB)
+            assert any(leave_a_limit(client, warm_ups) for _ in range(20))
             assert call()
     assert client.stats()["retired"] >= len(calls)
+
+
+def leave_a_limit(client: PostgresClient, warm_ups: int) -> bool:
+    """Leave a session with much to drop and a millisecond for it; return False if it is not left.
+
+    The millisecond counts for the COMMIT, too. A machine that stalls there brings the limit to an
+    end with its own transaction.
+    """
+    client.health_check()
+    for _ in range(warm_ups):
+        client.execute("SELECT 1 AS one", user_id=BOB)
+    try:
+        client.execute(
+            """
+            DO $$ BEGIN
+                FOR i IN 1..400 LOOP
+                    EXECUTE format('CREATE TEMP TABLE t%s (a int)', i);
+                END LOOP;
+                PERFORM set_config('statement_timeout', '1', false);
+            END $$""",
+            user_id=BOB,
+        )
+    except PostgresError as error:
+        if error.sqlstate != "57014":
+            raise
+        return False
+    return True
 
 
 def test_a_row_factory_gets_a_cursor_that_dies_with_the_block(new_client: NewClient) -> None:
