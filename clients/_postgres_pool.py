@@ -2,6 +2,7 @@
 
 It has no threads of its own, so a failure comes out where it happened and with its own words,
 no back-off stands between a server that is back and the next call, and nothing is left running.
+That is what psycopg_pool, whose threads connect, cannot be set to; the benchmarks run beside it.
 
 A place is taken by whoever holds its session, and free when that is dropped: an exception that a
 signal raises between any two steps loses none. The garbage collector, too, may end a block in the
