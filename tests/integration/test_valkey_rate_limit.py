@@ -109,25 +109,33 @@ def test_the_answers_follow_the_clock(client: ValkeyClient) -> None:
 
 def test_denied_until_retry_after_and_allowed_then(client: ValkeyClient) -> None:
     """retry_after is neither too short nor too long."""
-    while (answer := client.rate_limit("k", 4, 1)).allowed:
-        pass
-    assert 0 < answer.retry_after <= 0.25
-    time.sleep(max(0.0, answer.retry_after - 0.1))
-    early = client.rate_limit("k", 4, 1)
+    for number in range(20):
+        key = f"k{number}"
+        asked_at = time.monotonic()
+        while (answer := client.rate_limit(key, 4, 1)).allowed:
+            asked_at = time.monotonic()
+        assert 0 < answer.retry_after <= 0.25
+        time.sleep(max(0.0, answer.retry_after - 0.1))
+        early = client.rate_limit(key, 4, 1)
+        if time.monotonic() - asked_at < answer.retry_after:
+            break
+        # The machine stalled: the second question came when it may be allowed.
+    else:
+        pytest.fail("the machine stalled in each of 20 tries")
     time.sleep(early.retry_after)
 
     assert not early.allowed
-    assert client.rate_limit("k", 4, 1).allowed
+    assert client.rate_limit(key, 4, 1).allowed
 
 
 def _hammer(url: str, key: str, gate: Any, seconds: float, results: Any) -> None:
     with ValkeyClient(url) as client:
 
-        def ask() -> list[float]:
+        def ask() -> list[tuple[float, float]]:
             allowed, end = [], time.monotonic() + seconds
-            while time.monotonic() < end:
+            while (before := time.monotonic()) < end:
                 if client.rate_limit(key, 100, 1.0, 20).allowed:
-                    allowed.append(_server_time(client))
+                    allowed.append((before, time.monotonic()))
             return allowed
 
         gate.wait()
@@ -144,18 +152,19 @@ def test_never_more_than_allowed_in_any_window(stack: StackEndpoints) -> None:
     processes = [context.Process(target=_hammer, args=arguments) for _ in range(PROCESSES)]
     for one in processes:
         one.start()
-    times = sorted(t for _ in processes for part in results.get() for t in part)
+    # When each that was allowed was sent, and when its answer was there: one clock for all.
+    calls = sorted(call for _ in processes for part in results.get() for call in part)
     for one in processes:
         one.join(60)
 
-    # The clock is read after the answer, so allow for how late that may be.
-    slack = 0.25
-    for first in range(0, len(times), 5):
-        for last in range(first, len(times), 5):
-            window = times[last] - times[first]
-            assert last - first + 1 <= 20 + 100 * (window + slack) + 1
-    span = times[-1] - times[0]
-    assert 0.9 * (20 + 100 * span) <= len(times) <= 20 + 100 * (span + slack)
+    for start, _ in calls[::5]:
+        ends = sorted(end for sent, end in calls if sent >= start)
+        for number, end in enumerate(ends, 1):
+            assert number <= 20 + 100 * (end - start) + 1
+    # In a stall of the machine nobody asks, and the bucket does not fill above its 20.
+    times = sorted(end for _, end in calls)
+    usable = 20 + sum(100 * min(later - earlier, 0.2) for earlier, later in pairwise(times))
+    assert 0.9 * usable <= len(calls)
 
 
 def test_threads_share_one_burst_exactly(client: ValkeyClient) -> None:

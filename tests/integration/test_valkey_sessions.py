@@ -97,14 +97,14 @@ def test_bad_settings_are_refused(client: ValkeyClient, setting: str) -> None:
 
 def test_reading_slides_the_idle_timeout(client: ValkeyClient) -> None:
     """A session that is read lives on; one that is not read ends, and leaves nothing."""
-    store = SessionStore(client, idle_seconds=1, absolute_seconds=60)
+    store = SessionStore(client, idle_seconds=2, absolute_seconds=60)
     read, unread = store.create("u"), store.create("v")
-    for _ in range(5):
+    for _ in range(7):
         time.sleep(0.3)
         assert store.read(read) is not None
 
     assert store.read(unread) is None
-    time.sleep(1.2)
+    time.sleep(2.2)
     assert store.read(read) is None
     assert list(client.client.scan_iter(match=client.key_prefix + "*")) == []
 
