@@ -148,9 +148,9 @@ def test_a_batch_that_takes_longer_than_one_statement_may_is_not_taken_for_lost(
     server: PostgresServer, new_client: NewClient, proxy: FaultProxy
 ) -> None:
     """Each row of execute_many has the statement's time to itself, and the flight may be long."""
-    client = new_client(through(proxy), pool_size=1, statement_timeout=0.5)
+    client = new_client(through(proxy), pool_size=1, statement_timeout=1.5)
     token = uuid4()
-    slow = "INSERT INTO ledger SELECT %s, %s FROM pg_sleep(0.3)"
+    slow = "INSERT INTO ledger SELECT %s, %s FROM pg_sleep(0.4)"
     assert client.execute_many(slow, [(token, USER)] * 8, USER) == 8
     assert times_applied(server, token) == 8
 

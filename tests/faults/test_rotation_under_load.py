@@ -34,7 +34,7 @@ def clean_load(clients: Clients) -> Iterator[MixedLoad]:
         yield load
     assert [call for call in load.failures if call.error] == []
     assert load.slower_than(2.0) == []
-    assert len(load.calls) > 1000
+    assert len(load.calls) > 20 * _ROTATIONS
 
 
 def told_of(caplog: pytest.LogCaptureFixture, rotations: int) -> bool:
@@ -55,10 +55,11 @@ def test_twenty_static_rotations_cost_no_call(
         started = time.monotonic()
         for turn in range(_ROTATIONS):
             if turn % 2:
-                # The server first: until Vault has it, nobody can know the new password.
+                # The server first: until Vault has it, nobody can know the new password. Calls wait
+                # for a second: most of it is left to a machine that stalls.
                 postgres, valkey = lab.set_postgres(), lab.set_valkey()
                 connect_anew(clients)
-                time.sleep(0.2)
+                time.sleep(0.1)
                 lab.store_postgres(postgres)
                 lab.store_valkey(valkey)
             else:
@@ -68,7 +69,7 @@ def test_twenty_static_rotations_cost_no_call(
                 lab.store_valkey(password)
                 clients.vault.clear_cache()
                 connect_anew(clients)
-                time.sleep(0.2)
+                time.sleep(0.1)
                 with superuser(lab.postgres) as conn:
                     conn.execute(f"ALTER ROLE crm_user PASSWORD '{password}'")
                 lab.use_valkey(password)

@@ -149,7 +149,7 @@ def test_the_timeout_bounds_the_whole_call(
             client.get_secret("app/db")
         took = time.monotonic() - began
 
-    assert 0.3 < took < 1.6
+    assert 0.3 < took < 2
 
 
 def test_a_server_that_never_answers_fails_construction_in_time(
