@@ -91,7 +91,7 @@ class _Guarded:
         identity = {}
         if spec["uid"] is not None:
             identity = {"user": spec["uid"], "group": spec["gid"], "extra_groups": []}
-        with self._lock, Path(spec["log"]).open("ab") as log:
+        with self._lock, open(spec["log"], "ab", opener=_private) as log:
             if self.owner_gone:
                 return None
             self._running = subprocess.Popen(
@@ -104,6 +104,11 @@ class _Guarded:
                 **identity,
             )
             return self._running
+
+
+def _private(path: str, flags: int) -> int:
+    # OpenBao prints its root token.
+    return os.open(path, flags, 0o600)
 
 
 def _remove(folder: Path) -> None:
