@@ -122,6 +122,8 @@ def test_cluster_urls_name_hosts() -> None:
         (f"rediss://:{SECRET}@h?ssl_cert_reqs=maybe", "none, optional or required"),
         (f"rediss://:{SECRET}@h?ssl_check_hostname=1", "true or false"),
         (f"rediss://:{SECRET}@h?ssl_keyfile=", "no value"),
+        (f"redis://:{SECRET}@h..x", "empty part"),
+        (f"redis+cluster://:{SECRET}@h,{64 * 'h'}", "63 characters"),
         (f"redis://:{SECRET}@h?db=1&db=2", "given twice"),
         (f"redis://:{SECRET}@h/1?db=2", "twice"),
         (f"redis://:{SECRET}@h?sentinel_password=x", r"+sentinel"),
