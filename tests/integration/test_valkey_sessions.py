@@ -91,7 +91,7 @@ def test_bad_settings_are_refused(client: ValkeyClient, setting: str) -> None:
     """Zero is no time-out, and an empty namespace is none."""
     bad: dict[str, object] = {setting: "" if setting == "namespace" else 0}
 
-    with pytest.raises(ValkeyConfigurationError):
+    with pytest.raises(ValkeyConfigurationError, match=r"namespace|expiry"):
         SessionStore(client, **bad)  # type: ignore[arg-type]
 
 
@@ -205,6 +205,16 @@ def test_a_revoked_session_never_comes_back(store: SessionStore) -> None:
 
         assert after == [None] * 4
         assert store.list("u") == []
+
+
+@pytest.mark.parametrize("user_id", [None, uuid4(), 7, "", b"u", "\ud800"], ids=range(6))
+def test_a_user_id_that_is_no_text_is_refused_by_its_name(
+    store: SessionStore, user_id: str
+) -> None:
+    """Nobody who calls create() knows of a key."""
+    for call in (store.create, store.list, store.revoke_all):
+        with pytest.raises(ValkeyConfigurationError, match="user id"):
+            call(user_id)
 
 
 def test_data_that_is_no_json_is_refused(store: SessionStore) -> None:
