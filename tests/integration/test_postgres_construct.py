@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import pickle
+import re
 import socket
 import time
 import traceback
@@ -226,6 +227,7 @@ def test_a_bypassing_role_is_refused(
 
     assert "row-level security does not bind" in str(error)
     assert "mend it with" in str(error)
+    assert re.search(r"\w; or connect as another role$", str(error))
 
 
 @pytest.mark.parametrize(("choice", "lines"), [("warn", 1), ("ignore", 0)])
