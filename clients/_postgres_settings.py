@@ -44,8 +44,8 @@ class PostgresSettings:
     Args:
         pool_size: The largest number of connections.
         min_size: How many are opened at construction, and kept when idle.
-        connect_timeout: Limits one connection attempt; libpq rounds it up to whole seconds, two
-            at least.
+        connect_timeout: Limits one connection attempt; rounded to whole seconds, two at least, as
+            libpq has it.
         pool_timeout: Limits the wait for a connection that others hold.
         statement_timeout: Limits each statement, on the server; 0 is no limit.
         on_rls_bypass: What to do about a role that row-level security does not bind.
