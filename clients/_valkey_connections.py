@@ -228,28 +228,36 @@ def _introduce(
         AuthenticationError: The login was refused; the connection can be used for another one.
         RedisError: Anything else; the connection is to be closed.
     """
+    names = [words[0] for words in _introduction(target, expect_primary=expect_primary)]
+    connection._parser.on_connect(connection)  # noqa: SLF001 - what redis-py's on_connect does
+    # The words are kept out of this frame: error reporters collect local variables.
+    connection.send_packed_command(
+        connection.pack_commands(_introduction(target, expect_primary=expect_primary)),
+        check_health=False,
+    )
+    replies = {name: _reply(connection) for name in names}
+    # Old servers do not know SETINFO, and ACL rules may deny it: no harm.
+    del replies["CLIENT"]
+    for reply in replies.values():
+        if isinstance(reply, ResponseError | AuthenticationError):
+            raise reply
+    if expect_primary and replies["ROLE"][0] != "master":
+        raise ReadOnlyError(
+            "the sentinels name a server that is not the primary yet", status_code="READONLY"
+        )
+
+
+def _introduction(target: ValkeyTarget, *, expect_primary: bool) -> list[tuple[str, ...]]:
     commands: list[tuple[str, ...]] = []  # see pack
     if target.password is not None:
         login = (target.username, target.password) if target.username else (target.password,)
         commands.append(("AUTH", *login))
     if target.db:
         commands.append(("SELECT", str(target.db)))
-    optional = len(commands)
     commands.append(("CLIENT", "SETINFO", "LIB-NAME", "failfast-clients"))
     if expect_primary:
         commands.append(("ROLE",))
-    connection._parser.on_connect(connection)  # noqa: SLF001 - what redis-py's on_connect does
-    connection.send_packed_command(connection.pack_commands(commands), check_health=False)
-    replies = [_reply(connection) for _ in commands]
-    # Old servers do not know SETINFO, and ACL rules may deny it: no harm.
-    del replies[optional]
-    for reply in replies:
-        if isinstance(reply, ResponseError | AuthenticationError):
-            raise reply
-    if expect_primary and replies[-1][0] != "master":
-        raise ReadOnlyError(
-            "the sentinels name a server that is not the primary yet", status_code="READONLY"
-        )
+    return commands
 
 
 def _reply(connection: AnyConnection) -> Any:

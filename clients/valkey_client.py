@@ -89,6 +89,7 @@ class ValkeyClient(KeyOperations, Lifecycle):
             checked_count("max_connections", max_connections, ValkeyConfigurationError, least=1),
         )
         self._factory = ConnectionFactory(url_source(connection_url), limits)
+        del connection_url  # error reporters collect local variables
         self._target = self._factory.resolve()
         check_tls_files(self._target)
         self._limits = limits

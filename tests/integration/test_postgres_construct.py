@@ -46,6 +46,9 @@ def fails(
         waited = time.monotonic() - started
         assert isinstance(caught.value, PostgresError)
         shown = "".join(traceback.format_exception(caught.value))
+        if kind is PostgresConnectionError:  # error reporters collect local variables
+            told = traceback.TracebackException.from_exception(caught.value, capture_locals=True)
+            shown += "".join(frame for frame in told.format() if __file__ not in frame)
         shown += repr(caught.value) + str(pickle.dumps(caught.value)) + repr(vars(caught.value))
         for form in (PASSWORD, quote(PASSWORD, safe="")):
             assert form not in shown
