@@ -183,6 +183,19 @@ def test_the_list_has_live_sessions_only(client: ValkeyClient) -> None:
     assert token not in repr(store.list("u"))
 
 
+def test_reading_a_short_session_shortens_no_other(client: ValkeyClient) -> None:
+    """All sessions of a user lie under one key, which lives as long as the longest of them."""
+    short, long = SessionStore(client, idle_seconds=20), SessionStore(client, idle_seconds=600)
+    kept, token = long.create("u", "kept"), short.create("u")
+    assert short.read(token) is not None
+    (key,) = client.client.scan_iter(match=client.key_prefix + "*")
+    assert client.client.ttl(key) > 60
+    short.create("u")
+    assert client.client.ttl(key) > 60
+
+    assert long.read(kept) is not None
+
+
 def test_a_revoked_session_never_comes_back(store: SessionStore) -> None:
     """Eight threads renew all sessions of a user while another ends them: none survives."""
     for _ in range(10):

@@ -194,7 +194,13 @@ def test_a_denied_path_is_a_denial_and_names_the_path(vault: VaultClient) -> Non
 
 @pytest.mark.parametrize(
     ("secret", "field"),
-    [({}, "url"), ({"url": ""}, "url"), ({"url": 5}, "url"), ({"url": None}, "url")],
+    [
+        ({}, "url"),
+        ({"url": ""}, "url"),
+        ({"url": " \n"}, "url"),
+        ({"url": 5}, "url"),
+        ({"url": None}, "url"),
+    ],
 )
 def test_a_missing_or_unfit_field_names_path_and_field(
     vault: VaultClient, vault_lab: VaultLab, secret: dict[str, Any], field: str

@@ -97,6 +97,7 @@ def test_cluster_urls_name_hosts() -> None:
         (f"redis://:{SECRET}@h/99999999999", "whole number"),
         (f"redis://:{SECRET}@h:0", "port"),
         (f"redis://:{SECRET}@h:65536", "port"),
+        (f"redis://:{SECRET}@h:100000", "port"),
         (f"redis://:{SECRET}@h:six", "port"),
         (f"redis://:{SECRET}@h:", "port"),
         (f"redis://:{SECRET}@", "no usable host"),
