@@ -10,10 +10,12 @@ __all__ = ["is_readable", "needs_password"]
 def is_readable(path: str) -> bool:
     """Return whether *path* is a file that this process may read."""
     try:
-        with Path(path).open("rb"):
-            return Path(path).is_file()
-    except (OSError, ValueError):  # not there, not ours to read, or no path at all
+        if not Path(path).is_file():  # to open a pipe would wait for its writer
+            return False
+        Path(path).open("rb").close()
+    except OSError:
         return False
+    return True
 
 
 def needs_password(path: str) -> bool:

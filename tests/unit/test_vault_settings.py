@@ -218,6 +218,13 @@ def test_a_file_that_we_may_not_read_is_named(name: str, closed: str) -> None:
         shut.parent.chmod(0o700)
 
 
+def test_a_pipe_is_no_file_and_is_not_waited_for(tmp_path: Path) -> None:
+    """To open one waits for whoever writes into it, and the TLS library needs it more than once."""
+    os.mkfifo(tmp_path / "pipe.pem")
+    with pytest.raises(VaultConfigurationError, match=r"VAULT_CACERT names .*pipe\.pem"):
+        _resolve(_ENV | {"VAULT_CACERT": str(tmp_path / "pipe.pem")})
+
+
 @contextmanager
 def _folder_of_an_ordinary_user() -> Iterator[Path]:
     """Be somebody whom permissions bind, root included, with a folder to try it in."""
