@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -26,7 +26,8 @@ from clients.valkey_client import ValkeyClient
 from clients.vault_client import VaultClient
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Mapping
+    from contextlib import AbstractContextManager
 
 __all__ = ["ServiceReport", "check_services", "url_for"]
 
@@ -126,19 +127,11 @@ def _valkey(vault: VaultClient, role: str | None) -> ServiceReport:
         return _healthy("valkey", client, client.server, life)
 
 
-@contextmanager
 def url_for(
     vault: VaultClient, role: str | None, stored: Callable[..., str]
-) -> Iterator[Callable[..., str]]:
-    """Yield the URL that *stored* returns, with a credential of *role* where one is named."""
-    if role is None:
-        yield stored
-        return
-    leased = vault.leased_url(role, stored)
-    try:
-        yield leased
-    finally:
-        leased.close()
+) -> AbstractContextManager[Callable[..., str]]:
+    """Return the URL that *stored* returns, with a credential of *role* where one is named."""
+    return nullcontext(stored) if role is None else vault.leased_url(role, stored)
 
 
 def _healthy(

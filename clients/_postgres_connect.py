@@ -35,6 +35,8 @@ _DEFAULTS: dict[str, Any] = {
     "keepalives_interval": 5,
     "keepalives_count": 3,
     "tcp_user_timeout": 30_000,
+    # Without one, OpenSSL would ask for a key's password at the terminal, and wait.
+    "sslpassword": "none",
 }
 
 
@@ -155,6 +157,8 @@ class Connector:
     def _connect_once(self, url: str, watch: SilenceWatch) -> Session:
         given = conninfo_to_dict(url)
         options = {name: value for name, value in _DEFAULTS.items() if name not in given}
+        if "service" in given:  # its file may have the password
+            options.pop("sslpassword", None)
         options.setdefault("connect_timeout", max(1, round(self._settings.connect_timeout)))
         # Prepared statements have names, and a pooler gives the next statement another session.
         conn = WatchedConnection.connect(

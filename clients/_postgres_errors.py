@@ -106,6 +106,8 @@ def connect_error(error: psycopg.Error, target: Target, waited: float) -> Postgr
         mend = "; check that the server runs and listens there"
     elif isinstance(error, psycopg.errors.ConnectionTimeout):
         mend = "; nothing answered there: check the address, or raise connect_timeout"
+    elif "could not load private key file" in words:
+        mend = "; where the key has a password, add sslpassword to the URL"
     return PostgresConnectionError(
         f"cannot connect to PostgreSQL at {target.description} after {waited:.2f} s: {words}{mend}",
         sqlstate=error.sqlstate,

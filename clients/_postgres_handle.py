@@ -170,6 +170,9 @@ class GuardedConnection:
     def __repr__(self) -> str:
         return f"<{type(self).__name__} of {self._state.what}{'' if self._is_open else ', ended'}>"
 
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(f"{self._state.what} is its session's, and cannot be pickled or copied")
+
     def execute(
         self, query: Query, params: Params | None = None, *, binary: bool = False
     ) -> GuardedCursor:

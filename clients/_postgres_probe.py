@@ -51,7 +51,7 @@ def look_at(session: Session, target: Target, on_rls_bypass: OnRlsBypass) -> boo
         raise statement_error(error, "the role check", target) from error
     if bypasses:
         what = f"row-level security does not bind the role of {target.description}: " + "; ".join(
-            map(str, bypasses)
+            str(bypass).removesuffix(";") for bypass in bypasses
         )
         if on_rls_bypass == "error":
             raise RlsContextError(f"{what}; or connect as another role")

@@ -63,6 +63,10 @@ class _ConvertedQuery(PostgresQuery):
         except (TypeError, ValueError) as error:
             # A text that UTF-8 cannot say, or parameters that are no sequence.
             raise psycopg.DataError(str(error)) from error
+        if not isinstance(self.query, bytes):
+            raise psycopg.ProgrammingError(
+                f"the query is {type(query).__name__}: it must be str, bytes or psycopg.sql"
+            )
 
     def dump(self, vars: Params | None) -> None:  # noqa: A002 - psycopg's name
         if self._literal and vars:

@@ -44,8 +44,8 @@ class PostgresSettings:
     Args:
         pool_size: The largest number of connections.
         min_size: How many are opened at construction, and kept when idle.
-        connect_timeout: Limits one connection attempt; libpq rounds it up to whole seconds, two
-            at least.
+        connect_timeout: Limits one connection attempt; rounded to whole seconds, two at least, as
+            libpq has it.
         pool_timeout: Limits the wait for a connection that others hold.
         statement_timeout: Limits each statement, on the server; 0 is no limit.
         on_rls_bypass: What to do about a role that row-level security does not bind.
@@ -140,21 +140,38 @@ def parse_url(name: str, url: object) -> Target:
         )
     if "://" in url:
         _check_url_shape(name, url)
+    if "\0" in url:
+        # libpq would read up to there, and take a password for a port.
+        raise PostgresConfigurationError(f"{name} holds a NUL character: copy it again")
     try:
         parts = conninfo_to_dict(url)
-    except psycopg.Error:
-        # `from None`: see above.
-        raise PostgresConfigurationError(f"{name} cannot be parsed: {_MEND}") from None
+    except (psycopg.Error, UnicodeError):
+        # `from None`: see above; a codec's error carries what it could not read.
+        raise PostgresConfigurationError(f"{name} cannot be parsed: {_MEND}, as UTF-8") from None
     port = str(parts.get("port") or "5432")
     if not re.fullmatch(r"\d{0,5}(,\d{0,5})*", port):
         raise PostgresConfigurationError(f"{name} has a port that is no number: {_MEND}")
     hosts = str(parts.get("host") or parts.get("hostaddr") or "local socket")
+    if not all(map(_can_be_looked_up, hosts.split(","))):
+        raise PostgresConfigurationError(
+            f"{name} names a host with an empty part or one of more than 63 characters"
+        )
     where = f"{hosts}:{port}" if "/" not in hosts else hosts
     password = parts.get("password")
     return Target(
         description=f"{where}/{parts.get('dbname') or ''} as {parts.get('user') or 'default user'}",
         password=None if password is None else str(password),
     )
+
+
+def _can_be_looked_up(host: str) -> bool:
+    if "/" in host:  # a folder of sockets
+        return True
+    try:
+        host.encode("idna")  # as the resolver does; its UnicodeError would come out of a connect
+    except UnicodeError:
+        return False
+    return True
 
 
 def _check_url_shape(name: str, url: str) -> None:

@@ -9,7 +9,7 @@ from clients._numbers import shown
 from clients.errors import ValkeyConfigurationError, ValkeyError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
 __all__ = [
     "checked_amount",
@@ -17,6 +17,7 @@ __all__ = [
     "checked_key",
     "checked_keys",
     "checked_prefix",
+    "checked_producer",
     "checked_text",
     "from_json",
     "to_json",
@@ -27,17 +28,19 @@ _LONGEST_EXPIRY = 3_153_600_000_000
 _SMALLEST_AMOUNT, _LARGEST_AMOUNT = -(2**63), 2**63 - 1
 
 
-def checked_key(prefix: str, key: object) -> str:
-    """Return *prefix* + *key*.
+def checked_key(prefix: str, key: object, what: str = "key") -> str:
+    """Return *prefix* + *key*; messages call it *what*.
 
     Raises:
         ValkeyConfigurationError: The key is empty, no str, or no text that UTF-8 can hold.
     """
     if not isinstance(key, str):
-        raise ValkeyConfigurationError(f"a key is {type(key).__name__}: it must be a str")
+        raise ValkeyConfigurationError(f"a {what} is {type(key).__name__}: it must be a str")
     if not key:
-        raise ValkeyConfigurationError("a key is empty: name what it stands for, as in 'user:42'")
-    return prefix + (key if key.isascii() else _encodable(key, f"the key {key!r}"))
+        raise ValkeyConfigurationError(
+            f"a {what} is empty: name what it stands for, as in 'user:42'"
+        )
+    return prefix + (key if key.isascii() else _encodable(key, f"the {what} {key!r}"))
 
 
 def checked_keys(prefix: str, keys: Iterable[object]) -> list[str]:
@@ -78,7 +81,8 @@ def checked_text(key: str, value: object) -> str:
             f"the value for key {key!r} is {type(value).__name__}: it must be a str; set_json() "
             "stores other types"
         )
-    return value if value.isascii() else _encodable(value, f"the value for key {key!r}")
+    text = str.__str__(value)  # that of a subclass, such as an Enum, may print as another
+    return text if text.isascii() else _encodable(text, f"the value for key {key!r}")
 
 
 def checked_expiry(key: str, seconds: object) -> int:
@@ -113,6 +117,19 @@ def checked_amount(key: str, amount: object) -> int:
     if not _SMALLEST_AMOUNT <= amount <= _LARGEST_AMOUNT:
         raise ValkeyConfigurationError(f"the amount for key {key!r} does not fit into 64 bits")
     return int(amount)
+
+
+def checked_producer(key: str, produce: Callable[[], Any]) -> Callable[[], Any]:
+    """Return *produce*.
+
+    Raises:
+        ValkeyConfigurationError: It cannot be called.
+    """
+    if not callable(produce):
+        raise ValkeyConfigurationError(
+            f"the producer of key {key!r} is {type(produce).__name__}: it must be a callable"
+        )
+    return produce
 
 
 def to_json(key: str, value: object) -> str:
@@ -158,6 +175,8 @@ def _json_reason(error: Exception) -> str:
         return text
     if "circular" in text.lower():
         return "it contains itself"
+    if "digits" in text:
+        return "it holds a number of thousands of digits"
     if isinstance(error, RecursionError):
         return "it is nested too deeply"
     if isinstance(error, TypeError):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from redis.backoff import NoBackoff
@@ -13,6 +12,7 @@ from redis.connection import Connection, SSLConnection, UnixDomainSocketConnecti
 from redis.exceptions import AuthenticationError, ReadOnlyError, ResponseError
 from redis.retry import Retry
 
+from clients._pem_files import is_readable, needs_password
 from clients._valkey_errors import ServerMoved
 from clients._valkey_url import Address, ValkeyTarget, parse_valkey_url
 from clients.errors import ValkeyConfigurationError
@@ -129,6 +129,9 @@ class ConnectionFactory:
             return settings | {"path": target.path}
         host, port = address or target.addresses[0]
         settings |= {"host": host, "port": port}
+        if target.tls:
+            # Without one, OpenSSL would ask for a key's password at the terminal, and wait.
+            settings["ssl_password"] = ""
         return settings | dict(target.tls_options)
 
 
@@ -140,16 +143,31 @@ def connection_class(target: ValkeyTarget) -> Callable[..., AnyConnection]:
 
 
 def check_tls_files(target: ValkeyTarget) -> None:
-    """Refuse a target whose certificate files are not there.
+    """Refuse a target whose certificate files cannot be used.
 
     Raises:
-        ValkeyConfigurationError: A file is missing; OpenSSL's own error would not name it.
+        ValkeyConfigurationError: One is missing or unreadable, which OpenSSL's own error would not
+            name, or a key needs a password that the URL does not have.
     """
-    for name, value in target.tls_options:
-        if name in _FILE_OPTIONS and not Path(str(value)).is_file():
+    options = dict(target.tls_options)
+    for name, value in options.items():
+        if name not in _FILE_OPTIONS:
+            continue
+        path = str(value)
+        if not is_readable(path):
             raise ValkeyConfigurationError(
-                f"the file that the Valkey URL's option {name!r} names, {value!r}, is not there"
+                f"the file that the Valkey URL's option {name!r} names, {path!r}, is not there or "
+                "cannot be read"
             )
+        if "ssl_password" not in options and needs_password(path):
+            raise ValkeyConfigurationError(
+                f"the key in the file that the Valkey URL's option {name!r} names, {path!r}, needs "
+                "a password: add ssl_password, or store the key without one"
+            )
+    if "ssl_keyfile" in options and "ssl_certfile" not in options:
+        raise ValkeyConfigurationError(
+            "the Valkey URL's option 'ssl_keyfile' needs 'ssl_certfile', the key's certificate"
+        )
 
 
 class _Login:
@@ -210,28 +228,36 @@ def _introduce(
         AuthenticationError: The login was refused; the connection can be used for another one.
         RedisError: Anything else; the connection is to be closed.
     """
+    names = [words[0] for words in _introduction(target, expect_primary=expect_primary)]
+    connection._parser.on_connect(connection)  # noqa: SLF001 - what redis-py's on_connect does
+    # The words are kept out of this frame: error reporters collect local variables.
+    connection.send_packed_command(
+        connection.pack_commands(_introduction(target, expect_primary=expect_primary)),
+        check_health=False,
+    )
+    replies = {name: _reply(connection) for name in names}
+    # Old servers do not know SETINFO, and ACL rules may deny it: no harm.
+    del replies["CLIENT"]
+    for reply in replies.values():
+        if isinstance(reply, ResponseError | AuthenticationError):
+            raise reply
+    if expect_primary and replies["ROLE"][0] != "master":
+        raise ReadOnlyError(
+            "the sentinels name a server that is not the primary yet", status_code="READONLY"
+        )
+
+
+def _introduction(target: ValkeyTarget, *, expect_primary: bool) -> list[tuple[str, ...]]:
     commands: list[tuple[str, ...]] = []  # see pack
     if target.password is not None:
         login = (target.username, target.password) if target.username else (target.password,)
         commands.append(("AUTH", *login))
     if target.db:
         commands.append(("SELECT", str(target.db)))
-    optional = len(commands)
     commands.append(("CLIENT", "SETINFO", "LIB-NAME", "failfast-clients"))
     if expect_primary:
         commands.append(("ROLE",))
-    connection._parser.on_connect(connection)  # noqa: SLF001 - what redis-py's on_connect does
-    connection.send_packed_command(connection.pack_commands(commands), check_health=False)
-    replies = [_reply(connection) for _ in commands]
-    # Old servers do not know SETINFO, and ACL rules may deny it: no harm.
-    del replies[optional]
-    for reply in replies:
-        if isinstance(reply, ResponseError | AuthenticationError):
-            raise reply
-    if expect_primary and replies[-1][0] != "master":
-        raise ReadOnlyError(
-            "the sentinels name a server that is not the primary yet", status_code="READONLY"
-        )
+    return commands
 
 
 def _reply(connection: AnyConnection) -> Any:

@@ -155,7 +155,7 @@ class SessionStore:
         namespace: str = "session",
     ) -> None:
         self._run = client._run  # noqa: SLF001 - this is a part of the client
-        self._prefix = checked_key(client.key_prefix, namespace)
+        self._prefix = checked_key(client.key_prefix, namespace, "namespace")
         self._idle = checked_expiry(self._prefix, idle_seconds) * 1000
         self._absolute = checked_expiry(self._prefix, absolute_seconds) * 1000
 
@@ -253,7 +253,7 @@ class SessionStore:
         return sorted((_session(key, row) for row in rows), key=lambda one: one.created_at)
 
     def _tag(self, user_id: str) -> str:
-        digest = hashlib.sha256(checked_key("", user_id).encode()).digest()
+        digest = hashlib.sha256(checked_key("", user_id, "user id").encode()).digest()
         return base64.urlsafe_b64encode(digest[:_TAG_BYTES]).decode().rstrip("=")
 
     def _key(self, tag: str) -> str:

@@ -247,6 +247,12 @@ def _address(text: str, default_port: int) -> Address:
             "the Valkey URL names no usable host: write redis://host:port/db, and an IPv6 "
             "address in brackets"
         )
+    try:
+        host.encode("idna")  # as the resolver does; its UnicodeError would come out of a connect
+    except UnicodeError:
+        raise ValkeyConfigurationError(
+            "the Valkey URL names a host with an empty part or one of more than 63 characters"
+        ) from None
     if not port_part:
         return Address(host, default_port)
     digits = port_part[1:]

@@ -16,6 +16,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from clients._credential_life import Credential, CredentialLife
+from clients._lifecycle import Lifecycle
 from clients._owned_lock import OwnedLock
 from clients._vault_answers import DatabaseCredential, credential_in
 from clients._vault_api import read_database_credential, renew_lease, revoke_lease
@@ -24,7 +25,7 @@ from clients._vault_grant import Lease, refresh_part
 from clients._vault_lease_url import checked_base, with_login
 from clients._vault_paths import database_path
 from clients._vault_retry import Deadline
-from clients.errors import VaultConnectionError, VaultError
+from clients.errors import VaultConfigurationError, VaultConnectionError, VaultError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -50,11 +51,12 @@ _ANEW_PAUSE = 5.0
 _log = logging.getLogger("clients.credentials")
 
 
-class LeasedUrl(Credential):
+class LeasedUrl(Credential, Lifecycle):
     """A connection URL with a user and a password of its own from Vault.
 
-    Give it to ``PostgresClient`` or ``ValkeyClient`` in place of a URL, and close it after them.
-    Safe to share between threads; a forked child gets a lease of its own.
+    Give it to ``PostgresClient`` or ``ValkeyClient`` in place of a URL, and close it after them,
+    by ``close()`` or as a context manager. Safe to share between threads; a forked child gets a
+    lease of its own.
 
     Args:
         session: Returns this process's connection to Vault.
@@ -64,7 +66,7 @@ class LeasedUrl(Credential):
         timeout: Seconds that getting a credential may take.
 
     Raises:
-        VaultConfigurationError: *role* is no role and no path of one.
+        VaultConfigurationError: *role* is no role and no path of one, or *base_url* no callable.
     """
 
     def __init__(
@@ -76,6 +78,13 @@ class LeasedUrl(Credential):
         timeout: float,
     ) -> None:
         self.path = database_path(role)
+        if not callable(base_url):
+            # Not shown: it may hold a password.
+            raise VaultConfigurationError(
+                f"base_url is {type(base_url).__name__}: pass a callable that returns the URL, "
+                "such as get_database_url",
+                reason="setting",
+            )
         self._session = session
         self._base_url = base_url
         self._timeout = timeout

@@ -16,6 +16,15 @@ __all__ = [
     "secret_path",
 ]
 
+#: What such a text looks like, for messages.
+_EXAMPLES = {
+    "secret path": "crm/database",
+    "folder": "crm",
+    "prefix": "crm/api-keys",
+    "name": "openweather",
+    "mount point": "secret",
+    "database role": "crm-app",
+}
 _LONGEST = 512
 _KNOWN_PATHS = 1024
 
@@ -61,7 +70,7 @@ def folder_path(mount: str, path: str) -> SecretPath:
     """
     if path == "/":
         return SecretPath(mount, "")
-    return SecretPath(mount, _inside(mount, path, "data", "metadata"))
+    return SecretPath(mount, _inside(mount, _checked(path, "folder"), "data", "metadata"))
 
 
 def join_path(prefix: str, name: str) -> str:
@@ -106,23 +115,22 @@ def database_path(role: str) -> str:
 
 @lru_cache(maxsize=_KNOWN_PATHS)
 def _secret_path(mount: str, path: str) -> SecretPath:
-    return SecretPath(mount, _inside(mount, path, "data"))
+    return SecretPath(mount, _inside(mount, _checked(path, "secret path"), "data"))
 
 
 def _inside(mount: str, path: str, *kinds: str) -> str:
-    inside = _checked(path, "secret path")
     for kind in kinds:
         start = f"{mount}/{kind}/"
-        if inside.startswith(start):
-            return inside.removeprefix(start)
-    return inside
+        if path.startswith(start):
+            return path.removeprefix(start)
+    return path
 
 
 def _text(path: object, what: str) -> str:
     if isinstance(path, str):
         return path
     raise VaultConfigurationError(
-        f"the {what} is a {type(path).__name__}: it must be text such as 'crm/database'",
+        f"the {what} is a {type(path).__name__}: it must be text such as {_EXAMPLES[what]!r}",
         reason="path",
     )
 
@@ -147,5 +155,5 @@ def _checked(path: object, what: str) -> str:
         return bare
     shown = repr(path[:60]) + ("..." if len(path) > 60 else "")  # noqa: PLR2004 - for the eye
     raise VaultConfigurationError(
-        f"the {what} {shown} {problem}: pass a path such as 'crm/database'", reason="path"
+        f"the {what} {shown} {problem}: pass a path such as {_EXAMPLES[what]!r}", reason="path"
     )

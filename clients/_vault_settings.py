@@ -6,11 +6,11 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NoReturn
 from urllib.parse import urlsplit
 
 from clients._numbers import checked_count, checked_seconds
+from clients._pem_files import is_readable, needs_password
 from clients._vault_paths import check_mount_point
 from clients.errors import ConfigurationError, VaultConfigurationError
 from utils.settings import VaultSettings
@@ -242,7 +242,7 @@ def _namespace(namespace: object) -> str | None:
 
 
 def _file(name: str, path: str | None) -> str | None:
-    if path is not None and not Path(path).is_file():
+    if path is not None and not is_readable(path):
         raise VaultConfigurationError(
             f"{name} names {path!r}, which is no file that can be read", reason="setting"
         )
@@ -257,8 +257,7 @@ def _client_certificate(env: VaultSettings) -> tuple[str, str] | str | None:
             "VAULT_CLIENT_CERT not set, although VAULT_CLIENT_KEY is: set both", reason="setting"
         )
     for name, path in (("VAULT_CLIENT_CERT", certificate), ("VAULT_CLIENT_KEY", key)):
-        # The TLS library would ask for its password at the terminal, and wait.
-        if path is not None and b"ENCRYPTED" in Path(path).read_bytes():
+        if path is not None and needs_password(path):
             raise VaultConfigurationError(
                 f"{name} names {path!r}, whose key needs a password: store it without one",
                 reason="setting",

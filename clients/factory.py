@@ -175,8 +175,7 @@ def build_clients(
         def url(role: str | None, stored: Callable[..., str]) -> Callable[..., str]:
             if role is None:
                 return stored
-            leases.append(secrets.leased_url(role, stored))
-            opened.callback(leases[-1].close)
+            leases.append(opened.enter_context(secrets.leased_url(role, stored)))
             return leases[-1]
 
         with _named("postgres"):

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from psycopg.abc import Params, Query
 
     from clients._credential_life import CredentialLife
+    from clients._credentials import UrlSource
     from clients._postgres_block import User
     from clients._postgres_flight import Session
     from clients._postgres_handle import GuardedConnection
@@ -93,7 +94,9 @@ class PostgresClient(Lifecycle):
         self._pool = self._make_pool(self._connector, self._settings.min_size)
         self._admin_pool = self._pool
         self._cursor_numbers = count(1)
-        self._probe(admin_url)
+        admin = None if admin_url is None else url_source("admin_url", admin_url)
+        del connection_url, admin_url  # error reporters collect local variables
+        self._probe(admin)
 
     def __repr__(self) -> str:
         if not hasattr(self, "_pool"):  # a failing constructor, looked at by an error reporter
@@ -111,11 +114,10 @@ class PostgresClient(Lifecycle):
 
     # -- probe: everything that can be wrong comes out here, in the caller's thread --
 
-    def _probe(self, admin_url: str | Callable[..., str | None] | None) -> None:
+    def _probe(self, admin: UrlSource | None) -> None:
         with ExitStack() as opened:
             first = max(1, min(self._settings.min_size, self._settings.pool_size))
             sessions = [self._connect_first(self._connector, opened) for _ in range(first)]
-            admin = None if admin_url is None else url_source("admin_url", admin_url)
             if admin is not None and admin.current() is not None:
                 connector = Connector(admin, self._settings)
                 self._admin_pool = self._make_pool(connector, 0)

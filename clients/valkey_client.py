@@ -14,6 +14,7 @@ from clients._valkey_arguments import (
     checked_expiry,
     checked_key,
     checked_prefix,
+    checked_producer,
     from_json,
 )
 from clients._valkey_cached import Flights, Lookup, lock_name
@@ -88,6 +89,7 @@ class ValkeyClient(KeyOperations, Lifecycle):
             checked_count("max_connections", max_connections, ValkeyConfigurationError, least=1),
         )
         self._factory = ConnectionFactory(url_source(connection_url), limits)
+        del connection_url  # error reporters collect local variables
         self._target = self._factory.resolve()
         check_tls_files(self._target)
         self._limits = limits
@@ -217,6 +219,7 @@ class ValkeyClient(KeyOperations, Lifecycle):
         lock = lock_name(self._commands.prefix, name)
         expiry = checked_expiry(name, expire_seconds)
         patience = checked_expiry(lock, lock_seconds)
+        produce = checked_producer(name, produce)
         lookup = Lookup(self._run, self._flights, name, lock, expiry, patience, produce)
         return from_json(name, lookup.text())
 

@@ -11,6 +11,7 @@ import weakref
 from typing import TYPE_CHECKING, Any
 
 from clients._lifecycle import Lifecycle
+from clients._numbers import LARGEST, shown
 from clients._vault_answers import DEEPEST, secret_in, written_at
 from clients._vault_api import list_folder, lookup_self, read_secret
 from clients._vault_cache import CacheStats, SecretCache
@@ -193,7 +194,8 @@ class VaultClient(TypedGetters, Lifecycle):
             The URL, as a callable; it asks Vault when it is called first.
 
         Raises:
-            VaultConfigurationError: *role* is no role and no path of one.
+            VaultConfigurationError: *role* is no role and no path of one, or *base_url* is no
+                callable.
         """
         return LeasedUrl(
             lambda: self._session,
@@ -344,10 +346,12 @@ def _checked_version(version: object) -> int | None:
     # The server takes 0 and negative numbers for "the latest".
     if version is None:
         return None
-    if isinstance(version, int) and not isinstance(version, bool) and version >= 1:
-        return version
+    if isinstance(version, int) and not isinstance(version, bool) and 1 <= version <= LARGEST:
+        return int(version)
     raise VaultConfigurationError(
-        f"version is {version!r}: it must be None or a whole number from 1 on", reason="setting"
+        f"version is {shown(version)}: it must be None or a whole number from 1 on, and at most "
+        f"{LARGEST}",
+        reason="setting",
     )
 
 

@@ -19,7 +19,7 @@ from cryptography.x509.oid import NameOID
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["Certificates", "TlsRelay", "make_certificates"]
+__all__ = ["Certificates", "TlsRelay", "locked_copy", "make_certificates"]
 
 _KEY_FORMAT = (
     serialization.Encoding.PEM,
@@ -65,6 +65,24 @@ def make_certificates(
         paths[1].write_bytes(key.private_bytes(*_KEY_FORMAT))
         pairs.append(paths)
     return Certificates(folder / "ca.pem", pairs[0], pairs[1])
+
+
+def locked_copy(key: Path, password: str) -> Path:
+    """Write a copy of a key that only *password* opens, and return its path.
+
+    Args:
+        key: The key's file.
+        password: The password.
+    """
+    opened = serialization.load_pem_private_key(key.read_bytes(), password=None)
+    locked = key.with_suffix(".locked")
+    locked.touch(mode=0o600)
+    locked.write_bytes(
+        opened.private_bytes(
+            *_KEY_FORMAT[:2], serialization.BestAvailableEncryption(password.encode())
+        )
+    )
+    return locked
 
 
 def _sign(

@@ -37,8 +37,11 @@ def parse_user_id(user_id: object) -> UUID:
     Raises:
         RlsContextError: *user_id* is neither.
     """
-    if isinstance(user_id, UUID):
+    if type(user_id) is UUID:
         return user_id
+    if isinstance(user_id, UUID):
+        # A subclass may have another text, and the text is what goes into SQL.
+        return UUID(int=user_id.int)
     if isinstance(user_id, str):
         try:
             return UUID(user_id)
@@ -113,6 +116,9 @@ def user_context(user_id: UUID | str) -> Iterator[UUID]:
 
 
 def _shorten(value: object) -> str:
-    text = repr(value)
+    try:
+        text = repr(value)
+    except ValueError:
+        return "of thousands of digits"  # which Python refuses to print
     limit = 60
     return text if len(text) <= limit else f"{text[:limit]}..."

@@ -109,6 +109,23 @@ def test_a_listener_that_speaks_another_protocol_is_named() -> None:
         thread.join()
 
 
+@pytest.mark.parametrize("given", ["text", "callable"])
+def test_no_frame_of_a_refusal_shows_the_password(
+    server: ValkeyServer, closed_port: int, given: str
+) -> None:
+    """Error reporters collect the local variables of a traceback."""
+    canary = "wrong-" + "canary"
+    for port in (server.port, closed_port):
+        url = f"redis://:{canary}@127.0.0.1:{port}/0"
+        with pytest.raises(ValkeyConnectionError) as caught:
+            ValkeyClient(url if given == "text" else lambda url=url: url)
+        del url
+        shown = traceback.TracebackException.from_exception(caught.value, capture_locals=True)
+        frames = [frame for frame in shown.format() if __file__ not in frame]
+        assert [frame for frame in frames if canary in frame] == []
+        assert len(frames) > 5
+
+
 def _open_files() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
 

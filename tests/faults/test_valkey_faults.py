@@ -94,6 +94,18 @@ def test_a_lost_reply_has_counted_once(server: ValkeyServer) -> None:
         assert client.get("n") == "1"
 
 
+def test_a_cached_value_that_cannot_be_stored_costs_one_time_out(server: ValkeyServer) -> None:
+    """A server that is silent is not asked for the lock's release as well: it ends by itself."""
+    with client_behind_proxy(server, socket_timeout=0.4) as (client, proxy):
+        client.delete("slow")
+        before = proxy.connections
+        with pytest.raises(ValkeyConnectionError, match=r"store into cache"):
+            client.cached("slow", 60, proxy.stall.set, lock_seconds=1)
+        proxy.stall.clear()
+
+        assert proxy.connections == before
+
+
 def test_a_lost_pipeline_has_counted_once(server: ValkeyServer) -> None:
     """The same holds for a pipeline."""
     with client_behind_proxy(server, socket_timeout=0.4) as (client, proxy):

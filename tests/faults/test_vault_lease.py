@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
+import pickle
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -243,6 +245,19 @@ def test_a_closed_lease_makes_no_more_users(rotation_lab: RotationLab) -> None:
         url.close()
         with pytest.raises(VaultError, match="was closed"):
             url()
+
+
+def test_a_lease_ends_with_its_block(rotation_lab: RotationLab) -> None:
+    """As the clients do, and no copy of it can end it twice or outlive it."""
+    lab = rotation_lab
+    before = lab.database_users()
+    with VaultClient(lab.vault.url, lab.vault.token(policies=["rotation"]), environ={}) as vault:
+        with vault.leased_url(lab.dynamic_role(ttl=60, max_ttl=600)) as url:
+            assert url().startswith("postgresql://v-")
+            for copied in (copy.copy, copy.deepcopy, pickle.dumps):
+                with pytest.raises(TypeError, match="cannot be pickled or copied"):
+                    copied(url)
+        assert lab.database_users() == before
 
 
 def test_a_lease_that_may_not_be_revoked_is_left_to_its_end(

@@ -60,6 +60,18 @@ def test_a_role_that_is_no_role_is_refused_before_any_request(
         vault.leased_url(role)
 
 
+def test_a_base_url_that_is_no_callable_is_refused(rotation_lab: RotationLab) -> None:
+    """At once, and without showing it: whoever passes the URL itself passes a password."""
+    token = rotation_lab.vault.token()
+    with (
+        VaultClient(rotation_lab.vault.url, token, environ={}) as vault,
+        pytest.raises(VaultConfigurationError, match="base_url is str") as caught,
+    ):
+        vault.leased_url("crm-app", "postgresql://u:secret@h/d")  # type: ignore[arg-type]
+
+    assert "secret" not in str(caught.value)
+
+
 def test_a_failed_construction_leaves_no_user(rotation_lab: RotationLab) -> None:
     """Valkey's secret is broken: the lease that PostgreSQL had by then is revoked."""
     lab = rotation_lab

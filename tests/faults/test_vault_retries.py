@@ -204,6 +204,17 @@ def test_an_error_page_with_a_charset_is_understood(
         client.get_secret("app/db")
 
 
+def test_a_redirect_of_a_list_is_followed_as_it_is_written(
+    client: VaultClient, vault_proxy: HttpFaultProxy
+) -> None:
+    """What says that it is a list stands in the new address, once."""
+    there = "/v1/secret/metadata/app?list=true"
+    vault_proxy.plan(Fault(307, headers={"Location": there}))
+
+    assert "db" in client.list_secrets("elsewhere")
+    assert vault_proxy.seen[-1].path == there
+
+
 def test_a_redirect_inside_the_origin_is_followed_once(
     client: VaultClient, vault_proxy: HttpFaultProxy
 ) -> None:

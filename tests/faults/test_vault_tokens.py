@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -9,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from clients._vault_approle import AppRoleTokens
+from clients._vault_retry import Deadline
 from clients.errors import VaultAuthenticationError, VaultConnectionError, VaultError
 from clients.vault_client import VaultClient
 from tests.http_fault_proxy import Fault, HttpFaultProxy
@@ -218,6 +221,25 @@ def test_a_token_is_renewed_before_it_expires(
 
     assert vault_proxy.count("/login") == 1
     assert 2 <= vault_proxy.count("renew-self") <= 6
+
+
+def test_a_token_near_the_end_of_its_longest_life_is_replaced(
+    vault_lab: VaultLab, vault_proxy: HttpFaultProxy
+) -> None:
+    """A renewal that gives much less than the login did is the last one: more would give less."""
+    role = vault_lab.role(token_ttl="1000s", token_max_ttl="1h")
+    with VaultClient(vault_proxy.url, cache_ttl=0, **role.arguments()) as client:
+        tokens = client._session.tokens
+        assert isinstance(tokens, AppRoleTokens)
+        token = tokens.current(Deadline(9)).token.reveal()
+        answer = {"auth": {"client_token": token, "lease_duration": 400, "renewable": True}}
+        vault_proxy.plan(Fault(200, json.dumps(answer).encode()), path="renew-self")
+        for clock in (lambda: time.monotonic() + 800, lambda: time.monotonic() + 800 + 320):
+            tokens._clock = clock
+            client.get_secret("app/db")
+
+        assert vault_proxy.count("renew-self") == 1
+        assert vault_proxy.count("/login") == 2
 
 
 def test_a_token_that_cannot_be_renewed_is_replaced(

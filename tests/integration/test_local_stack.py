@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import shlex
 import shutil
@@ -310,3 +311,48 @@ def test_the_endpoints_show_no_secret_and_quote_what_they_export(stack: StackEnd
 
     assert [secret for secret in secrets if secret in repr(stack)] == []
     assert "VAULT_TOKEN=it's $HOME" in shlex.split(odd.exports())
+
+
+def _run_python(program: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=cwd,
+        env={"PATH": os.defpath, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+        start_new_session=True,
+    )
+
+
+def test_a_server_that_was_not_started_gets_no_signal(tmp_path: Path) -> None:
+    """Its process id is 0 then, by which the system means all of our own group."""
+    program = (
+        "import signal; from utils._valkey_server import ValkeyServer\n"
+        "ValkeyServer().send_signal(signal.SIGTERM)"
+    )
+
+    assert _run_python(program, tmp_path).returncode == 0
+
+
+def test_the_state_of_a_killed_stack_is_not_believed_while_the_next_one_starts(
+    tmp_path: Path,
+) -> None:
+    """Its file is still there, and the new one holds the lock that makes it believable."""
+    (tmp_path / ".stack").mkdir()
+    stale = {"kind": "embedded", "pid": 1, "endpoints": "{}"}
+    (tmp_path / ".stack" / "state.json").write_text(json.dumps(stale))
+    program = """
+from utils import _stack_keeper
+from utils.local_stack import EmbeddedStack
+
+class Starting(EmbeddedStack):
+    def start(self):
+        print(_stack_keeper._keeper_runs(), _stack_keeper._read_state())
+        raise SystemExit(0)
+
+_stack_keeper.serve(Starting())
+"""
+
+    assert _run_python(program, tmp_path).stdout == "True None\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import pickle
+import re
 import socket
 import time
 import traceback
@@ -45,6 +46,9 @@ def fails(
         waited = time.monotonic() - started
         assert isinstance(caught.value, PostgresError)
         shown = "".join(traceback.format_exception(caught.value))
+        if kind is PostgresConnectionError:  # error reporters collect local variables
+            told = traceback.TracebackException.from_exception(caught.value, capture_locals=True)
+            shown += "".join(frame for frame in told.format() if __file__ not in frame)
         shown += repr(caught.value) + str(pickle.dumps(caught.value)) + repr(vars(caught.value))
         for form in (PASSWORD, quote(PASSWORD, safe="")):
             assert form not in shown
@@ -226,6 +230,7 @@ def test_a_bypassing_role_is_refused(
 
     assert "row-level security does not bind" in str(error)
     assert "mend it with" in str(error)
+    assert re.search(r"\w; or connect as another role$", str(error))
 
 
 @pytest.mark.parametrize(("choice", "lines"), [("warn", 1), ("ignore", 0)])

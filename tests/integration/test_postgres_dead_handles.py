@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import gc
+import pickle
 import threading
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
@@ -96,6 +98,19 @@ def test_everything_kept_from_a_block_is_dead_after_it(
                 with pytest.raises(PostgresError):
                     pytest.fail(f"{name} returned {run(use)!r}")
         assert conn.execute("SELECT 1 AS a").fetchall() == [{"a": 1}]
+
+
+def test_nothing_of_a_block_can_be_pickled_or_copied_deeply(
+    client: PostgresClient, user: UUID
+) -> None:
+    """The error names the block, and no half-made session is left to complain at its end."""
+    with client.connection(user) as conn:
+        for one in (conn, conn.cursor(), conn.transaction()):
+            for copied in (copy.deepcopy, pickle.dumps):
+                with pytest.raises(TypeError, match=r"the block of .* cannot be pickled or copied"):
+                    copied(one)
+        gc.collect()
+        assert conn.execute("SELECT 1 AS a").fetchone() == {"a": 1}
 
 
 def test_closing_a_kept_cursor_does_nothing(client: PostgresClient, user: UUID) -> None:

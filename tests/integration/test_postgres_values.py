@@ -130,11 +130,13 @@ def test_text_parameters_are_never_sql(client: PostgresClient, user: UUID) -> No
         ("SELECT %s", "text", "should be a sequence or a mapping"),
         ("SELECT %d", (1,), "only '%s', '%b', '%t' are allowed"),
         ("SELECT %%", (1,), "0 placeholders but 1"),
+        (None, (), "NoneType"),
+        (5, (1,), "int"),
     ],
 )
 @pytest.mark.parametrize("place", ["alone", "in a block", "many", "many in a block"])
 def test_what_cannot_be_sent_is_our_error_and_the_session_stays(
-    client: PostgresClient, *, query: str, params: Any, words: str, place: str
+    client: PostgresClient, *, query: Any, params: Any, words: str, place: str
 ) -> None:
     """Nothing of psycopg's or Python's escapes, and the next call is served."""
     user = uuid4()

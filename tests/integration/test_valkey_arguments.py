@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
@@ -100,6 +101,23 @@ def test_values_that_are_no_text_are_refused(client: ValkeyClient, value: str) -
     assert not client.exists("a")
 
 
+class Plan(str, Enum):  # noqa: UP042 - older code's way, whose str() is "Plan.GOLD"
+    """A text that prints as something else."""
+
+    GOLD = "gold"
+
+
+def test_a_text_that_prints_as_another_is_stored_as_it_is(client: ValkeyClient) -> None:
+    """Whatever way it goes to the server; so is a key."""
+    client.set("a", Plan.GOLD)
+    client.set_many({"b": Plan.GOLD})
+    client.set_many({"c": Plan.GOLD, Plan.GOLD: "d"}, expire_seconds=60)
+    client.pipeline().set("e", Plan.GOLD).execute()
+
+    keys = ["a", "b", "c", "e", "gold"]
+    assert list(client.get_many(keys).values()) == ["gold", "gold", "gold", "gold", "d"]
+
+
 @pytest.mark.parametrize(
     "value", [float("nan"), float("inf"), {"a": {1, 2}}, object(), b"x", {(1, 2): 3}, "\ud800"]
 )
@@ -111,6 +129,18 @@ def test_values_that_are_no_json_are_refused(client: ValkeyClient, value: object
         client.set_json("j", value)
 
     assert client.get_json("j") == "before"
+
+
+def test_a_number_too_long_for_json_is_refused_by_its_reason(client: ValkeyClient) -> None:
+    """Python neither writes nor reads such numbers."""
+    with pytest.raises(ValkeyConfigurationError, match=r"not JSON: it holds a number of thousands"):
+        client.set_json("j", [10**5000])
+
+
+def test_a_producer_that_cannot_be_called_is_refused(client: ValkeyClient) -> None:
+    """Before anything is sent, as every other unusable argument."""
+    with pytest.raises(ValkeyConfigurationError, match=r"'\S*j' is str: it must be a callable"):
+        client.cached("j", 60, "value")  # type: ignore[arg-type]  # what is tried here
 
 
 def test_a_value_that_contains_itself_is_refused(client: ValkeyClient) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from clients.errors import ValkeyConfigurationError, ValkeyConnectionError
 from clients.valkey_client import ValkeyClient
-from tests.tls_relay import Certificates, TlsRelay, make_certificates
+from tests.tls_relay import Certificates, TlsRelay, locked_copy, make_certificates
 from utils._valkey_server import ValkeyServer
 
 if TYPE_CHECKING:
@@ -82,6 +82,53 @@ def test_a_missing_certificate_file_is_named(server: ValkeyServer, tmp_path: Pat
     for option in ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile"):
         with pytest.raises(ValkeyConfigurationError, match=f"{option}.*absent.pem"):
             ValkeyClient(f"rediss://127.0.0.1:{server.port}?{option}={tmp_path}/absent.pem")
+
+
+def test_a_key_without_its_certificate_is_refused(
+    server: ValkeyServer, certificates: Certificates
+) -> None:
+    """The option that is missing is named; the TLS library would raise a TypeError."""
+    with pytest.raises(ValkeyConfigurationError, match="'ssl_keyfile' needs 'ssl_certfile'"):
+        ValkeyClient(f"rediss://127.0.0.1:{server.port}?ssl_keyfile={certificates.client[1]}")
+
+
+def test_a_key_with_a_password_needs_it_in_the_url(
+    server: ValkeyServer, certificates: Certificates, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Nobody is asked at the terminal, which would wait for ever: the option is named."""
+    certificate, key = certificates.client
+    locked = locked_copy(key, "0pen me")
+    with TlsRelay(server.port, certificates, ask_for_certificate=True) as relay:
+        url = f"rediss://:{server.password}@127.0.0.1:{relay.port}?ssl_ca_certs={certificates.ca}"
+        url += f"&ssl_certfile={certificate}&ssl_keyfile={locked}"
+        with pytest.raises(ValkeyConfigurationError, match=r"ssl_keyfile.*add ssl_password"):
+            ValkeyClient(url)
+        with pytest.raises(ValkeyConnectionError):
+            ValkeyClient(f"{url}&ssl_password=wrong")
+        with ValkeyClient(f"{url}&ssl_password=0pen%20me") as client:
+            assert client.health_check() is client.client.ping() is True
+
+    assert capfd.readouterr().err == ""
+
+
+def test_a_key_that_comes_to_need_a_password_is_not_asked_about(
+    server: ValkeyServer, certificates: Certificates, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Its file may be replaced while the client runs: the next connection fails, and waits not."""
+    certificate, key = certificates.client
+    moving = certificate.with_name("moving.key")
+    moving.write_bytes(key.read_bytes())
+    with TlsRelay(server.port, certificates) as relay:
+        url = f"rediss://:{server.password}@127.0.0.1:{relay.port}?ssl_ca_certs={certificates.ca}"
+        url += f"&ssl_certfile={certificate}&ssl_keyfile={moving}"
+        with ValkeyClient(url) as client:
+            moving.write_bytes(locked_copy(key, "0pen me").read_bytes())
+            with ValkeyClient(server.url) as admin:
+                admin.client.client_kill_filter(_type="normal", skipme=True)
+            with pytest.raises(ValkeyConnectionError):
+                client.get("a")
+
+    assert capfd.readouterr().err == ""
 
 
 def test_a_broken_certificate_file_is_an_error(server: ValkeyServer, tmp_path: Path) -> None:

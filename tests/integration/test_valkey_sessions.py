@@ -91,7 +91,7 @@ def test_bad_settings_are_refused(client: ValkeyClient, setting: str) -> None:
     """Zero is no time-out, and an empty namespace is none."""
     bad: dict[str, object] = {setting: "" if setting == "namespace" else 0}
 
-    with pytest.raises(ValkeyConfigurationError):
+    with pytest.raises(ValkeyConfigurationError, match=r"namespace|expiry"):
         SessionStore(client, **bad)  # type: ignore[arg-type]
 
 
@@ -183,6 +183,19 @@ def test_the_list_has_live_sessions_only(client: ValkeyClient) -> None:
     assert token not in repr(store.list("u"))
 
 
+def test_reading_a_short_session_shortens_no_other(client: ValkeyClient) -> None:
+    """All sessions of a user lie under one key, which lives as long as the longest of them."""
+    short, long = SessionStore(client, idle_seconds=20), SessionStore(client, idle_seconds=600)
+    kept, token = long.create("u", "kept"), short.create("u")
+    assert short.read(token) is not None
+    (key,) = client.client.scan_iter(match=client.key_prefix + "*")
+    assert client.client.ttl(key) > 60
+    short.create("u")
+    assert client.client.ttl(key) > 60
+
+    assert long.read(kept) is not None
+
+
 def test_a_revoked_session_never_comes_back(store: SessionStore) -> None:
     """Eight threads renew all sessions of a user while another ends them: none survives."""
     for _ in range(10):
@@ -205,6 +218,16 @@ def test_a_revoked_session_never_comes_back(store: SessionStore) -> None:
 
         assert after == [None] * 4
         assert store.list("u") == []
+
+
+@pytest.mark.parametrize("user_id", [None, uuid4(), 7, "", b"u", "\ud800"], ids=range(6))
+def test_a_user_id_that_is_no_text_is_refused_by_its_name(
+    store: SessionStore, user_id: str
+) -> None:
+    """Nobody who calls create() knows of a key."""
+    for call in (store.create, store.list, store.revoke_all):
+        with pytest.raises(ValkeyConfigurationError, match="user id"):
+            call(user_id)
 
 
 def test_data_that_is_no_json_is_refused(store: SessionStore) -> None:

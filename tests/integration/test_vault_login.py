@@ -33,6 +33,15 @@ def test_a_token_that_may_not_look_itself_up_is_accepted(vault_lab: VaultLab) ->
         assert client.health_check() is True
 
 
+def test_a_token_tells_its_life(vault_lab: VaultLab) -> None:
+    """Its age and its end; a root token has none, which its server tells as 0 seconds."""
+    with VaultClient(vault_lab.url, vault_lab.token(ttl="1h"), environ={}) as client:
+        assert 3500 < (client.credential_life().remaining or 0) <= 3600
+        assert 0 <= client.credential_life().age < 60
+    with VaultClient(vault_lab.url, vault_lab.root_token, environ={}) as client:
+        assert client.credential_life().remaining is None
+
+
 def test_a_token_with_a_newline_works(vault_lab: VaultLab) -> None:
     """What `$(cat file)` brings along is stripped."""
     environ = {"VAULT_ADDR": vault_lab.url, "VAULT_TOKEN": f"{vault_lab.token()}\n"}

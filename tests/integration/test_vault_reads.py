@@ -91,7 +91,7 @@ def test_a_fresh_read_sees_a_rotated_secret(vault: VaultClient, vault_lab: Vault
     assert vault.get_secret("reads/rotated") == {"n": 3}
 
 
-@pytest.mark.parametrize("version", [0, -1, True, 1.0, "1"])
+@pytest.mark.parametrize("version", [0, -1, True, 1.0, "1", 10**30, -(10**5000)], ids=range(7))
 def test_an_unfit_version_is_refused(vault: VaultClient, version: Any) -> None:
     """The server takes 0 and negative numbers for the latest; a caller's slip must not pass."""
     with pytest.raises(VaultConfigurationError, match="version is"):
@@ -194,7 +194,13 @@ def test_a_denied_path_is_a_denial_and_names_the_path(vault: VaultClient) -> Non
 
 @pytest.mark.parametrize(
     ("secret", "field"),
-    [({}, "url"), ({"url": ""}, "url"), ({"url": 5}, "url"), ({"url": None}, "url")],
+    [
+        ({}, "url"),
+        ({"url": ""}, "url"),
+        ({"url": " \n"}, "url"),
+        ({"url": 5}, "url"),
+        ({"url": None}, "url"),
+    ],
 )
 def test_a_missing_or_unfit_field_names_path_and_field(
     vault: VaultClient, vault_lab: VaultLab, secret: dict[str, Any], field: str

@@ -29,6 +29,8 @@ GOOD = {
     "postgresql:///d?host=/run/postgresql&user=u": ("/run/postgresql/d as u", None),
     "postgresql:///d": ("local socket:5432/d as default user", None),
     "host=h dbname=d user=u password='p q'": ("h:5432/d as u", "p q"),
+    "postgresql://u@m\u00fcnchen.example/d": ("m\u00fcnchen.example:5432/d as u", None),
+    "postgresql:///d?host=/run/..": ("/run/../d as default user", None),
     "hostaddr=127.0.0.1 dbname=d": ("127.0.0.1:5432/d as default user", None),
 }
 
@@ -51,6 +53,15 @@ BAD = [
     "postgresql://u:{p}\n@h/d",
     "postgresql://u:{p}%zz@h/d",
     "postgresql://u:{p}%00@h/d",
+    "postgresql://u:{p}%E4@h/d",
+    "postgresql://u:{p}@%FF/d",
+    "postgresql://u:{p}@h..x/d",
+    "postgresql://u:{p}@h,{long}/d",
+    "postgresql://u:{p}\ud800@h/d",
+    "host=h password={p}\ud800",
+    "postgresql://u:1{p}\0@h/d",
+    "postgresql://u:x@h/d\0{p}",
+    "host=h password={p}\0",
     "postgresql://u:x@h:{p}/d",
     "postgresql://u:x@[h:{p}/d",
     "postgresql://u:x@h/d?{p}",
@@ -72,10 +83,11 @@ def test_a_url_is_described_without_its_password(url: str) -> None:
 def test_a_bad_url_is_refused_without_showing_it(pattern: str) -> None:
     """The parameter is named; no part of the URL that may be a password is."""
     with pytest.raises(PostgresConfigurationError) as caught:
-        parse_url("admin_url", pattern.replace("{p}", SECRET))
+        parse_url("admin_url", pattern.replace("{p}", SECRET).replace("{long}", 64 * "h"))
 
     shown = "".join(traceback.format_exception(caught.value)) + repr(caught.value)
     assert SECRET not in shown
+    assert caught.value.__suppress_context__ or caught.value.__context__ is None
     assert str(caught.value).startswith("admin_url ")
     assert isinstance(caught.value, ConfigurationError)
     assert isinstance(caught.value, PostgresError)

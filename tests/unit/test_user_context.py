@@ -44,6 +44,20 @@ def test_there_is_no_user_at_first() -> None:
     assert isinstance(caught.value, PostgresError)
 
 
+class PrefixedId(UUID):
+    """A UUID that shows itself in another way, as those of frameworks and drivers may."""
+
+    def __str__(self) -> str:
+        return f"user_{self.hex}', true); --"
+
+
+def test_a_subclass_of_uuid_is_the_uuid_that_it_stands_for() -> None:
+    """Its text goes into SQL, and must be a UUID's."""
+    with user_context(PrefixedId(int=ANN.int)) as user:
+        assert (type(user), str(user)) == (UUID, str(ANN))
+    assert type(parse_user_id(PrefixedId(int=ANN.int))) is UUID
+
+
 def test_set_and_clear() -> None:
     """What was set is there until it is cleared."""
     set_current_user_id(ANN)
@@ -86,7 +100,22 @@ def test_what_is_set_inside_a_context_ends_with_it() -> None:
 
 
 @pytest.mark.parametrize(
-    "bad", [None, "", " ", "nobody", "0" * 31, "0" * 33, 7, b"0" * 16, ["x"], object(), "x" * 9999]
+    "bad",
+    [
+        None,
+        "",
+        " ",
+        "nobody",
+        "0" * 31,
+        "0" * 33,
+        7,
+        b"0" * 16,
+        ["x"],
+        object(),
+        "x" * 9999,
+        10**5000,
+    ],
+    ids=range(12),
 )
 def test_what_is_no_uuid_is_refused_and_changes_nothing(bad: Any) -> None:
     """The message has the value, shortened, and its type."""

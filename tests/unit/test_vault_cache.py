@@ -248,6 +248,22 @@ def test_an_interrupted_load_is_taken_over_by_a_waiter() -> None:
         assert isinstance(first.exception(), KeyboardInterrupt)
 
 
+def test_a_waiter_that_looks_again_counts_once() -> None:
+    """The load that it waited for was interrupted, and it finds what another read brought."""
+    cache, slow = SecretCache(5.0), _SlowServer(KeyboardInterrupt())
+    with ThreadPoolExecutor(2) as pool:
+        pool.submit(_read, cache, slow)
+        assert slow.began.wait(20)
+        second = pool.submit(_read, cache, _Server())
+        _wait_until(lambda: cache.stats()["coalesced"] == 1)
+        _read(cache, _Server(), fresh=True)
+        slow.let_go.set()
+        assert second.result()["n"] == 1
+
+    stats = cache.stats()
+    assert (stats["hits"], stats["misses"], stats["coalesced"]) == (0, 2, 1)
+
+
 @pytest.mark.parametrize("fresh", [False, True])
 def test_an_interruption_anywhere_blocks_no_key(*, fresh: bool) -> None:
     """Ctrl-C on any line of a read costs later ones at most one wait, and no count its sense."""
@@ -302,6 +318,8 @@ def test_a_waiter_does_not_wait_beyond_its_own_deadline() -> None:
         assert slow.began.wait(20)
         with pytest.raises(VaultConnectionError, match="'a' was not read in time") as caught:
             cache.read(_A, slow, fresh=False, wait=lambda: 0.01)
+        # It is over for those who come later, too: they do not wait for the stuck one in turn.
+        assert cache.read(_A, _Server(), fresh=False, wait=lambda: 0.01)["n"] == 1
         slow.let_go.set()
 
     assert caught.value.reason == "timeout"
@@ -319,6 +337,20 @@ def test_clearing_also_forgets_what_is_on_its_way() -> None:
         assert old.result() == {"old": 1}
 
     assert _read(cache, server)["n"] == 1
+
+
+def test_an_answer_that_clearing_has_overtaken_is_not_kept() -> None:
+    """It goes to its own caller alone, also when nobody has asked in between."""
+    cache, slow = SecretCache(5.0), _SlowServer({"old": 1})
+    with ThreadPoolExecutor(1) as pool:
+        old = pool.submit(_read, cache, slow)
+        assert slow.began.wait(20)
+        cache.clear()
+        slow.let_go.set()
+        assert old.result() == {"old": 1}
+
+    assert cache.stats()["entries"] == 0
+    assert _read(cache, _Server())["n"] == 1
 
 
 def test_a_slow_old_answer_does_not_overwrite_a_newer_one() -> None:

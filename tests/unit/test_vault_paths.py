@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clients._vault_paths import check_mount_point, folder_path, join_path, secret_path
+from clients._vault_paths import (
+    check_mount_point,
+    database_path,
+    folder_path,
+    join_path,
+    secret_path,
+)
 from clients.errors import VaultConfigurationError, VaultError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 @pytest.mark.parametrize(
@@ -81,6 +92,21 @@ def test_a_name_below_a_prefix_stays_below_it(name: str) -> None:
     """A caller-supplied name cannot leave the prefix, nor stand for the prefix itself."""
     with pytest.raises(VaultConfigurationError):
         join_path("prefix/keys", name)
+
+
+def test_a_message_shows_what_would_have_done() -> None:
+    """Nobody writes a secret's path where a mount, a name or a role belongs."""
+    calls: list[tuple[Callable[[], object], str]] = [
+        (lambda: secret_path("secret", ""), "secret path '' .*such as 'crm/database'"),
+        (lambda: folder_path("secret", ""), "folder '' .*such as 'crm'"),
+        (lambda: join_path("keys", ""), "name '' .*such as 'openweather'"),
+        (lambda: join_path("", "x"), "prefix '' .*such as 'crm/api-keys'"),
+        (lambda: check_mount_point(""), "mount point '' .*such as 'secret'"),
+        (lambda: database_path(""), "database role '' .*such as 'crm-app'"),
+    ]
+    for call, words in calls:
+        with pytest.raises(VaultConfigurationError, match=words):
+            call()
 
 
 def test_a_long_path_is_shortened_in_the_message() -> None:

@@ -88,6 +88,15 @@ def test_no_pause_begins_that_would_pass_the_deadline() -> None:
     assert time.monotonic() - began < 2
 
 
+def test_a_pause_as_long_as_the_deadline_is_not_begun() -> None:
+    """The try behind it would have no time, and the caller would have waited for nothing."""
+    attempts = _Attempts(_failure("rate_limited", retry_after=0.2), _failure())
+    with pytest.raises(VaultConnectionError):
+        retry(attempts, deadline=Deadline(0.2), retries=3)
+
+    assert attempts.count == 1
+
+
 def test_each_try_but_the_last_leaves_time_for_the_next() -> None:
     """Half of what is left, and the last one all of it."""
     attempts = _Attempts(_failure(), _failure())

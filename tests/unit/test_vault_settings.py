@@ -7,6 +7,9 @@ import io
 import os
 import pickle
 import traceback
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,9 +19,10 @@ from clients.errors import ConfigurationError, VaultConfigurationError, VaultErr
 from clients.vault_client import VaultClient
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Iterator
 
 _ENV = {"VAULT_ADDR": "https://vault.test:8200", "VAULT_TOKEN": "hvs.ambient"}
+_NOBODY = 65534
 _ROLE = {"VAULT_ROLE_ID": "role", "VAULT_SECRET_ID": "secret-id"}
 
 
@@ -196,6 +200,44 @@ def test_a_key_with_a_password_is_refused(tmp_path: Path, name: str) -> None:
     files = {"VAULT_CLIENT_CERT": str(plain), "VAULT_CLIENT_KEY": str(plain), name: str(locked)}
     with pytest.raises(VaultConfigurationError, match=f"{name} names .*needs a password"):
         _resolve(_ENV | files)
+
+
+@pytest.mark.parametrize("name", ["VAULT_CACERT", "VAULT_CLIENT_CERT", "VAULT_CLIENT_KEY"])
+@pytest.mark.parametrize("closed", ["file", "folder"])
+def test_a_file_that_we_may_not_read_is_named(name: str, closed: str) -> None:
+    """Certificates often belong to another user: the variable is named, as for a missing file."""
+    with _folder_of_an_ordinary_user() as folder:
+        plain, shut = folder / "plain.pem", folder / "inner" / "shut.pem"
+        shut.parent.mkdir()
+        plain.touch()
+        shut.touch()
+        (shut if closed == "file" else shut.parent).chmod(0)
+        files = {"VAULT_CLIENT_CERT": str(plain), "VAULT_CLIENT_KEY": str(plain), name: str(shut)}
+        with pytest.raises(VaultConfigurationError, match=f"{name} names .*shut.pem.*can be read"):
+            _resolve(_ENV | files)
+        shut.parent.chmod(0o700)
+
+
+def test_a_pipe_is_no_file_and_is_not_waited_for(tmp_path: Path) -> None:
+    """To open one waits for whoever writes into it, and the TLS library needs it more than once."""
+    os.mkfifo(tmp_path / "pipe.pem")
+    with pytest.raises(VaultConfigurationError, match=r"VAULT_CACERT names .*pipe\.pem"):
+        _resolve(_ENV | {"VAULT_CACERT": str(tmp_path / "pipe.pem")})
+
+
+@contextmanager
+def _folder_of_an_ordinary_user() -> Iterator[Path]:
+    """Be somebody whom permissions bind, root included, with a folder to try it in."""
+    root = os.geteuid() == 0
+    with TemporaryDirectory() as folder:
+        if root:
+            os.chown(folder, _NOBODY, -1)
+            os.seteuid(_NOBODY)
+        try:
+            yield Path(folder)
+        finally:
+            if root:
+                os.seteuid(0)
 
 
 @pytest.mark.parametrize("source", ["process", "mapping"])
