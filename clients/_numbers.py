@@ -49,7 +49,12 @@ def checked_seconds(
 
 
 def checked_count(
-    name: str, value: object, refusal: Callable[[str], ClientError], *, least: int
+    name: str,
+    value: object,
+    refusal: Callable[[str], ClientError],
+    *,
+    least: int,
+    most: int = LARGEST,
 ) -> int:
     """Return *value*, a whole number.
 
@@ -58,16 +63,17 @@ def checked_count(
         value: What was given.
         refusal: Makes the error.
         least: The smallest one that will do.
+        most: The largest one.
 
     Raises:
         ClientError: It is no whole number, or out of bounds.
     """
     number = _number(value, int)
-    if number is not None and least <= number <= LARGEST:
+    if number is not None and least <= number <= most:
         return int(number)
     raise refusal(
         f"{name} is {shown(value)}: it must be a whole number of at least {least} and at most "
-        f"{LARGEST}"
+        f"{most}"
     )
 
 

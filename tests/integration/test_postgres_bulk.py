@@ -230,8 +230,8 @@ def test_a_stream_that_fails_raises_our_error(
     assert isinstance(caught.value.__cause__, psycopg.Error)
 
 
-@pytest.mark.parametrize("size", [0, -1, True, 1.5, "10", None])
+@pytest.mark.parametrize("size", [0, -1, True, 1.5, "10", None, 2**31])
 def test_an_unusable_batch_size_is_refused(client: PostgresClient, size: Any) -> None:
-    """It is an integer of one or more."""
+    """It is an integer of one or more, and one that FETCH takes."""
     with pytest.raises(ConfigurationError, match="batch_size"):
         client.stream("SELECT 1", user_id=uuid4(), batch_size=size)
