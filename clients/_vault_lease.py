@@ -120,7 +120,10 @@ class LeasedUrl(Credential):
             if lease is None or now >= lease.ends_at or refused:
                 lease = self._lease = self._replacement(lease, deadline)
         finally:
-            self._lock.give_up()
+            try:
+                self._lock.release()
+            except RuntimeError:
+                pass  # it was not got
         self._read_base_anew(lease)
         return with_login(self._base, lease.user, lease.secret)
 
@@ -142,7 +145,10 @@ class LeasedUrl(Credential):
                 if mine and self._lease is lease and not self._closed:
                     self._refresh(lease)
             finally:
-                self._lock.give_up()
+                try:
+                    self._lock.release()
+                except RuntimeError:
+                    pass  # it was not got
         return self._serial
 
     def doubt(self) -> None:
@@ -164,7 +170,10 @@ class LeasedUrl(Credential):
             self._lock.acquire(timeout=_REVOKE_TIMEOUT)
             living, self._lease, self._living = self._living, None, {}
         finally:
-            self._lock.give_up()
+            try:
+                self._lock.release()
+            except RuntimeError:
+                pass  # it was not got
         now = time.monotonic()
         self._revoke([one for one, ends_at in living.items() if now < ends_at])
 
