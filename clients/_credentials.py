@@ -132,10 +132,11 @@ class UrlSource:
         """
         if not callable(self._url):
             return self._url
-        working = self._working
-        if self.trouble is not None:
+        # Once: another thread may be answered meanwhile.
+        working, trouble = self._working, self.trouble
+        if trouble is not None:
             if working is None and not self._may_ask_without():
-                raise copy.copy(self.trouble)
+                raise copy.copy(trouble)
             if working is not None and time.monotonic() < self._ask_again_at:
                 return working
         try:
@@ -215,7 +216,8 @@ class UrlSource:
                 f"{last.words}; the credential was refused {time.monotonic() - last.last:.1f} s "
                 f"ago and has not changed since, so it is tried every {_REFUSED_PAUSE:g} s at most"
             )
-        return words if self.trouble is None else f"{words}; no other can be had: {self.trouble}"
+        trouble = self.trouble
+        return words if trouble is None else f"{words}; no other can be had: {trouble}"
 
     def generation(self) -> int:
         """Return a number that grows when connections made before are to be given up.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from _thread import RLock
-from contextlib import suppress
 
 __all__ = ["OwnedLock"]
 
@@ -13,7 +12,9 @@ class OwnedLock(RLock):  # type: ignore[misc]  # final for type checkers alone
     """A lock that stays free when a signal handler raises right after it was taken.
 
     Use it in a ``with`` statement. Where the wait is to be bounded, acquire it inside the ``try``
-    whose ``finally`` calls ``give_up``: the lock knows its owner.
+    whose ``finally`` releases it, and pass over the ``RuntimeError`` that says that it was not got:
+    the lock knows its owner. There and not in a function, nor in ``suppress()``: an interrupt may
+    come at the entry of any function in Python, and the lock would stay locked.
     """
 
     __slots__ = ()
@@ -29,8 +30,3 @@ class OwnedLock(RLock):  # type: ignore[misc]  # final for type checkers alone
                 if self._recursion_count() > depth:
                     self.release()
                 raise
-
-    def give_up(self) -> None:
-        """Let others have it, if it is this thread's."""
-        with suppress(RuntimeError):
-            self.release()

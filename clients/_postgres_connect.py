@@ -98,8 +98,8 @@ class Connector:
         if failure is None:
             # No value was worth another login: the last refusal still stands.
             raise PostgresConnectionError(self.source.refusal())
-        if self.source.trouble is not None:
-            failure.args = (f"{failure}; no other credential can be had: {self.source.trouble}",)
+        if (trouble := self.source.trouble) is not None:
+            failure.args = (f"{failure}; no other credential can be had: {trouble}",)
         raise failure
 
     def _connect_patiently(self, url: str, started: float, *, patient: bool) -> Session:

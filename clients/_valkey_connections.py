@@ -213,8 +213,8 @@ class _Login:
                 return
         if refusal is None:
             refusal = AuthenticationError(self._source.refusal(), status_code=_REFUSED)
-        elif self._source.trouble is not None:
-            text = f"{refusal}; no other credential can be had: {self._source.trouble}"
+        elif (trouble := self._source.trouble) is not None:
+            text = f"{refusal}; no other credential can be had: {trouble}"
             refusal = AuthenticationError(text, status_code=refusal.status_code)
         raise refusal
 

@@ -97,7 +97,10 @@ class AppRoleTokens(TokenSource):
                 self._grant.spend()
             return self._grant
         finally:
-            self._lock.give_up()
+            try:
+                self._lock.release()
+            except RuntimeError:
+                pass  # it was not got
 
     def replacement(
         self, refused: Grant, refusal: VaultAuthenticationError, deadline: Deadline
@@ -124,7 +127,10 @@ class AppRoleTokens(TokenSource):
             self._before = grant if denied else None
             return self._grant
         finally:
-            self._lock.give_up()
+            try:
+                self._lock.release()
+            except RuntimeError:
+                pass  # it was not got
 
     def accepted(self, grant: Grant) -> None:
         """Note that the server took the token."""
@@ -142,13 +148,17 @@ class AppRoleTokens(TokenSource):
         before, self._before, self._unproven = self._before, None, 0
         if before is None or self._clock() >= before.usable_until:
             return
+        if before.policies != grant.policies:
+            return
         try:
-            no_better = before.policies == grant.policies and self._lock.acquire(timeout=0)
-            if no_better and self._grant is grant:
+            if self._lock.acquire(timeout=0) and self._grant is grant:
                 # Other threads may still show it: it is revoked later on.
                 self._grant, self._idle = before, grant
         finally:
-            self._lock.give_up()
+            try:
+                self._lock.release()
+            except RuntimeError:
+                pass  # it was not got
 
     def verify(self, deadline: Deadline) -> None:
         """Log in.
@@ -165,7 +175,10 @@ class AppRoleTokens(TokenSource):
         try:
             self._lock.acquire(timeout=_REVOKE_TIMEOUT)
         finally:
-            self._lock.give_up()
+            try:
+                self._lock.release()
+            except RuntimeError:
+                pass  # it was not got
         self._give_back(Deadline(_REVOKE_TIMEOUT))
 
     def _give_back(self, deadline: Deadline, *, idle_alone: bool = False) -> None:

@@ -129,7 +129,10 @@ class LeasedUrl(Credential, Lifecycle):
             if lease is None or now >= lease.ends_at or refused:
                 lease = self._lease = self._replacement(lease, deadline)
         finally:
-            self._lock.give_up()
+            try:
+                self._lock.release()
+            except RuntimeError:
+                pass  # it was not got
         self._read_base_anew(lease)
         return with_login(self._base, lease.user, lease.secret)
 
@@ -151,7 +154,10 @@ class LeasedUrl(Credential, Lifecycle):
                 if mine and self._lease is lease and not self._closed:
                     self._refresh(lease)
             finally:
-                self._lock.give_up()
+                try:
+                    self._lock.release()
+                except RuntimeError:
+                    pass  # it was not got
         return self._serial
 
     def doubt(self) -> None:
@@ -173,7 +179,10 @@ class LeasedUrl(Credential, Lifecycle):
             self._lock.acquire(timeout=_REVOKE_TIMEOUT)
             living, self._lease, self._living = self._living, None, {}
         finally:
-            self._lock.give_up()
+            try:
+                self._lock.release()
+            except RuntimeError:
+                pass  # it was not got
         now = time.monotonic()
         self._revoke([one for one, ends_at in living.items() if now < ends_at])
 

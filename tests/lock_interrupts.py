@@ -1,19 +1,23 @@
-"""Interrupts at the one moment when a lock is taken and nobody has noted it yet."""
+"""Interrupts at the moments when a lock is taken, and when it is released again."""
 
 from __future__ import annotations
 
+import signal
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from types import FrameType
 
-__all__ = ["interrupted_once_locked"]
+__all__ = ["interrupt_often", "interrupted_once_locked"]
+
+_INTERRUPTS = 3000
+_PAUSE = 0.0003
 
 
 @contextmanager
@@ -32,3 +36,25 @@ def interrupted_once_locked() -> Iterator[None]:
             yield
     finally:
         sys.setprofile(None)
+
+
+def interrupt_often(call: Callable[[], object]) -> None:
+    """Interrupt *call*, made again and again, by real signals: some strike as a lock is released.
+
+    It takes the alarm signal, which would end a test that hangs: mark the test
+    ``timeout(300, method="thread")``.
+    """
+
+    def ring(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, ring)
+    try:
+        for _ in range(_INTERRUPTS):
+            with suppress(KeyboardInterrupt):
+                signal.setitimer(signal.ITIMER_REAL, _PAUSE)
+                while True:
+                    call()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)

@@ -21,7 +21,7 @@ from clients import (
 )
 from clients._check import check_services
 from tests.http_fault_proxy import Fault
-from tests.lock_interrupts import interrupted_once_locked
+from tests.lock_interrupts import interrupt_often, interrupted_once_locked
 from tests.postgres_faults import superuser, wait_for
 from tests.rotation_lab import who
 
@@ -113,6 +113,16 @@ def test_an_interrupt_right_after_the_lock_was_taken_leaves_it_free(
                 call()
         with ThreadPoolExecutor(1) as other:
             assert other.submit(url).result(5).startswith("postgresql://v-")
+
+
+@pytest.mark.timeout(300, method="thread")
+def test_interrupts_at_any_moment_leave_the_lock_of_a_lease_free(rotation_lab: RotationLab) -> None:
+    """Also while it is released: no later call of another thread waits in vain."""
+    with leased_url(rotation_lab) as url:
+        url()
+        interrupt_often(url)
+        with ThreadPoolExecutor(1) as other:
+            assert other.submit(url).result(20).startswith("postgresql://v-")
 
 
 def test_a_login_that_is_refused_was_answered(rotation_lab: RotationLab) -> None:

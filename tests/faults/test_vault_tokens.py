@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,7 +16,7 @@ from clients._vault_retry import Deadline
 from clients.errors import VaultAuthenticationError, VaultConnectionError, VaultError
 from clients.vault_client import VaultClient
 from tests.http_fault_proxy import Fault, HttpFaultProxy
-from tests.lock_interrupts import interrupted_once_locked
+from tests.lock_interrupts import interrupt_often, interrupted_once_locked
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -65,6 +66,21 @@ def test_an_interrupt_right_after_the_lock_was_taken_blocks_no_login(
 
     with ThreadPoolExecutor(1) as other:
         assert other.submit(client.get_secret, "app/db").result(5)
+
+
+@pytest.mark.timeout(300, method="thread")
+def test_interrupts_at_any_moment_leave_the_lock_of_logins_free(
+    vault_lab: VaultLab, role: Role, client: VaultClient
+) -> None:
+    """Also while it is released: the next login of another thread does not wait in vain."""
+    tokens = client._session.tokens
+    gone = replace(tokens.current(Deadline(5)), generation=0)
+    refusal = VaultAuthenticationError("refused", reason="invalid_token")
+    interrupt_often(lambda: tokens.replacement(gone, refusal, Deadline(5)))
+    vault_lab.revoke_tokens_of(role)
+
+    with ThreadPoolExecutor(1) as other:
+        assert other.submit(client.get_secret, "app/db").result(20)
 
 
 def test_a_token_can_be_revoked_again_and_again(

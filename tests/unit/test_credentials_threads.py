@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
+
 from clients._credentials import Candidate
+from clients.errors import VaultConnectionError
 
 if TYPE_CHECKING:
     from tests.credential_world import World
@@ -96,3 +99,26 @@ def test_a_slow_login_with_the_old_value_is_no_rotation_back(world: World) -> No
     assert world.source.generation() == generation
     assert world.log_in()
     assert world.tried == ["new"]
+
+
+def test_whoever_is_told_of_a_trouble_hears_of_one_that_has_just_passed(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another thread's question is answered in the midst of this one's look at the trouble."""
+    source = world.source
+    world.valid = "unknown"
+    assert not world.log_in(patient=False)
+    world.down = VaultConnectionError("sealed", reason="sealed")
+    with pytest.raises(VaultConnectionError, match="sealed"):
+        source.current()
+
+    def answered_meanwhile() -> bool:
+        monkeypatch.setattr(source, "_may_ask_without", lambda: True)
+        world.down = None
+        assert source.current() == "old"
+        return False
+
+    monkeypatch.setattr(source, "_may_ask_without", answered_meanwhile)
+    with pytest.raises(VaultConnectionError, match="sealed"):
+        source.current()
+    assert source.current() == "old"

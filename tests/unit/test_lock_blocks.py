@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeGuard
 
 import pytest
 
@@ -66,16 +66,38 @@ def test_every_lock_of_the_clients_is_an_owned_one() -> None:
     assert others == {"_valkey_pool": "threading.Lock()"}
 
 
-def test_an_owned_lock_is_given_up_by_its_owner_alone() -> None:
-    """Who does not have it may say so without harm; it may be taken more than once."""
+@pytest.mark.parametrize("module", MODULES, ids=lambda path: path.stem)
+def test_a_bounded_wait_ends_in_a_release_that_calls_no_python(module: Path) -> None:
+    """At the entry of a function in Python an interrupt may come, and leave the lock locked."""
+    tree = ast.parse(module.read_text())
+    acquired = {
+        ast.unparse(node.func).removesuffix(".acquire")
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("_lock.acquire")
+    }
+    ends = [ast.unparse(node.finalbody[0]) for node in ast.walk(tree) if guards_a_lock(node)]
+
+    assert set(ends) == {
+        f"try:\n    {lock}.release()\nexcept RuntimeError:\n    pass" for lock in acquired
+    }
+
+
+def guards_a_lock(node: ast.AST) -> TypeGuard[ast.Try]:
+    return isinstance(node, ast.Try) and "_lock" in "".join(map(ast.unparse, node.finalbody))
+
+
+def test_an_owned_lock_is_released_by_its_owner_alone() -> None:
+    """Who does not have it hears so without harm; it may be taken more than once."""
     lock = OwnedLock()
     with lock, lock, ThreadPoolExecutor(1) as other:
         assert not other.submit(lock.acquire, timeout=0).result()
-        other.submit(lock.give_up).result()
+        with pytest.raises(RuntimeError):
+            other.submit(lock.release).result()
         assert not other.submit(lock.acquire, timeout=0).result()
-    lock.give_up()
+    with pytest.raises(RuntimeError):
+        lock.release()
 
     with ThreadPoolExecutor(1) as other:
         assert other.submit(lock.acquire, timeout=0).result()
-        other.submit(lock.give_up).result()
+        other.submit(lock.release).result()
     assert lock.acquire(timeout=0)
