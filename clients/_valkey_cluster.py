@@ -132,6 +132,7 @@ class ClusterNodes:
     def close(self) -> None:
         """Close every connection."""
         self._closed = True
+        self._begin_anew_in_child()
         with self._lock:
             pools = list(self._pools.values())
         for pool in pools:
@@ -155,12 +156,15 @@ class ClusterNodes:
             raise reply
         return reply
 
-    def _owner(self, slot: int) -> Address:
+    def _begin_anew_in_child(self) -> None:
         if self._pid != os.getpid():
-            # A forked child: another thread of its parent may have held the lock.
+            # Another thread of the parent may have held the lock at the fork.
             # The process last, so that no other thread of the child passes by before.
             self._lock, self._stale = OwnedLock(), True
             self._pid = os.getpid()
+
+    def _owner(self, slot: int) -> Address:
+        self._begin_anew_in_child()
         if self._stale:
             with self._lock:
                 if self._stale:

@@ -5,6 +5,8 @@ Source: https://valkey.io/commands/.
 
 from __future__ import annotations
 
+import os
+import weakref
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from clients._lifecycle import Lifecycle
@@ -97,7 +99,8 @@ class ValkeyClient(KeyOperations, Lifecycle):
         self._closed = False
         self._flights: Flights = {}
         self._driver: redis.Redis | None = None
-        self._driver_lock = OwnedLock()
+        self._renew_lock()
+        _clients.add(self)
         self._link = self._open_link()
         try:
             self._probe()
@@ -262,6 +265,9 @@ class ValkeyClient(KeyOperations, Lifecycle):
         if self._driver is not None:
             close_driver(self._driver)
 
+    def _renew_lock(self) -> None:
+        self._driver_lock = OwnedLock()
+
     def _open_link(self) -> Link:
         if self._target.kind == "cluster":
             return ClusterNodes(self._factory)
@@ -307,3 +313,16 @@ class ValkeyClient(KeyOperations, Lifecycle):
             raise ValkeyError(
                 f"the Valkey client for {self._target.where} is closed: make a new one"
             )
+
+
+#: Every client, for the fork hook.
+_clients: weakref.WeakSet[ValkeyClient] = weakref.WeakSet()
+
+
+def _renew_locks_in_child() -> None:
+    # The thread that makes the plain client is not in the child.
+    for client in list(_clients):
+        client._renew_lock()  # noqa: SLF001 - this module's own
+
+
+os.register_at_fork(after_in_child=_renew_locks_in_child)

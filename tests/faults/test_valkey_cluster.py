@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -150,6 +151,53 @@ def test_a_forked_child_has_its_own_connections(client: ValkeyClient) -> None:
     _, code = os.waitpid(child, 0)
 
     assert good
+    assert code == 0
+
+
+@pytest.mark.parametrize("work", ["close", "client"])
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")
+def test_a_child_does_not_wait_for_locks_of_its_parent_s_threads(
+    topology: ClusterTopology, work: str
+) -> None:
+    """A slow source of URLs holds two of them at the fork; nobody in the child releases them."""
+    asked, answer, parent = threading.Semaphore(0), threading.Event(), os.getpid()
+    answer.set()
+
+    def url() -> str:
+        if os.getpid() == parent:
+            asked.release()
+            assert answer.wait(20)
+        return topology.url
+
+    with ValkeyClient(url) as client, ThreadPoolExecutor(2) as threads:
+        answer.clear()
+        while asked.acquire(blocking=False):
+            pass
+        client._link._stale = True  # type: ignore[attr-defined]  # a cluster's
+        calls: list[Future[Any]] = [
+            threads.submit(client.exists, "a"),
+            threads.submit(lambda: client.client),
+        ]
+        for _ in calls:
+            assert asked.acquire(timeout=10)
+        child = os.fork()
+        if child == 0:
+            # A child that hangs ends itself.
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            signal.alarm(15)
+            code = 1
+            try:
+                if work == "client":
+                    client.client.exists("a")
+                client.close()
+                code = 0
+            finally:
+                os._exit(code)
+        answer.set()
+        _, code = os.waitpid(child, 0)
+        for call in calls:
+            call.result(20)
+
     assert code == 0
 
 
