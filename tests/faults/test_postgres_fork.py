@@ -30,6 +30,7 @@ from tests.postgres_faults import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from clients._owned_lock import OwnedLock
     from clients.postgres_client import PostgresClient
     from tests.postgres_faults import NewClient
     from utils._postgres_server import PostgresServer
@@ -219,6 +220,30 @@ def test_a_fork_while_other_threads_use_the_pool_hangs_nobody(
             thread.join(10)
     assert errors == []
     all_places_can_be_used(client)
+
+
+def test_a_lock_that_another_thread_holds_at_the_fork_is_free_in_the_child(
+    new_client: NewClient,
+) -> None:
+    """Each is held for microseconds, and a fork that meets one of them comes with enough forks."""
+    client = new_client(pool_size=2, min_size=1)
+    for lock in (client._pool._lock, client._pool._connector.source._lock):
+        held, release = threading.Event(), threading.Event()
+        holder = threading.Thread(target=hold, args=(lock, held, release))
+        holder.start()
+        assert held.wait(10)
+        try:
+            answer = in_child(lambda: backend_pid(client))
+        finally:
+            release.set()
+            holder.join(10)
+        assert isinstance(answer, int), answer
+
+
+def hold(lock: OwnedLock, held: threading.Event, release: threading.Event) -> None:
+    with lock:
+        held.set()
+        release.wait(20)
 
 
 def test_a_fork_while_a_thread_renews_the_url_hangs_nobody(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -123,6 +124,29 @@ def test_interrupts_at_any_moment_leave_the_lock_of_a_lease_free(rotation_lab: R
         interrupt_often(url)
         with ThreadPoolExecutor(1) as other:
             assert other.submit(url).result(20).startswith("postgresql://v-")
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")
+def test_a_child_leases_while_a_thread_of_its_parent_does(
+    rotation_lab: RotationLab, vault_proxy: HttpFaultProxy
+) -> None:
+    """A lease that is on its way at the fork is nothing that the child has to wait for."""
+    with leased_url(rotation_lab, vault_proxy.url, timeout=5) as url, ThreadPoolExecutor(1) as one:
+        vault_proxy.plan(Fault(pause=2.0), path="/creds/")
+        parents = one.submit(url)
+        wait_for(lambda: vault_proxy.count("/creds/") == 1)
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                code = 0 if "//v-" in url() else 2
+                url.close()
+            finally:
+                os._exit(code)
+        _, code = os.waitpid(child, 0)
+        assert "//v-" in parents.result(20)
+
+    assert code == 0
 
 
 def test_a_login_that_is_refused_was_answered(rotation_lab: RotationLab) -> None:

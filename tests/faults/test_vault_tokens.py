@@ -129,6 +129,19 @@ def test_a_path_that_stays_denied_leaves_no_tokens_behind(
     assert vault_lab.tokens_of(role) == []
 
 
+def test_new_policies_are_kept_also_when_the_path_asked_for_stays_denied(
+    vault_lab: VaultLab,
+) -> None:
+    """The login that a denial asked for brought other policies: the next read needs them."""
+    role = vault_lab.role(token_policies=["default"])
+    with VaultClient(vault_lab.url, cache_ttl=0, **role.arguments()) as client:
+        vault_lab.admin.auth.approle.create_or_update_approle(role.name, token_policies=["app"])
+        with pytest.raises(VaultAuthenticationError, match="denied by policy"):
+            client.get_secret("denied/x")
+
+        assert client.get_secret("app/db")
+
+
 def test_a_token_that_is_good_for_few_requests_costs_no_error(
     vault_lab: VaultLab, vault_proxy: HttpFaultProxy
 ) -> None:

@@ -212,6 +212,21 @@ def test_a_store_that_cannot_be_asked_is_asked_by_time_and_not_by_load(world: Wo
     assert world.asked == 3
 
 
+def test_a_store_that_is_back_after_an_hour_is_heard_within_two_seconds(world: World) -> None:
+    """Questions come rarer and rarer, but never rarer than once a second."""
+    world.valid = "unknown"
+    world.down = VaultConnectionError("sealed", reason="sealed")
+    assert not world.log_in(patient=False)
+    for _ in range(2):
+        world.clock.now += 1800
+        with pytest.raises(VaultConnectionError, match="sealed"):
+            world.log_in()
+
+    world.down, world.valid = None, "old"
+    world.clock.now += 1.2
+    assert world.log_in()
+
+
 def test_a_secret_that_is_gone_is_no_outage(world: World) -> None:
     """Whoever deletes the secret means it: the value that worked is not used behind his back."""
     world.down = VaultSecretNotFoundError("deleted", reason="deleted")
