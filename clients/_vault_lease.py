@@ -236,7 +236,7 @@ class LeasedUrl(Credential, Lifecycle):
             if self._closed:
                 return
             now = self._looked_at = time.monotonic()
-            self._next_try = now + max(_SHORTEST_PAUSE, 4 * (now - started))
+            self._next_try = now + _pause(now - started, lease.ends_at - now)
             if error.reason == "timeout":
                 self._patience = min(2 * self._patience, self._timeout)
             _log.log(
@@ -256,7 +256,7 @@ class LeasedUrl(Credential, Lifecycle):
         """
         if not lease.renewable:
             return None
-        operation = self._operation("renew")
+        operation, asked_at = self._operation("renew"), time.monotonic()
         try:
             body, grant = self._session().ask_as(
                 operation,
@@ -277,7 +277,7 @@ class LeasedUrl(Credential, Lifecycle):
             or grant.generation != lease.generation
         ):
             return None
-        ends_at, refresh_at = self._span(ttl, grant, deadline)
+        ends_at, refresh_at = self._span(ttl, asked_at, grant, deadline)
         self._living[lease.lease_id] = ends_at
         return replace(lease, ends_at=ends_at, refresh_at=refresh_at)
 
@@ -316,7 +316,7 @@ class LeasedUrl(Credential, Lifecycle):
             # Whatever happens from here on, close() knows of it.
             self._living = {one: end for one, end in self._living.items() if now < end}
             self._living[found.lease_id] = now + found.ttl
-            ends_at, refresh_at = self._span(found.ttl, grant, deadline)
+            ends_at, refresh_at = self._span(found.ttl, now, grant, deadline)
         else:
             # A static role goes on when its password is rotated; Vault may be a little late.
             ends_at = now + found.ttl
@@ -333,13 +333,15 @@ class LeasedUrl(Credential, Lifecycle):
             generation=grant.generation,
         )
 
-    def _span(self, ttl: float, grant: Grant, deadline: Deadline) -> tuple[float, float]:
+    def _span(
+        self, ttl: float, since: float, grant: Grant, deadline: Deadline
+    ) -> tuple[float, float]:
         """Return when a lease of *ttl* seconds ends, and when it is to be looked after."""
         # Vault revokes a token's leases with the token.
         token = self._session().tokens.looked_up(grant, deadline)
         now = time.monotonic()
-        ends_at = min(now + ttl, token.ends_at)
-        refresh_at = min(now + max(0.0, ends_at - now) * refresh_part(), token.refresh_at)
+        ends_at = min(since + ttl, token.ends_at)
+        refresh_at = min(since + max(0.0, ends_at - since) * refresh_part(), token.refresh_at)
         return ends_at, max(refresh_at, now + _SHORTEST_PAUSE / 10)
 
     def _revoke(self, leases: list[str]) -> None:
@@ -370,6 +372,12 @@ class LeasedUrl(Credential, Lifecycle):
             text=f"{what} the credential of {self.path!r}",
             addr=self._session().options.addr,
         )
+
+
+def _pause(took: float, left: float) -> float:
+    """Return the seconds to the next try: the rarer the longer they take, but before the end."""
+    pause = max(_SHORTEST_PAUSE, 4 * took)
+    return pause if left <= 0 else min(pause, max(left / 2, _SHORTEST_PAUSE / 2))
 
 
 def _found_in(body: Body, grant: Grant) -> tuple[DatabaseCredential | None, Grant]:
