@@ -178,11 +178,11 @@ def test_a_vault_that_stalls_holds_nobody_up(
     """A lease is due and Vault does not answer: one call waits a second, the others go on."""
     lab = rotation_lab
     environ = lab.environ(lab.role(), vault_proxy.url)
-    role = lab.dynamic_role(ttl=4, max_ttl=60)
+    role = lab.dynamic_role(ttl=6, max_ttl=60)
     with build_clients(environ=environ, database_role=role) as clients:
         vault_proxy.plan(Fault(pause=5.0), times=3, path="/sys/leases/renew")
         with MixedLoad(clients) as load:
-            time.sleep(3.5)
+            time.sleep(4.6)
 
         assert load.failures == []
         assert load.slower_than(2.0) == []
