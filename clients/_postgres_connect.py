@@ -9,7 +9,13 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import dict_row
 
-from clients._postgres_errors import connect_error, is_login_refusal, is_refused, is_starting
+from clients._postgres_errors import (
+    connect_error,
+    is_hung_up,
+    is_login_refusal,
+    is_refused,
+    is_starting,
+)
 from clients._postgres_flight import FlightError, Session
 from clients._postgres_settings import Target, parse_url
 from clients._postgres_silence import SilenceWatch, WatchedConnection, activity_query
@@ -103,6 +109,7 @@ class Connector:
         raise failure
 
     def _connect_patiently(self, url: str, started: float, *, patient: bool) -> Session:
+        certain = False
         while True:
             try:
                 watch = SilenceWatch(
@@ -112,7 +119,10 @@ class Connector:
             except psycopg.Error as error:
                 waited = time.monotonic() - started
                 if not self._worth_waiting(error, waited, patient=patient):
-                    raise
+                    # A second try tells a server that hangs up from one that is not there.
+                    if certain or not is_hung_up(error):
+                        raise
+                    certain = True
             time.sleep(_RETRY_PAUSE)
 
     def _failure(self, error: psycopg.Error, waited: float) -> PostgresConnectionError:

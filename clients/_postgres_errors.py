@@ -16,6 +16,7 @@ __all__ = [
     "connect_error",
     "is_connection_loss",
     "is_farewell",
+    "is_hung_up",
     "is_login_refusal",
     "is_read_only",
     "is_refused",
@@ -28,11 +29,8 @@ __all__ = [
 # A failed connection attempt has no SQLSTATE, only text; the words are libpq's and the server's.
 _LOGIN_REFUSED = ("authentication failed", "no password supplied", "not permitted to log in")
 _STARTING = ("starting up", "shutting down", "not yet accepting connections", "in recovery mode")
-_REFUSED = (
-    "Connection refused",
-    "server closed the connection unexpectedly",
-    "Connection reset by peer",
-)
+_HUNG_UP = ("server closed the connection unexpectedly", "Connection reset by peer")
+_REFUSED = ("Connection refused", *_HUNG_UP)
 # https://www.postgresql.org/docs/18/errcodes-appendix.html
 _FAREWELL = ("57P01", "57P02", "57P05", "25P03", "25P04")
 _CONNECTION_LOSS = ("08", "57P03", *_FAREWELL)
@@ -55,6 +53,11 @@ def is_starting(error: psycopg.Error) -> bool:
 def is_refused(error: psycopg.Error) -> bool:
     """Return True when nothing answers at the address, as for a moment during a restart."""
     return any(words in str(error) for words in _REFUSED)
+
+
+def is_hung_up(error: psycopg.Error) -> bool:
+    """Return True when whoever listens hung up; libpq says so of one refusal in ten thousand."""
+    return any(words in str(error) for words in _HUNG_UP)
 
 
 def is_connection_loss(error: psycopg.Error) -> bool:
