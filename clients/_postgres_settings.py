@@ -12,6 +12,7 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
 from clients._credentials import UrlSource
+from clients._host_names import can_be_looked_up
 from clients._numbers import checked_count, checked_seconds
 from clients.errors import PostgresConfigurationError
 
@@ -152,7 +153,7 @@ def parse_url(name: str, url: object) -> Target:
     if not re.fullmatch(r"\d{0,5}(,\d{0,5})*", port):
         raise PostgresConfigurationError(f"{name} has a port that is no number: {_MEND}")
     hosts = str(parts.get("host") or parts.get("hostaddr") or "local socket")
-    if not all(map(_can_be_looked_up, hosts.split(","))):
+    if not all("/" in host or can_be_looked_up(host) for host in hosts.split(",")):
         raise PostgresConfigurationError(
             f"{name} names a host with an empty part or one of more than 63 characters"
         )
@@ -162,16 +163,6 @@ def parse_url(name: str, url: object) -> Target:
         description=f"{where}/{parts.get('dbname') or ''} as {parts.get('user') or 'default user'}",
         password=None if password is None else str(password),
     )
-
-
-def _can_be_looked_up(host: str) -> bool:
-    if "/" in host:  # a folder of sockets
-        return True
-    try:
-        host.encode("idna")  # as the resolver does; its UnicodeError would come out of a connect
-    except UnicodeError:
-        return False
-    return True
 
 
 def _check_url_shape(name: str, url: str) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import unquote
 
 from clients._credentials import UrlSource
+from clients._host_names import can_be_looked_up
 from clients.errors import ValkeyConfigurationError
 
 if TYPE_CHECKING:
@@ -247,12 +248,10 @@ def _address(text: str, default_port: int) -> Address:
             "the Valkey URL names no usable host: write redis://host:port/db, and an IPv6 "
             "address in brackets"
         )
-    try:
-        host.encode("idna")  # as the resolver does; its UnicodeError would come out of a connect
-    except UnicodeError:
+    if not can_be_looked_up(host):
         raise ValkeyConfigurationError(
             "the Valkey URL names a host with an empty part or one of more than 63 characters"
-        ) from None
+        )
     if not port_part:
         return Address(host, default_port)
     digits = port_part[1:]
