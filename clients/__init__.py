@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import typing
 
-from clients.errors import (
+from .errors import (
     ClientError,
     ConfigurationError,
     NoRowsError,
@@ -30,11 +30,11 @@ from clients.errors import (
 )
 
 if typing.TYPE_CHECKING:
-    from clients._credential_life import CredentialLife
-    from clients.factory import Clients, HealthReport, ServiceHealth, build_clients
-    from clients.postgres_client import PostgresClient
-    from clients.valkey_client import Pipeline, RateLimit, Session, SessionStore, ValkeyClient
-    from clients.vault_client import LeasedUrl, VaultClient
+    from ._shared.credential_life import CredentialLife
+    from .factory import Clients, HealthReport, ServiceHealth, build_clients
+    from .postgres_client import PostgresClient
+    from .valkey_client import Pipeline, RateLimit, Session, SessionStore, ValkeyClient
+    from .vault_client import LeasedUrl, VaultClient
 
 __all__ = [
     "ClientError",
@@ -71,7 +71,7 @@ __all__ = [
 
 _HOMES = {
     "Clients": "factory",
-    "CredentialLife": "_credential_life",
+    "CredentialLife": "_shared.credential_life",
     "HealthReport": "factory",
     "LeasedUrl": "vault_client",
     "Pipeline": "valkey_client",

@@ -8,16 +8,16 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
-from clients._check import check_services, url_for
-from clients.errors import ClientError
-from clients.postgres_client import PostgresClient
-from clients.vault_client import VaultClient
+from ._check import check_services, url_for
+from .errors import ClientError
+from .postgres_client import PostgresClient
+from .vault_client import VaultClient
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from clients._check import ServiceReport
-    from clients._credential_life import CredentialLife
+    from ._check import ServiceReport
+    from ._shared.credential_life import CredentialLife
 
 __all__ = ["main"]
 

@@ -10,9 +10,9 @@ from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from clients._credential_life import CredentialLife
-from clients._vault_getters import DATABASE, VALKEY
-from clients.errors import (
+from ._shared.credential_life import CredentialLife
+from ._vault.typed_secrets import DATABASE, VALKEY
+from .errors import (
     ClientError,
     ConfigurationError,
     PostgresError,
@@ -21,9 +21,9 @@ from clients.errors import (
     VaultAuthenticationError,
     VaultError,
 )
-from clients.postgres_client import PostgresClient
-from clients.valkey_client import ValkeyClient
-from clients.vault_client import VaultClient
+from .postgres_client import PostgresClient
+from .valkey_client import ValkeyClient
+from .vault_client import VaultClient
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any, Self
 
-from clients.errors import (
+from .errors import (
     ClientError,
     VaultAuthenticationError,
     VaultConnectionError,
@@ -30,18 +30,18 @@ except ModuleNotFoundError as error:
 
 from pydantic import Field
 
-from clients._dagster_config import VARIABLES, VaultSecretsResourceConfig, resolve, setting
-from clients._dagster_fake import FakeVaultClient
-from clients._dagster_registry import existing_client, shared_client
-from clients.factory import Clients, build_clients
-from clients.vault_client import VaultClient
-from utils.settings import VaultSettings
+from ._dagster.config import VARIABLES, VaultSecretsResourceConfig, resolve, setting
+from ._dagster.fake import FakeVaultClient
+from ._dagster.registry import existing_client, shared_client
+from ._shared.environment import VaultSettings
+from .factory import Clients, build_clients
+from .vault_client import VaultClient
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from clients.postgres_client import PostgresClient
-    from clients.valkey_client import ValkeyClient
+    from .postgres_client import PostgresClient
+    from .valkey_client import ValkeyClient
 
 __all__ = [
     "ClientsResource",

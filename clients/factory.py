@@ -8,18 +8,18 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
-from clients._lifecycle import Lifecycle
-from clients.errors import ClientError
-from clients.postgres_client import PostgresClient
-from clients.valkey_client import ValkeyClient
-from clients.vault_client import VaultClient
+from ._shared.lifecycle import Lifecycle
+from .errors import ClientError
+from .postgres_client import PostgresClient
+from .valkey_client import ValkeyClient
+from .vault_client import VaultClient
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from clients._credential_life import CredentialLife
-    from clients._postgres_settings import OnRlsBypass
-    from clients.vault_client import LeasedUrl
+    from ._postgres.settings import OnRlsBypass
+    from ._shared.credential_life import CredentialLife
+    from .vault_client import LeasedUrl
 
 __all__ = ["Clients", "HealthReport", "ServiceHealth", "build_clients"]
 

@@ -9,20 +9,20 @@ from contextlib import ExitStack
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
-from clients._lifecycle import Lifecycle
-from clients._numbers import checked_count
-from clients._postgres_block import Block, JoinedBlock, open_block
-from clients._postgres_connect import Connector
-from clients._postgres_in_block import InBlock
-from clients._postgres_pool import Pool
-from clients._postgres_probe import ask, look_at
-from clients._postgres_query import OneFlight
-from clients._postgres_settings import PostgresSettings, url_source
-from clients._postgres_sql import standing_context
-from clients._postgres_statements import refuse_unsuitable
-from clients._rls_finding import Finding
-from clients.errors import NoRowsError, PostgresConfigurationError, PostgresError
-from utils.user_context import get_current_user_id, parse_user_id
+from ._postgres.block import Block, JoinedBlock, open_block
+from ._postgres.connector import Connector
+from ._postgres.execute import OneFlight
+from ._postgres.in_block import InBlock
+from ._postgres.pool import Pool
+from ._postgres.probe import ask, look_at
+from ._postgres.settings import PostgresSettings, url_source
+from ._postgres.sql import standing_context
+from ._postgres.statements import refuse_unsuitable
+from ._rls.finding import Finding
+from ._shared.lifecycle import Lifecycle
+from ._shared.validation import checked_count
+from .errors import NoRowsError, PostgresConfigurationError, PostgresError
+from .identity import get_current_user_id, parse_user_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -31,12 +31,12 @@ if TYPE_CHECKING:
 
     from psycopg.abc import Params, Query
 
-    from clients._credential_life import CredentialLife
-    from clients._credentials import UrlSource
-    from clients._postgres_block import User
-    from clients._postgres_flight import Session
-    from clients._postgres_handle import GuardedConnection
-    from clients._postgres_settings import OnRlsBypass, Target
+    from ._postgres.block import User
+    from ._postgres.guarded import GuardedConnection
+    from ._postgres.session import Session
+    from ._postgres.settings import OnRlsBypass, Target
+    from ._shared.credential_life import CredentialLife
+    from ._shared.credentials import UrlSource
 
 __all__ = ["Finding", "PostgresClient", "PostgresError"]
 
@@ -345,7 +345,7 @@ class PostgresClient(Lifecycle):
         Raises:
             PostgresError: The catalogue could not be read.
         """
-        from clients._rls_check import check_rls  # noqa: PLC0415 - few need its parser of SQL
+        from ._rls.check import check_rls  # noqa: PLC0415 - few need its parser of SQL
 
         return ask(self._pool, "check_rls", lambda session: check_rls(session.conn))
 

@@ -9,37 +9,37 @@ import os
 import weakref
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from clients._lifecycle import Lifecycle
-from clients._numbers import checked_count, checked_seconds
-from clients._owned_lock import OwnedLock
-from clients._valkey_arguments import (
+from ._shared.lifecycle import Lifecycle
+from ._shared.locks import OwnedLock
+from ._shared.validation import checked_count, checked_seconds
+from ._valkey.arguments import (
     checked_expiry,
     checked_key,
     checked_prefix,
     checked_producer,
     from_json,
 )
-from clients._valkey_cached import Flights, Lookup, lock_name
-from clients._valkey_cluster import ClusterNodes
-from clients._valkey_commands import Command, CommandSet
-from clients._valkey_connections import ConnectionFactory, Limits, check_tls_files
-from clients._valkey_driver import close_driver, make_driver
-from clients._valkey_errors import DRIVER_ERRORS, valkey_error
-from clients._valkey_link import Link, SingleServer
-from clients._valkey_operations import KeyOperations
-from clients._valkey_pipeline import Pipeline
-from clients._valkey_rate_limit import RateLimit, rate_limit_command
-from clients._valkey_sentinel import SentinelPrimary
-from clients._valkey_sessions import Session, SessionStore
-from clients._valkey_url import url_source
-from clients.errors import ValkeyConfigurationError, ValkeyConnectionError, ValkeyError
+from ._valkey.cached import Flights, Lookup, lock_name
+from ._valkey.cluster import ClusterNodes
+from ._valkey.commands import Command, CommandSet
+from ._valkey.connections import ConnectionFactory, Limits, check_tls_files
+from ._valkey.errors import DRIVER_ERRORS, valkey_error
+from ._valkey.links import Link, SingleServer
+from ._valkey.operations import KeyOperations
+from ._valkey.pipeline import Pipeline
+from ._valkey.plain_client import close_driver, make_driver
+from ._valkey.rate_limit import RateLimit, rate_limit_command
+from ._valkey.sentinel import SentinelPrimary
+from ._valkey.sessions import Session, SessionStore
+from ._valkey.url import url_source
+from .errors import ValkeyConfigurationError, ValkeyConnectionError, ValkeyError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     import redis
 
-    from clients._credential_life import CredentialLife
+    from ._shared.credential_life import CredentialLife
 
 __all__ = ["Pipeline", "RateLimit", "Session", "SessionStore", "ValkeyClient", "ValkeyError"]
 

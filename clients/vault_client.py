@@ -10,19 +10,19 @@ import time
 import weakref
 from typing import TYPE_CHECKING, Any
 
-from clients._lifecycle import Lifecycle
-from clients._numbers import LARGEST, shown
-from clients._vault_answers import DEEPEST, secret_in, written_at
-from clients._vault_api import list_folder, lookup_self, read_secret
-from clients._vault_cache import CacheStats, SecretCache
-from clients._vault_errors import Operation, not_vault
-from clients._vault_getters import TypedGetters
-from clients._vault_lease import LeasedUrl
-from clients._vault_paths import SecretPath, folder_path, secret_path
-from clients._vault_retry import Deadline
-from clients._vault_session import VaultSession
-from clients._vault_settings import Masked, MaskedEnvironment, resolve_options
-from clients.errors import (
+from ._shared.lifecycle import Lifecycle
+from ._shared.validation import LARGEST, shown
+from ._vault.answers import DEEPEST, secret_in, written_at
+from ._vault.api import list_folder, lookup_self, read_secret
+from ._vault.cache import CacheStats, SecretCache
+from ._vault.errors import Operation, not_vault
+from ._vault.lease import LeasedUrl
+from ._vault.paths import SecretPath, folder_path, secret_path
+from ._vault.retry import Deadline
+from ._vault.session import VaultSession
+from ._vault.settings import Masked, MaskedEnvironment, resolve_options
+from ._vault.typed_secrets import TypedGetters
+from .errors import (
     VaultAuthenticationError,
     VaultConfigurationError,
     VaultError,
@@ -32,7 +32,7 @@ from clients.errors import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from clients._credential_life import CredentialLife
+    from ._shared.credential_life import CredentialLife
 
 __all__ = ["LeasedUrl", "VaultClient", "VaultError"]
 

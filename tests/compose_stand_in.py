@@ -20,9 +20,9 @@ from pathlib import Path
 
 import psycopg
 
-from utils._openbao_server import OpenBaoServer
-from utils._postgres_server import PostgresServer
-from utils._valkey_server import ValkeyServer
+from utils._stack.openbao import OpenBaoServer
+from utils._stack.postgres import PostgresServer
+from utils._stack.valkey import ValkeyServer
 
 __all__ = ["containers", "install"]
 

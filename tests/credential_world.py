@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from clients import _credentials
-from clients._credentials import UrlSource
+from clients._shared import credentials as _credentials
+from clients._shared.credentials import UrlSource
 from clients.errors import ConfigurationError
 
 if TYPE_CHECKING:

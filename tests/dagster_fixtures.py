@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from clients._dagster_registry import close_shared_clients
+from clients._dagster.registry import close_shared_clients
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 import pytest
 
-from utils._server_process import ServerProcess
+from utils._stack.process import ServerProcess
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from utils._postgres_server import PostgresServer
+    from utils._stack.postgres import PostgresServer
 
 PROGRAM = shutil.which("pgbouncer", path="/usr/sbin:/usr/local/sbin:/usr/local/bin:/usr/bin")
 _DESELECTED = pytest.StashKey[int]()

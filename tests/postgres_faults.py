@@ -15,8 +15,8 @@ import pytest
 
 from clients.postgres_client import PostgresClient
 from tests.steady_load import SteadyLoad
-from utils._postgres_server import PostgresServer
-from utils._stack_seed import apply_sql
+from utils._stack.postgres import PostgresServer
+from utils._stack.seed import apply_sql
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from uuid import UUID
 
-    from clients._postgres_handle import GuardedConnection
+    from clients._postgres.guarded import GuardedConnection
     from utils.local_stack import StackEndpoints
 
 __all__ = [

@@ -12,7 +12,7 @@ from psycopg import sql
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from utils._postgres_server import PostgresServer
+    from utils._stack.postgres import PostgresServer
 
 __all__ = ["ROLE_PASSWORD", "Scratch", "scratch_database"]
 

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from clients._rls_check import Finding, check_rls
+from clients._rls.check import Finding, check_rls
 from tests.rls_databases import Scratch, scratch_database
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from utils._postgres_server import PostgresServer
+    from utils._stack.postgres import PostgresServer
 
 SETTING = "current_setting('app.current_user_id', true)"
 USER = f"(SELECT NULLIF({SETTING}, '')::uuid)"

@@ -14,9 +14,9 @@ from psycopg import sql
 
 from tests.postgres_faults import superuser
 from tests.steady_load import SteadyLoad
-from utils._postgres_server import PostgresServer
-from utils._stack_seed import apply_sql
-from utils._valkey_server import ValkeyServer
+from utils._stack.postgres import PostgresServer
+from utils._stack.seed import apply_sql
+from utils._stack.valkey import ValkeyServer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from clients._shared.environment import VaultSettings
 from clients.vault_client import VaultClient
-from utils._docker_stack import DockerStack, compose_command
-from utils._loopback_port import HeldPort, free_port
-from utils._postgres_server import PostgresServer
-from utils._stack_seed import apply_sql
+from utils._stack.docker import DockerStack, compose_command
+from utils._stack.loopback_port import HeldPort, free_port
+from utils._stack.postgres import PostgresServer
+from utils._stack.seed import apply_sql
+from utils._stack.settings import StackSettings, forget_ambient_servers
 from utils.local_stack import EmbeddedStack, StackEndpoints
-from utils.settings import StackSettings, VaultSettings, forget_ambient_servers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

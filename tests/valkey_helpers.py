@@ -12,7 +12,7 @@ from tests.fault_proxy import FaultProxy
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from utils._valkey_server import ValkeyServer
+    from utils._stack.valkey import ValkeyServer
 
 T = TypeVar("T")
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import redis
 
-from utils._valkey_server import ValkeyServer
+from utils._stack.valkey import ValkeyServer
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -12,8 +12,8 @@ import pytest
 
 from clients.vault_client import VaultClient
 from tests.http_fault_proxy import HttpFaultProxy
-from utils._openbao_server import OpenBaoServer
-from utils._stack_seed import direct_client
+from utils._stack.openbao import OpenBaoServer
+from utils._stack.seed import direct_client
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -7,9 +7,9 @@ import ssl
 import time
 from typing import TYPE_CHECKING, Any
 
-from utils._openbao_server import OpenBaoServer, http_answers, vault_answers
-from utils._server_process import StackError, package_folder
-from utils._stack_seed import direct_client
+from utils._stack.openbao import OpenBaoServer, http_answers, vault_answers
+from utils._stack.process import StackError, package_folder
+from utils._stack.seed import direct_client
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -21,16 +21,16 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, NoReturn, Self
 
 from clients.errors import ConfigurationError
-from utils import _stack_keeper
-from utils._docker_stack import DockerStack
-from utils._loopback_port import free_port
-from utils._openbao_server import OpenBaoServer
-from utils._postgres_server import PostgresServer
-from utils._server_process import StackError
-from utils._stack_endpoints import StackEndpoints
-from utils._stack_seed import seed_stack
-from utils._valkey_server import ValkeyServer
-from utils.settings import StackSettings, child_environment, forget_ambient_servers
+from utils._stack import keeper as _stack_keeper
+from utils._stack.docker import DockerStack
+from utils._stack.endpoints import StackEndpoints
+from utils._stack.loopback_port import free_port
+from utils._stack.openbao import OpenBaoServer
+from utils._stack.postgres import PostgresServer
+from utils._stack.process import StackError
+from utils._stack.seed import seed_stack
+from utils._stack.settings import StackSettings, child_environment, forget_ambient_servers
+from utils._stack.valkey import ValkeyServer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

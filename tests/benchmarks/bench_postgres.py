@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from tests.benchmarks._board import Board
     from tests.benchmarks._pairs import Way
-    from utils._postgres_server import PostgresServer
+    from utils._stack.postgres import PostgresServer
 
 pytestmark = pytest.mark.bench
 

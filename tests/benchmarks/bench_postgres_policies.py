@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from tests.benchmarks._board import Board
     from tests.rls_databases import Scratch
-    from utils._postgres_server import PostgresServer
+    from utils._stack.postgres import PostgresServer
 
 pytestmark = pytest.mark.bench
 

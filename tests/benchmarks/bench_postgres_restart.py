@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tests.benchmarks._board import Board
-    from utils._postgres_server import PostgresServer
+    from utils._stack.postgres import PostgresServer
 
 pytestmark = pytest.mark.bench
 

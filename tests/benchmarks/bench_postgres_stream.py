@@ -13,7 +13,7 @@ from tests.benchmarks._in_a_process import ROWS, Outcome, run_task
 
 if TYPE_CHECKING:
     from tests.benchmarks._board import Board
-    from utils._postgres_server import PostgresServer
+    from utils._stack.postgres import PostgresServer
 
 pytestmark = pytest.mark.bench
 

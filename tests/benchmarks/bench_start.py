@@ -18,14 +18,14 @@ from tests.benchmarks._delayed_link import DelayedLink
 from tests.benchmarks._in_a_process import Outcome, fresh_interpreter, run_task
 from tests.benchmarks._pairs import Times, take_turns
 from tests.fault_proxy import FaultProxy
-from utils._valkey_server import ValkeyServer
+from utils._stack.valkey import ValkeyServer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from tests.benchmarks._board import Board
     from tests.vault_fixtures import VaultLab
-    from utils._postgres_server import PostgresServer
+    from utils._stack.postgres import PostgresServer
 
 pytestmark = pytest.mark.bench
 

@@ -24,7 +24,7 @@ from tests.benchmarks._one_processor import one_processor
 from tests.benchmarks._pairs import Crew, Times, take_turns
 from tests.benchmarks._wire import trips_of
 from tests.fault_proxy import FaultProxy
-from utils._valkey_server import ValkeyServer
+from utils._stack.valkey import ValkeyServer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -24,7 +24,7 @@ from tests.postgres_faults import (
     wait_for,
     write,
 )
-from utils._postgres_server import IMMEDIATE_SHUTDOWN, PostgresServer
+from utils._stack.postgres import IMMEDIATE_SHUTDOWN, PostgresServer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -30,10 +30,10 @@ from tests.postgres_faults import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from clients._owned_lock import OwnedLock
+    from clients._shared.locks import OwnedLock
     from clients.postgres_client import PostgresClient
     from tests.postgres_faults import NewClient
-    from utils._postgres_server import PostgresServer
+    from utils._stack.postgres import PostgresServer
 
 # Threads of the parent are the subject of some of these tests.
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")

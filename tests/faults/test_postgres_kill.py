@@ -11,7 +11,7 @@ from uuid import uuid4
 import psycopg
 import pytest
 
-from clients._postgres_flight import Session
+from clients._postgres.session import Session
 from clients.errors import PostgresConnectionError
 from tests.postgres_faults import (
     INSERT,
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tests.postgres_faults import NewClient
-    from utils._postgres_server import PostgresServer
+    from utils._stack.postgres import PostgresServer
 
 KINDS = pytest.mark.parametrize("kind", ["execute", "execute_many", "connection"])
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from clients.postgres_client import PostgresClient
     from tests.pgbouncer_server import PgBouncerServer
     from tests.postgres_faults import NewClient
-    from utils._postgres_server import PostgresServer
+    from utils._stack.postgres import PostgresServer
 
 pytestmark = [pytest.mark.pgbouncer, pytest.mark.timeout(90)]
 

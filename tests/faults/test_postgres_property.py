@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tests.postgres_faults import NewClient
-    from utils._postgres_server import PostgresServer
+    from utils._stack.postgres import PostgresServer
 
 WANTED = 20_000
 THREADS, POOL_SIZE = 3, 2

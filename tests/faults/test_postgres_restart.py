@@ -15,7 +15,7 @@ import pytest
 
 from clients.errors import PostgresConnectionError, PostgresError
 from tests.postgres_faults import USER, Load, at_most, superuser, times_applied, wait_for, write
-from utils._postgres_server import FAST_SHUTDOWN, IMMEDIATE_SHUTDOWN
+from utils._stack.postgres import FAST_SHUTDOWN, IMMEDIATE_SHUTDOWN
 
 if TYPE_CHECKING:
     import signal
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from clients.postgres_client import PostgresClient
     from tests.postgres_faults import NewClient
-    from utils._postgres_server import PostgresServer
+    from utils._stack.postgres import PostgresServer
 
 MODES = pytest.mark.parametrize(
     "mode", [FAST_SHUTDOWN, IMMEDIATE_SHUTDOWN], ids=["fast", "immediate"]

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tests.postgres_faults import NewClient
-    from utils._postgres_server import PostgresServer
+    from utils._stack.postgres import PostgresServer
 
 
 class Vault:

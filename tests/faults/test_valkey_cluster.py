@@ -16,7 +16,7 @@ from clients.errors import ValkeyConnectionError
 from clients.valkey_client import SessionStore, ValkeyClient, ValkeyError
 from tests.valkey_helpers import at_once
 from tests.valkey_topologies import PASSWORD, ClusterServer, ClusterTopology, admin, wait_until
-from utils._valkey_server import ValkeyServer
+from utils._stack.valkey import ValkeyServer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -14,7 +14,7 @@ import pytest
 from clients.errors import ValkeyConnectionError
 from clients.valkey_client import ValkeyClient, ValkeyError
 from tests.valkey_helpers import raw
-from utils._valkey_server import ValkeyServer
+from utils._stack.valkey import ValkeyServer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

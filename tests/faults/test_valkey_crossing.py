@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any, Self
 
 import pytest
 
-from clients._valkey_errors import PoolExhausted
+from clients._valkey.errors import PoolExhausted
 from clients.valkey_client import ValkeyClient
 from tests.fault_proxy import FaultProxy
-from utils._valkey_server import ValkeyServer
+from utils._stack.valkey import ValkeyServer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -15,7 +15,7 @@ from clients.errors import ValkeyConnectionError
 from clients.valkey_client import ValkeyClient, ValkeyError
 from tests.valkey_helpers import at_once, client_behind_proxy, raw
 from tests.valkey_topologies import wait_until
-from utils._valkey_server import ValkeyServer
+from utils._stack.valkey import ValkeyServer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

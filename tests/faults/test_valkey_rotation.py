@@ -13,7 +13,7 @@ import redis
 from clients.errors import ValkeyConfigurationError, ValkeyConnectionError
 from clients.valkey_client import ValkeyClient
 from tests.valkey_helpers import at_once
-from utils._valkey_server import ValkeyServer
+from utils._stack.valkey import ValkeyServer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

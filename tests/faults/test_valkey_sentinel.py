@@ -10,8 +10,8 @@ import pytest
 from redis.exceptions import ConnectionError as DriverConnectionError
 from redis.exceptions import ReadOnlyError
 
-from clients._valkey_connections import ConnectionFactory, Limits
-from clients._valkey_url import Address, url_source
+from clients._valkey.connections import ConnectionFactory, Limits
+from clients._valkey.url import Address, url_source
 from clients.errors import ValkeyConnectionError
 from clients.valkey_client import ValkeyClient, ValkeyError
 from tests.fault_proxy import FaultProxy

@@ -21,7 +21,7 @@ from tests.postgres_faults import kill_sessions, superuser, wait_for
 from tests.rotation_lab import ENDING_SESSIONS, MixedLoad, RotationLab, connect_anew, who
 from tests.vault_fixtures import VaultLab
 from tests.vault_servers import SealableOpenBao
-from utils._stack_seed import direct_client
+from utils._stack.seed import direct_client
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

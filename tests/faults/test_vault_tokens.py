@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from clients._vault_approle import AppRoleTokens
-from clients._vault_retry import Deadline
+from clients._vault.approle import AppRoleTokens
+from clients._vault.retry import Deadline
 from clients.errors import VaultAuthenticationError, VaultConnectionError, VaultError
 from clients.vault_client import VaultClient
 from tests.http_fault_proxy import Fault, HttpFaultProxy
@@ -114,7 +114,7 @@ def test_a_path_that_stays_denied_leaves_no_tokens_behind(
     vault_lab: VaultLab, role: Role, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A login that mended nothing is undone: the token from before stays, with what hangs on it."""
-    monkeypatch.setattr("clients._vault_approle._DENIAL_PAUSE", 0.0)
+    monkeypatch.setattr("clients._vault.approle._DENIAL_PAUSE", 0.0)
     client = VaultClient(vault_lab.url, cache_ttl=0, **role.arguments())
     (first,) = vault_lab.tokens_of(role)
     for _ in range(5):

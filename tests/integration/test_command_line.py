@@ -13,12 +13,12 @@ from clients import CredentialLife
 from clients.__main__ import _row, main
 from clients._check import ServiceReport
 from tests.vault_servers import SealableOpenBao
-from utils._valkey_server import ValkeyServer
+from utils._stack.valkey import ValkeyServer
 
 if TYPE_CHECKING:
     from tests.rotation_lab import RotationLab
     from tests.vault_fixtures import VaultLab
-    from utils._postgres_server import PostgresServer
+    from utils._stack.postgres import PostgresServer
     from utils.local_stack import StackEndpoints
 
 

@@ -20,7 +20,7 @@ from clients import (
     VaultSecretNotFoundError,
     build_clients,
 )
-from clients._dagster_registry import close_shared_clients
+from clients._dagster.registry import close_shared_clients
 from clients.dagster_adapter import ClientsResource, VaultSecretsResource
 from tests.dagster_entry_points import nesting
 from tests.dagster_nested import FigureManager, FigureRepository, doubled, figure, pools_used

@@ -17,7 +17,7 @@ from clients import ValkeyClient
 from clients.dagster_adapter import ClientsResource, FakeVaultSecretsResource, VaultSecretsResource
 from tests.examples import contacts_location
 from tests.examples.contacts_location import contact_count, missing_figures, vault_answers
-from utils.settings import child_environment
+from utils._stack.settings import child_environment
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

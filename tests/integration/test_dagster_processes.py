@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 import pytest
 
-from clients._dagster_registry import close_shared_clients
+from clients._dagster.registry import close_shared_clients
 from clients.dagster_adapter import VaultSecretsResource
 from tests.dagster_jobs import STEPS, failing_job, steps_job, waiting_job
 

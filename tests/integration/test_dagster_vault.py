@@ -102,7 +102,7 @@ def test_the_settings_reach_the_client(role: Role, monkeypatch: pytest.MonkeyPat
             told.update(settings, addr=addr, token=token)
             super().__init__(addr, token, **settings | {"namespace": None})
 
-    monkeypatch.setattr("clients._dagster_config.VaultClient", Told)
+    monkeypatch.setattr("clients._dagster.config.VaultClient", Told)
     settings = {"timeout": 7, "retries": 1, "cache_ttl": 5, "namespace": "team"}
 
     assert VaultSecretsResource.from_env(**settings).health_check() is True

@@ -23,11 +23,11 @@ import pytest
 
 from clients import PostgresClient, VaultClient
 from tests.postgres_faults import wait_for
-from utils._openbao_server import OpenBaoServer
-from utils._postgres_server import PostgresServer
-from utils._server_process import ServerProcess, StackError, package_folder
-from utils._stack_seed import apply_sql, direct_client, seed_stack
-from utils._valkey_server import ValkeyServer
+from utils._stack.openbao import OpenBaoServer
+from utils._stack.postgres import PostgresServer
+from utils._stack.process import ServerProcess, StackError, package_folder
+from utils._stack.seed import apply_sql, direct_client, seed_stack
+from utils._stack.valkey import ValkeyServer
 
 if TYPE_CHECKING:
     from tests.vault_fixtures import VaultLab
@@ -114,7 +114,7 @@ def test_an_external_stack_is_not_ours_to_start(tmp_path: Path) -> None:
 def test_servers_end_with_their_owner(tmp_path: Path, number: signal.Signals) -> None:
     """An owner that is killed takes its servers and their folders with it."""
     script = (
-        "from utils._valkey_server import ValkeyServer; import time;"
+        "from utils._stack.valkey import ValkeyServer; import time;"
         "s = ValkeyServer().start(); print(s.pid, s.folder, flush=True); time.sleep(60)"
     )
     owner = subprocess.Popen(
@@ -170,7 +170,7 @@ def test_a_server_that_does_not_stop_is_killed_and_can_start_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A stop that has no effect ends with SIGKILL; folder and port stay."""
-    monkeypatch.setattr("utils._server_process._STOP_TIMEOUT", 0.3)
+    monkeypatch.setattr("utils._stack.process._STOP_TIMEOUT", 0.3)
     with ValkeyServer() as server:
         port = server.port
         server.stop(signal.SIGCONT)
@@ -190,7 +190,7 @@ def test_postgres_runs_from_a_place_that_only_root_may_enter(
             shutil.copytree(installed / part, site / part, symlinks=True)
     for path in (tmp_path, *tmp_path.rglob("*")):
         path.chmod(path.stat().st_mode & 0o700)
-    monkeypatch.setattr("utils._postgres_server.package_folder", lambda name: site / name)
+    monkeypatch.setattr("utils._stack.postgres.package_folder", lambda name: site / name)
     # A TMPDIR that only we may enter, too.
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     modes = {path: path.stat().st_mode for path in (*site.rglob("*"), site, *site.parents)}
@@ -292,7 +292,7 @@ def test_sql_that_cannot_be_applied_is_named_with_its_file(
     """Whoever adds a file with a mistake sees which file it is, and nothing of it stays."""
     broken = tmp_path / "004_notes.sql"
     broken.write_text("CREATE TABLE half_done (n int); CREATE TABEL notes (n int);")
-    monkeypatch.setattr("utils._stack_seed.sql_files", lambda: [broken])
+    monkeypatch.setattr("utils._stack.seed.sql_files", lambda: [broken])
 
     with pytest.raises(StackError, match=r'(?s)004_notes.sql .*syntax error at or near "TABEL"'):
         apply_sql(own_postgres.url(), {})
@@ -329,7 +329,7 @@ def _run_python(program: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 def test_a_server_that_was_not_started_gets_no_signal(tmp_path: Path) -> None:
     """Its process id is 0 then, by which the system means all of our own group."""
     program = (
-        "import signal; from utils._valkey_server import ValkeyServer\n"
+        "import signal; from utils._stack.valkey import ValkeyServer\n"
         "ValkeyServer().send_signal(signal.SIGTERM)"
     )
 
@@ -344,7 +344,7 @@ def test_the_state_of_a_killed_stack_is_not_believed_while_the_next_one_starts(
     stale = {"kind": "embedded", "pid": 1, "endpoints": "{}"}
     (tmp_path / ".stack" / "state.json").write_text(json.dumps(stale))
     program = """
-from utils import _stack_keeper
+from utils._stack import keeper as _stack_keeper
 from utils.local_stack import EmbeddedStack
 
 class Starting(EmbeddedStack):

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from clients._rls_check import check_rls
+from clients._rls.check import check_rls
 from tests.rls_databases import scratch_database
-from utils._stack_seed import sql_files
+from utils._stack.seed import sql_files
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import psycopg
 
     from tests.rls_databases import Scratch
-    from utils._postgres_server import PostgresServer
+    from utils._stack.postgres import PostgresServer
 
 # Half a million rows take their time to be made.
 pytestmark = pytest.mark.slow

@@ -9,8 +9,8 @@ import psycopg
 import pytest
 
 from clients.errors import PostgresError, RlsContextError, TransactionAbortedError
+from clients.identity import user_context
 from tests.postgres_helpers import add_contact, contact_names, one_session_client
-from utils.user_context import user_context
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -15,7 +15,7 @@ from tests.postgres_helpers import add_contact, contact_names, one_session_clien
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from clients._postgres_handle import GuardedConnection
+    from clients._postgres.guarded import GuardedConnection
     from utils.local_stack import StackEndpoints
 
 INSERT = "INSERT INTO contacts (user_id, name) VALUES (%s, %s)"
@@ -357,7 +357,7 @@ def test_a_failed_reset_after_commit_is_no_failed_commit(
     retired = client.stats()["retired"]
     with client.connection(user) as conn:
         conn.execute(INSERT, (user, "kept"))
-        monkeypatch.setattr("clients._postgres_block.RESET", b"SELECT 1/0")
+        monkeypatch.setattr("clients._postgres.block.RESET", b"SELECT 1/0")
     monkeypatch.undo()
 
     assert client.stats()["retired"] == retired + 1

@@ -29,7 +29,7 @@ from tests.postgres_helpers import nothing_left_behind
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from utils._postgres_server import PostgresServer
+    from utils._stack.postgres import PostgresServer
     from utils.local_stack import StackEndpoints
 
 PASSWORD = "hunter2-geheim"

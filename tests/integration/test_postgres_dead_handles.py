@@ -19,7 +19,7 @@ from tests.postgres_helpers import add_contact, contact_names, one_session_clien
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from clients._postgres_handle import GuardedConnection
+    from clients._postgres.guarded import GuardedConnection
     from clients.postgres_client import PostgresClient
     from utils.local_stack import StackEndpoints
 

@@ -17,14 +17,14 @@ from clients.errors import (
     RlsContextError,
     TransactionAbortedError,
 )
+from clients.identity import user_context
 from clients.postgres_client import PostgresClient
 from tests.postgres_helpers import add_contact, contact_names, one_session_client
-from utils.user_context import user_context
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from utils._postgres_server import PostgresServer
+    from utils._stack.postgres import PostgresServer
     from utils.local_stack import StackEndpoints
 
 

@@ -215,7 +215,7 @@ def test_the_pool_shrinks_to_its_least_size(
             holder.end()
         assert client.stats()["idle"] == 4
         pid = client.execute_scalar("SELECT pg_backend_pid()", user_id=user)
-        monkeypatch.setattr("clients._postgres_pool._MAX_IDLE", 0.0)
+        monkeypatch.setattr("clients._postgres.pool._MAX_IDLE", 0.0)
         for _ in range(4):
             assert client.execute_scalar("SELECT pg_backend_pid()", user_id=user) == pid
         assert client.stats()["size"] == client.stats()["idle"] == 2

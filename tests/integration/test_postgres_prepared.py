@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from clients.postgres_client import PostgresClient
     from tests.postgres_faults import NewClient
-    from utils._postgres_server import PostgresServer
+    from utils._stack.postgres import PostgresServer
 
 ALICE, BOB = UUID(int=30, version=4), UUID(int=31, version=4)
 _OFTEN = 12

@@ -16,7 +16,7 @@ from tests.fault_proxy import FaultProxy
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from utils._postgres_server import PostgresServer
+    from utils._stack.postgres import PostgresServer
 
 USER = UUID("00000000-0000-4000-8000-000000000001")
 QUERY = "SELECT name FROM contacts WHERE name = %s"

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from clients.postgres_client import PostgresClient
-    from utils._postgres_server import PostgresServer
+    from utils._stack.postgres import PostgresServer
     from utils.local_stack import StackEndpoints
 
 # What each statement leaves in a session, and the query that finds it there.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, LiteralString
 
 from psycopg.rows import dict_row
 
-from clients._postgres_silence import SilenceWatch, WatchedConnection
+from clients._postgres.watchdog import SilenceWatch, WatchedConnection
 
 if TYPE_CHECKING:
     from utils.local_stack import StackEndpoints

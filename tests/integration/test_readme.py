@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import clients
+from clients._shared.environment import VaultSettings
 from clients.dagster_adapter import ClientsResource, VaultSecretsResource
-from utils.settings import StackSettings, VaultSettings
+from utils._stack.settings import StackSettings
 
 if TYPE_CHECKING:
     from utils.local_stack import StackEndpoints

@@ -14,13 +14,13 @@ import pytest
 
 from clients import PostgresClient, VaultClient, build_clients
 from tests.vault_fixtures import VaultLab
-from utils._openbao_server import OpenBaoServer
-from utils._server_process import package_folder
+from utils._stack.openbao import OpenBaoServer
+from utils._stack.process import package_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from utils._postgres_server import PostgresServer
+    from utils._stack.postgres import PostgresServer
     from utils.local_stack import StackEndpoints
 
 README = (Path(__file__).parents[2] / "README.md").read_text()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import psycopg
 import pytest
 
-from clients._rls_check import check_rls
+from clients._rls.check import check_rls
 from tests.rls_tables import (
     CLEAN,
     DEFINER,
@@ -27,7 +27,7 @@ from tests.rls_tables import (
 
 if TYPE_CHECKING:
     from tests.rls_databases import Scratch
-    from utils._postgres_server import PostgresServer
+    from utils._stack.postgres import PostgresServer
 
 pytestmark = pytest.mark.usefixtures("empty_schema")
 
@@ -97,7 +97,7 @@ def test_each_rule_finds_its_one_fault_and_mends_it(scratch: Scratch, rule: str)
 
 def test_every_rule_of_the_table_has_its_case() -> None:
     """The docstring's table names the rules that are tested here, no more and no fewer."""
-    module = __import__("clients._rls_check", fromlist=["__doc__"])
+    module = __import__("clients._rls.check", fromlist=["__doc__"])
     rows = (module.__doc__ or "").split("=\n")[2].splitlines()
 
     assert {row.split()[0] for row in rows if row[:1].isalpha()} == set(BROKEN)

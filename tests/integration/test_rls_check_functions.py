@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from clients._rls_check import check_rls
-from clients._rls_role import find_bypass
+from clients._rls.check import check_rls
+from clients._rls.role import find_bypass
 from tests.rls_tables import (
     BARE,
     CLEAN,

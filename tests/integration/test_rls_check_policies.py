@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from clients._rls_check import check_rls
+from clients._rls.check import check_rls
 from tests.rls_tables import (
     BARE,
     CLEAN,

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 import psycopg
 import pytest
 
-from clients._rls_role import Bypass, find_bypass
+from clients._rls.role import Bypass, find_bypass
 from tests.rls_databases import ROLE_PASSWORD, Scratch, scratch_database
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from utils._postgres_server import PostgresServer
+    from utils._stack.postgres import PostgresServer
 
 
 @pytest.fixture(scope="module")

@@ -69,7 +69,7 @@ def test_a_start_that_is_broken_off_leaves_nothing(
 
 def test_a_guard_whose_owner_is_gone_at_once_ends_without_a_word() -> None:
     """It has been told of no folder yet, and so there is none."""
-    guard = [sys.executable, "-I", "-S", "utils/_process_guard.py"]
+    guard = [sys.executable, "-I", "-S", "utils/_stack/guard.py"]
     done = subprocess.run(guard, cwd=ROOT, input="", capture_output=True, text=True, check=False)
 
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

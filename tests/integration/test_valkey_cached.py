@@ -17,11 +17,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from redis.crc import key_slot
 
-from clients._valkey_cached import lock_name
+from clients._valkey.cached import lock_name
 from clients.errors import ValkeyConfigurationError
 from clients.valkey_client import ValkeyClient, ValkeyError
 from tests.valkey_helpers import at_once
-from utils._valkey_server import ValkeyServer
+from utils._stack.valkey import ValkeyServer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

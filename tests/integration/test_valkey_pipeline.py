@@ -10,7 +10,7 @@ import pytest
 from clients.errors import ValkeyConfigurationError
 from clients.valkey_client import ValkeyClient, ValkeyError
 from tests.valkey_helpers import client_behind_proxy
-from utils._valkey_server import ValkeyServer
+from utils._stack.valkey import ValkeyServer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -11,7 +11,7 @@ import pytest
 from clients.errors import ValkeyConfigurationError, ValkeyConnectionError
 from clients.valkey_client import ValkeyClient
 from tests.tls_relay import Certificates, TlsRelay, locked_copy, make_certificates
-from utils._valkey_server import ValkeyServer
+from utils._stack.valkey import ValkeyServer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

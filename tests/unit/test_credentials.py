@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from clients._credential_life import CredentialLife
-from clients._credentials import Candidate, UrlSource
+from clients._shared.credential_life import CredentialLife
+from clients._shared.credentials import Candidate, UrlSource
 from clients.errors import (
     ConfigurationError,
     PostgresConfigurationError,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from clients._credentials import Candidate
+from clients._shared.credentials import Candidate
 from clients.errors import VaultConnectionError
 
 if TYPE_CHECKING:

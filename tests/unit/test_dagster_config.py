@@ -10,7 +10,7 @@ from dagster import DagsterInvalidInvocationError, EnvVar
 from pydantic import ValidationError
 
 from clients import VaultConfigurationError
-from clients._dagster_config import resolve
+from clients._dagster.config import resolve
 from clients.dagster_adapter import (
     ClientsResource,
     FakeVaultSecretsResource,
@@ -276,7 +276,7 @@ def test_the_health_check_does_not_raise_what_nobody_expects(
     def breaks(_: object) -> bool:
         raise RuntimeError(CANARY)
 
-    monkeypatch.setattr("clients._dagster_fake.FakeVaultClient.health_check", breaks)
+    monkeypatch.setattr("clients._dagster.fake.FakeVaultClient.health_check", breaks)
 
     assert FakeVaultSecretsResource().health_check() is False
     assert "the Vault health check failed: RuntimeError" in caplog.text

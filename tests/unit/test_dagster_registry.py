@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from clients import VaultConnectionError
-from clients._dagster_registry import (
+from clients._dagster.registry import (
     _registry,
     close_shared_clients,
     existing_client,
     shared_client,
 )
-from clients._lifecycle import Lifecycle
+from clients._shared.lifecycle import Lifecycle
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -205,8 +205,8 @@ def test_a_client_that_is_still_being_made_is_closed_when_it_is_made() -> None:
 
 PROGRAM = """
 import gc, multiprocessing, multiprocessing.util, os, sys, weakref
-from clients._dagster_registry import shared_client, existing_client
-from clients._lifecycle import Lifecycle
+from clients._dagster.registry import shared_client, existing_client
+from clients._shared.lifecycle import Lifecycle
 
 class Client(Lifecycle):
     def __init__(self, name):

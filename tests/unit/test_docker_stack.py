@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from utils import _stack_keeper
-from utils._docker_stack import DockerStack, compose_command
-from utils._server_process import StackError
-from utils.settings import StackSettings
+from utils._stack import keeper as _stack_keeper
+from utils._stack.docker import DockerStack, compose_command
+from utils._stack.process import StackError
+from utils._stack.settings import StackSettings
 
 ROOT = Path(__file__).parents[2]
 

@@ -18,21 +18,22 @@ if TYPE_CHECKING:
 
 PUBLIC_MODULES = (
     "clients",
+    "clients._shared.environment",
     "clients.dagster_adapter",
     "clients.errors",
     "clients.factory",
+    "clients.identity",
     "clients.postgres_client",
     "clients.valkey_client",
     "clients.vault_client",
+    "utils._stack.settings",
     "utils.local_stack",
-    "utils.settings",
-    "utils.user_context",
 )
 #: What these do cannot fail: they look at, let go of, or put together what this process holds.
 CANNOT_FAIL = {
     *("cache_stats", "clear_current_user_id", "credential_life", "pipeline", "stats"),
     *("VaultClient.clear_cache", "FakeVaultSecretsResource.clear_cache"),
-    *("between", "doubt", "life", "serial", "missing_names", "child_environment"),
+    *("between", "doubt", "life", "serial", "missing_names", "child_environment", "variable"),
     *("environment", "exports", "forget_ambient_servers", "from_config", "from_json", "to_json"),
     # These tell a failure otherwise: by what they return, or in the log.
     *("VaultClient.close", "PostgresClient.close", "ValkeyClient.close", "LeasedUrl.close"),
@@ -60,8 +61,8 @@ DEFINED_ELSEWHERE = (
     "clients.postgres_client",
     "clients.valkey_client",
     "clients.vault_client",
-    "clients._valkey_rate_limit",
-    "clients._valkey_sessions",
+    "clients._valkey.rate_limit",
+    "clients._valkey.sessions",
 )
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeGuard
 
 import pytest
 
-from clients._owned_lock import OwnedLock
+from clients._shared.locks import OwnedLock
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -7,7 +7,7 @@ import inspect
 import psycopg
 import pytest
 
-from clients._postgres_errors import (
+from clients._postgres.errors import (
     connect_error,
     is_connection_loss,
     is_farewell,
@@ -18,7 +18,7 @@ from clients._postgres_errors import (
     lost_error,
     statement_error,
 )
-from clients._postgres_settings import Target
+from clients._postgres.settings import Target
 from clients.errors import PostgresConnectionError, PostgresError
 
 TARGET = Target("db.example:5432/crm as u", "hunter2")

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from clients._postgres_settings import PostgresSettings, parse_url, url_source
+from clients._postgres.settings import PostgresSettings, parse_url, url_source
 from clients.errors import ConfigurationError, PostgresConfigurationError, PostgresError
 
 SECRET = "s3cr3t-pa55"

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from psycopg import sql
 
-from clients._postgres_statements import refuse_unsuitable
+from clients._postgres.statements import refuse_unsuitable
 from clients.errors import PostgresError
 
 REFUSED = {

@@ -1,6 +1,6 @@
 """The parts of psycopg that we lean on and that its manual does not promise.
 
-When one of these fails after an upgrade, read clients/_postgres_query.py.
+When one of these fails after an upgrade, read clients/_postgres/execute.py.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clients._redact import redact
+from clients._shared.secrecy import redact
 
 
 @pytest.mark.parametrize(

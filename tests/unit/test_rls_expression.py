@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clients._rls_clause import Clause, Column, Scope
-from clients._rls_expression import Group, Token, parse, walk
+from clients._rls.clause import Clause, Column, Scope
+from clients._rls.expression import Group, Token, parse, walk
 
 OWNER = Column(
     name="owner", quoted="owner", type="uuid", text=False, relabelled=False, key=False, indexed=True

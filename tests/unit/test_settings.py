@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from clients._shared.environment import VaultSettings
 from clients.errors import ConfigurationError
-from utils.settings import StackSettings, VaultSettings, child_environment, forget_ambient_servers
+from utils._stack.settings import StackSettings, child_environment, forget_ambient_servers
 
 ROOT = Path(__file__).parents[2]
 

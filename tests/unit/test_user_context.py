@@ -12,7 +12,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from clients.errors import PostgresError, RlsContextError
-from utils.user_context import (
+from clients.identity import (
     clear_current_user_id,
     get_current_user_id,
     parse_user_id,

@@ -6,7 +6,7 @@ import traceback
 
 import pytest
 
-from clients._valkey_url import Address, parse_valkey_url
+from clients._valkey.url import Address, parse_valkey_url
 from clients.errors import ConfigurationError, ValkeyConfigurationError, ValkeyError
 
 SECRET = "s3cr3t-pa55"

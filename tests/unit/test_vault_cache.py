@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clients._vault_cache import CacheKey, SecretCache
+from clients._vault.cache import CacheKey, SecretCache
 from clients.errors import VaultConnectionError, VaultError, VaultSecretNotFoundError
 
 if TYPE_CHECKING:

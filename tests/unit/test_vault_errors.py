@@ -14,9 +14,9 @@ import pytest
 import requests.exceptions
 import urllib3.exceptions
 
-from clients._vault_errors import Answer, Operation, error_from_answer, error_from_exception
-from clients._vault_paths import secret_path
-from clients._vault_retry import RETRIED_REASONS
+from clients._vault.errors import Answer, Operation, error_from_answer, error_from_exception
+from clients._vault.paths import secret_path
+from clients._vault.retry import RETRIED_REASONS
 from clients.errors import (
     VaultAuthenticationError,
     VaultConfigurationError,

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clients._vault_paths import (
+from clients._vault.paths import (
     check_mount_point,
     database_path,
     folder_path,

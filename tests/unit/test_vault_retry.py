@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from clients._vault_retry import RETRIED_REASONS, Deadline, _pause, retry
+from clients._vault.retry import RETRIED_REASONS, Deadline, _pause, retry
 from clients.errors import VaultAuthenticationError, VaultConnectionError, VaultError
 
 

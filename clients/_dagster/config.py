@@ -1,0 +1,185 @@
+"""What a Vault resource is told, and how it becomes a client's settings. No Dagster is imported."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    field_validator,
+)
+
+from ..errors import VaultConfigurationError
+from ..vault_client import VaultClient
+
+__all__ = ["VARIABLES", "ResolvedVault", "VaultSecretsResourceConfig", "resolve", "setting"]
+
+#: Masks the value on Dagster's pages, in its launchpad and in its GraphQL answers.
+_SECRET: dict[str, JsonValue] = {"dagster__is_secret": True}
+#: The variable that each setting comes from by default, and the setting's name in VaultSettings.
+VARIABLES = {
+    "vault_addr": ("VAULT_ADDR", "addr"),
+    "token": ("VAULT_TOKEN", "token"),
+    "role_id": ("VAULT_ROLE_ID", "role_id"),
+    "secret_id": ("VAULT_SECRET_ID", "secret_id"),
+    "namespace": ("VAULT_NAMESPACE", "namespace"),
+}
+_CREDENTIALS = {"approle": ("role_id", "secret_id"), "token": ("token",)}
+
+
+class VaultSecretsResourceConfig(BaseModel):
+    """Configuration of the Vault resources.
+
+    Give secrets as ``EnvVar``: Dagster stores a literal value in its database.
+
+    Args:
+        vault_addr: The server's URL.
+        auth_method: ``"approle"`` or ``"token"``.
+        role_id: The AppRole's role id.
+        secret_id: The AppRole's secret id.
+        token: A token; it is neither renewed nor revoked.
+        namespace: The namespace; ``VAULT_NAMESPACE`` when None.
+        timeout: Seconds that a whole call may take, retries and pauses included.
+        retries: Further tries after a failure that may pass.
+        cache_ttl: Seconds that a secret stays cached in this process; 0 turns the cache off.
+    """
+
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+
+    vault_addr: str = Field(
+        default="https://vault.internal.bike-data-flow.com:8200", description="URL of the server"
+    )
+    auth_method: str = Field(default="approle", description="'approle' or 'token'")
+    role_id: str | None = Field(default=None, description="AppRole: role id")
+    secret_id: str | None = Field(
+        default=None, description="AppRole: secret id", repr=False, json_schema_extra=_SECRET
+    )
+    token: str | None = Field(
+        default=None, description="Token", repr=False, json_schema_extra=_SECRET
+    )
+    namespace: str | None = Field(default=None, description="Namespace")
+    timeout: int = Field(default=30, description="Seconds for a whole call, retries included")
+    retries: int = Field(default=3, description="Further tries after a failure that may pass")
+    cache_ttl: int = Field(default=300, description="Seconds that a secret stays cached; 0: off")
+
+    @field_validator("*", mode="wrap")
+    @classmethod
+    def _keep_variables(
+        cls, value: Any, validate: ValidatorFunctionWrapHandler, info: ValidationInfo
+    ) -> Any:
+        if not hasattr(value, "env_var_name"):
+            return validate(value)
+        kind = cls.model_fields[str(info.field_name)].annotation
+        if kind is float:
+            raise ValueError(
+                "Dagster has variables for text and whole numbers only: give a number here"
+            )
+        if kind is int and not isinstance(value, int):
+            raise ValueError(
+                f"a whole number from a variable is EnvVar.int({value.env_var_name!r})"
+            )
+        # An EnvVar is a str or int that holds the variable's name or 0; pydantic would make
+        # a plain value of it, and "VAULT_TOKEN" would be sent as the token.
+        validate(value)
+        return value
+
+
+@dataclass(frozen=True, slots=True)
+class ResolvedVault:
+    """A configuration without variables, complete; equal ones share a client."""
+
+    vault_addr: str
+    auth_method: str
+    role_id: str | None
+    secret_id: str | None = field(repr=False)
+    token: str | None = field(repr=False)
+    namespace: str | None
+    timeout: int
+    retries: int
+    cache_ttl: int
+
+    def connect(self) -> VaultClient:
+        """Return a client that has logged in.
+
+        Raises:
+            VaultError: A setting is unusable, or Vault cannot be reached or refuses the login.
+        """
+        return VaultClient(
+            self.vault_addr,
+            self.token,
+            auth_method=self.auth_method,
+            role_id=self.role_id,
+            secret_id=self.secret_id,
+            namespace=self.namespace,
+            timeout=self.timeout,
+            retries=self.retries,
+            cache_ttl=self.cache_ttl,
+        )
+
+
+def resolve(config: VaultSecretsResourceConfig) -> ResolvedVault:
+    """Look up the variables of *config* and check the whole; nothing is sent.
+
+    Returns:
+        The settings, without credentials that the authentication method has no use for.
+
+    Raises:
+        VaultConfigurationError: ``auth_method`` is unknown, or something is missing; all of it is
+            named in one message.
+    """
+    # Straight into a value whose repr is safe: error reporters show the variables of each frame.
+    found = ResolvedVault(
+        **{name: setting(config, name) for name in VaultSecretsResourceConfig.model_fields}
+    )
+    method = found.auth_method
+    if method not in _CREDENTIALS:
+        raise VaultConfigurationError(
+            f"auth_method is {method!r}: it must be 'approle' or 'token'", reason="setting"
+        )
+    needed = ("vault_addr", *_CREDENTIALS[method])
+    if missing := [name for name in needed if getattr(found, name) is None]:
+        named = ", ".join(f"{name} ({_variable(config, name)})" for name in missing)
+        raise VaultConfigurationError(
+            f"{named} not set: auth_method {method!r} needs it; set the environment variable, "
+            "or the variable that you named instead, to more than nothing, and give the field as "
+            "EnvVar or use from_env()",
+            reason="missing_setting",
+        )
+    unused: dict[str, Any] = dict.fromkeys({"role_id", "secret_id", "token"}.difference(needed))
+    return replace(found, **unused)
+
+
+def setting(config: VaultSecretsResourceConfig, name: str) -> Any:
+    """Return a field of *config*, its variable looked up; what is empty counts as unset.
+
+    Returns:
+        The value; where it is unset, the field's default, but None for an address or credential.
+
+    Raises:
+        VaultConfigurationError: The variable should hold a number and does not.
+    """
+    value = getattr(config, name)
+    if hasattr(value, "env_var_name"):
+        try:
+            value = value.get_value()
+        except ValueError:  # from int(), whose text repeats the variable's value
+            raise VaultConfigurationError(
+                f"{name}: the environment variable {getattr(config, name).env_var_name} is no "
+                "whole number",
+                reason="setting",
+            ) from None
+    if isinstance(value, str):
+        value = value.strip() or None
+    if value is None and name not in VARIABLES:
+        return type(config).model_fields[name].default
+    return value
+
+
+def _variable(config: VaultSecretsResourceConfig, name: str) -> str:
+    return str(getattr(getattr(config, name), "env_var_name", VARIABLES[name][0]))

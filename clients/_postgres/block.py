@@ -1,0 +1,313 @@
+"""One transaction over one session: how a ``connection()`` block begins, ends, and is joined."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import weakref
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, TypeAlias
+from uuid import UUID
+
+from psycopg.pq import ConnStatus, TransactionStatus
+
+from ..errors import PostgresConnectionError, PostgresError, RlsContextError
+from .errors import is_connection_loss, lost_error, statement_error
+from .guarded import BlockState, GuardedConnection
+from .session import FlightError, Session
+from .sql import (
+    BEGIN,
+    COMMIT,
+    RESET,
+    ROLLBACK,
+    admin_context,
+    marked,
+    marker,
+    user_context,
+)
+from .watchdog import SilenceError
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from .pool import Pool
+
+__all__ = ["Block", "JoinedBlock", "User", "context_statement", "open_block"]
+
+_log = logging.getLogger("clients.postgres")
+
+#: Whose rows a transaction sees; None is an administrator, without any user.
+User: TypeAlias = UUID | None
+
+# Blocks of this thread or task, the innermost last; clients are told apart by their pools. Weak:
+# one that a signal's exception kept from ending is dropped, and must not be joined.
+_open_blocks: ContextVar[tuple[weakref.ref[Block], ...]] = ContextVar("open_blocks", default=())
+
+
+def context_statement(user: User, statement_timeout_ms: int) -> bytes:
+    """Return the statement that gives a transaction its context."""
+    if user is None:
+        return admin_context(statement_timeout_ms)
+    return user_context(user, statement_timeout_ms)
+
+
+def open_block(pool: Pool, user: User) -> Block | None:
+    """Return the block that a call for *user* has to join; None when there is none.
+
+    Args:
+        pool: The pool that the call would take a session from.
+        user: For whom it is.
+
+    Raises:
+        RlsContextError: There is one, for another user.
+    """
+    me = threading.get_ident()
+    for ref in reversed(_open_blocks.get()):
+        block = ref()
+        # A copied context can carry another thread's blocks here: those are not ours.
+        if block and block.pool is pool and block.thread_id == me and block.is_open:
+            if (block.user is None) != (user is None):
+                continue
+            if block.user != user:
+                raise RlsContextError(
+                    f"{block.what} is open in this thread, and this call is for user {user}: end "
+                    "that block first, one transaction belongs to one user"
+                )
+            return block
+    return None
+
+
+class Block:
+    """A context manager over one transaction; dropped without its end, it rolls back.
+
+    Args:
+        pool: Where its session comes from.
+        user: Whose rows it sees; None is an administrator.
+        statement_timeout_ms: Limits each statement, in milliseconds.
+    """
+
+    _state: BlockState | None = None
+    _dropped = False
+
+    def __init__(self, pool: Pool, user: User, statement_timeout_ms: int) -> None:
+        self.pool = pool
+        self.user = user
+        self.thread_id = threading.get_ident()
+        method = "admin_connection()" if user is None else f"connection() for user {user}"
+        self.what = f"the block of {method}"
+        self._context = context_statement(user, statement_timeout_ms)
+        self._handle: GuardedConnection | None = None
+        self._clean = False
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it has begun and not ended."""
+        return self._state is not None
+
+    @property
+    def state(self) -> BlockState:
+        """The running transaction."""
+        if self._state is None:
+            raise PostgresError(f"{self.what} is not open")
+        return self._state
+
+    def __enter__(self) -> GuardedConnection:
+        if self._handle is not None:
+            raise PostgresError(f"{self.what} can be entered once: call connection() again")
+        if (outer := open_block(self.pool, self.user)) is not None:
+            raise PostgresError(
+                f"{self.what} was made before {outer.what}: call connection() where it is entered"
+            )
+        self.thread_id = threading.get_ident()
+        session, began = self._begin()
+        expected = b"off" if self.user is None else str(self.user).encode()
+        self._state = BlockState(session, expected, began, self.what)
+        self.pool.pin(session)
+        self._handle = GuardedConnection(self._state)
+        _open_blocks.set((*_others_than(self), weakref.ref(self)))
+        return self._handle
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._dropped and exc is not None:
+            # By the collector, which may end a generator after the block that it left open.
+            return
+        state = self.state
+        if state.pid != os.getpid():
+            self._leave_to_the_parent(exc)
+            return
+        with state.lock:
+            state.ended = True
+            try:
+                _open_blocks.set(_others_than(self))
+                state.close_what_is_open()
+                self._finish(state, exc)
+            finally:
+                # Outermost: whatever fails above, the pool gets its place back.
+                self.pool.unpin(state.session)
+                self._state = None
+                self._release(state)
+
+    def __del__(self) -> None:
+        # A signal's exception on the way in or out has kept the with statement from ending it.
+        state = self._state
+        self._state, self._dropped = None, True
+        if state is not None and state.pid == os.getpid():
+            state.ended = True
+            self.pool.retire(state.session)
+
+    def _leave_to_the_parent(self, exc: BaseException | None) -> None:
+        """End a block that a forked child has inherited: the transaction is the parent's."""
+        self.state.ended = True
+        self._state = None
+        if exc is None:
+            raise PostgresError(
+                f"{self.what} belongs to the parent process, which alone can end it: end the "
+                "child with os._exit() inside the block, or fork outside it"
+            )
+
+    def _begin(self) -> tuple[Session, bytes]:
+        """Open the transaction; a session that is dead, or cannot be reset, is replaced.
+
+        No statement of the caller's has run yet, so trying again repeats nothing.
+        """
+        tries_left = self.pool.max_size + 1
+        while True:
+            session = self.pool.checkout()
+            try:
+                name = marker(session.application_name, 1)
+                context = session.flight(
+                    (RESET, BEGIN, marked(self._context, session.pgconn, name))
+                )[-1]
+            except FlightError as failure:
+                self.pool.retire(session)
+                tries_left -= 1
+                target = self.pool.target
+                lost = is_connection_loss(failure.error)
+                if not lost and (tries_left == 0 or failure.index != 0):
+                    raise statement_error(failure.error, "BEGIN", target) from failure.error
+                # A network that swallows answers would cost the time-out again on each session.
+                if tries_left == 0 or isinstance(failure.error, SilenceError):
+                    raise lost_error(failure.error, "BEGIN", target) from failure.error
+            except BaseException:
+                self.pool.retire(session)
+                raise
+            else:
+                return session, context.get_value(0, context.nfields - 1) or b""
+
+    def _finish(self, state: BlockState, exc: BaseException | None) -> None:
+        session = state.session
+        if exc is not None:
+            self._roll_back(session)
+            return
+        status = session.transaction_status
+        # A statement sent to a session that was just killed leaves libpq waiting for its results,
+        # and not yet sure that the connection is gone; the caller swallowed the error.
+        waiting = status == TransactionStatus.ACTIVE
+        if session.pgconn.status != ConnStatus.OK or (waiting and state.swallowed is not None):
+            raise PostgresConnectionError(
+                f"{self.what} lost its connection to {self.pool.target.description}: nothing of it "
+                "was committed, run it again"
+            ) from state.swallowed
+        if waiting:
+            raise PostgresError(
+                f"{self.what} ended while a COPY was still running: nothing was committed"
+            )
+        if status == TransactionStatus.INERROR:
+            self._roll_back(session)
+            raise state.aborted_error()
+        try:
+            state.check_context()
+        except RlsContextError:
+            self._roll_back(session)
+            raise
+        self._commit(session)
+
+    def _commit(self, session: Session) -> None:
+        try:
+            session.flight((COMMIT, RESET))
+        except FlightError as failure:
+            if failure.index:
+                # Committed; only the reset failed, and the session is retired for it.
+                return
+            target = self.pool.target
+            self.pool.learn_from(failure.error)
+            if failure.index is None:
+                raise lost_error(failure.error, "COMMIT", target) from failure.error
+            self._roll_back(session)
+            raise statement_error(failure.error, "COMMIT", target) from failure.error
+        self._clean = True
+
+    def _roll_back(self, session: Session) -> None:
+        if session.transaction_status == TransactionStatus.ACTIVE or session.conn.closed:
+            return
+        try:
+            session.flight((ROLLBACK, RESET))
+        except FlightError as failure:
+            # Never instead of the error in flight; the server rolls back a lost session itself.
+            _log.warning("rollback of %s failed: %s", self.what, type(failure.error).__name__)
+        else:
+            self._clean = True
+
+    def _release(self, state: BlockState) -> None:
+        if state.telling is not None:
+            self.pool.learn_from(state.telling)
+        # psycopg still counts the savepoints of a transaction that SQL text ended. And a collector
+        # that ends a block in the middle of its statement must not lend that session to another.
+        if self._clean and not state.context_was_lost and not state.busy:
+            self.pool.give_back(state.session)
+        else:
+            self.pool.retire(state.session)
+
+
+class JoinedBlock:
+    """A context manager over a savepoint of a block that is open already.
+
+    What fails inside undoes itself alone, as it would in a transaction of its own.
+
+    Args:
+        outer: The block to join.
+    """
+
+    def __init__(self, outer: Block) -> None:
+        # Kept alive: a block that is dropped rolls back.
+        self._outer = outer
+        self._handle = GuardedConnection(outer.state)
+        self._savepoint = self._handle.transaction()
+
+    def __enter__(self) -> GuardedConnection:
+        self._savepoint.__enter__()
+        return self._handle
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        try:
+            self._savepoint.__exit__(exc_type, exc, traceback)
+        finally:
+            self._handle._end()  # noqa: SLF001 - the block owns its handle
+
+
+def _others_than(ended: Block) -> tuple[weakref.ref[Block], ...]:
+    # A block that another thread ended stays in this thread's tuple until now.
+    return tuple(
+        ref
+        for ref in _open_blocks.get()
+        if (block := ref()) is not None and block is not ended and block.is_open
+    )
+
+
+def _forget_after_fork() -> None:
+    # The child's calls take sessions of its own, also inside the parent's blocks.
+    _open_blocks.set(())
+
+
+os.register_at_fork(after_in_child=_forget_after_fork)

@@ -1,0 +1,258 @@
+"""``execute()`` in one round trip: context, statement and commit in one flight.
+
+Leans on two semi-public parts of psycopg, pinned by ``tests/unit/test_psycopg_contract.py``:
+``PostgresQuery`` turns placeholders and Python values into what libpq takes, and ``Transformer``
+turns results into Python values.
+"""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import psycopg
+from psycopg._queries import PostgresQuery
+from psycopg.adapt import Transformer
+from psycopg.pq import ExecStatus
+
+from ..errors import PostgresError
+from .errors import (
+    is_connection_loss,
+    is_farewell,
+    lost_error,
+    statement_error,
+)
+from .session import FlightError, Session
+from .sql import (
+    BEGIN,
+    COMMIT,
+    GUARD,
+    LAST_COMMIT,
+    RESET,
+    ROLLBACK,
+    STANDING_HEAD,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from psycopg.abc import Params, Query
+    from psycopg.abc import Transformer as AnyTransformer
+    from psycopg.pq.abc import PGresult
+
+    from .pool import Pool
+    from .prepared import Standing
+    from .session import Statement
+
+__all__ = ["BATCH_ROWS", "OneFlight", "rows_of", "twin_columns"]
+
+_WHOLE_HEAD = (RESET, BEGIN)
+#: How many rows one flight of execute_many() takes.
+BATCH_ROWS = 1000
+
+
+class _ConvertedQuery(PostgresQuery):
+    """psycopg's converted query, whose every complaint about a value is a psycopg error."""
+
+    __slots__ = ("_literal",)
+
+    def convert(self, query: Query, vars: Params | None) -> None:  # noqa: A002 - psycopg's name
+        self._literal = vars is None
+        try:
+            super().convert(query, vars)
+        except (TypeError, ValueError) as error:
+            # A text that UTF-8 cannot say, or parameters that are no sequence.
+            raise psycopg.DataError(str(error)) from error
+        if not isinstance(self.query, bytes):
+            raise psycopg.ProgrammingError(
+                f"the query is {type(query).__name__}: it must be str, bytes or psycopg.sql"
+            )
+
+    def dump(self, vars: Params | None) -> None:  # noqa: A002 - psycopg's name
+        if self._literal and vars:
+            raise psycopg.ProgrammingError("the first row has no parameters, and a later one has")
+        try:
+            super().dump(None if self._literal else vars)
+        except (TypeError, ValueError) as error:
+            raise psycopg.DataError(str(error)) from error
+
+
+class OneFlight:
+    """Runs one statement in a transaction of its own.
+
+    Args:
+        pool: Where the session comes from.
+        context: The statement that gives the transaction its context.
+        method: The public method's name, for messages.
+    """
+
+    def __init__(self, pool: Pool, context: Standing, method: str) -> None:
+        self._pool = pool
+        self._context = context
+        self._method = method
+        self._tries_left = pool.max_size + 1
+        # The caller's statement comes behind the reset, BEGIN and the context.
+        self._user_index = 0
+        self._head_stands = False
+
+    def run(self, query: Query, params: Params | None) -> list[dict[str, Any]]:
+        """Run *query*, commit, and return its rows; ``[]`` for a statement without rows."""
+        while True:
+            session = self._pool.checkout()
+            try:
+                transformer = Transformer(session.conn)
+                converted = self._convert(transformer, query, params)
+                results = session.flight((*self._head(session), converted, LAST_COMMIT))
+                self._notice_pooler(session, results[self._user_index - 1])
+                return rows_of(results[self._user_index], transformer, self._method)
+            except FlightError as failure:
+                self._tries_left -= 1
+                if self._is_out_of_date(session, failure):
+                    self._undo(session)
+                elif not self._may_try_again(failure):
+                    self._raise(session, failure)
+            finally:
+                self._pool.give_back(session)
+
+    def run_many(self, query: Query, rows: Iterable[Params]) -> int:
+        """Run *query* once for each of *rows*, commit once, and return how many rows changed."""
+        remaining = iter(rows)
+        batch = list(islice(remaining, BATCH_ROWS))
+        if not batch:
+            return 0
+        while True:
+            session = self._pool.checkout()
+            changed = -1
+            try:
+                converted = self._convert(Transformer(session.conn), query, batch[0])
+                head: tuple[Statement, ...] = (*_WHOLE_HEAD, self._context)
+                self._user_index = len(head)
+                changed = _rows_changed(session.batch(head, converted, batch)[len(head) :])
+                while batch := list(islice(remaining, BATCH_ROWS)):
+                    changed += _rows_changed(session.batch((), converted, batch))
+                session.flight((COMMIT,))
+            except FlightError as failure:
+                self._tries_left -= 1
+                # Once a batch is through, its rows are no longer at hand.
+                if changed >= 0 or not self._may_try_again(failure):
+                    self._raise(session, failure)
+            except psycopg.Error as error:
+                # A row that does not fit the placeholders; the session takes with it what was sent.
+                raise statement_error(error, f"{self._method}()", self._pool.target) from error
+            except BaseException:
+                if not session.reusable:
+                    # The caller's iterator failed with the transaction half done.
+                    session.close()
+                raise
+            else:
+                return changed
+            finally:
+                self._pool.give_back(session)
+
+    def _convert(
+        self, transformer: AnyTransformer, query: Query, params: Params | None
+    ) -> PostgresQuery:
+        converted = _ConvertedQuery(transformer)
+        try:
+            # Without parameters a percent sign is a percent sign.
+            converted.convert(query, params or None)
+        except psycopg.Error as error:
+            raise statement_error(error, f"{self._method}()", self._pool.target) from error
+        return converted
+
+    def _head(self, session: Session) -> tuple[Statement, ...]:
+        """Return what comes before the caller's statement."""
+        head: tuple[Statement, ...] = _WHOLE_HEAD
+        self._head_stands = bool(session.prepared) and not session.prepared.full
+        if self._head_stands:
+            head = (GUARD, *STANDING_HEAD)
+        self._user_index = len(head) + 1
+        return (*head, self._context)
+
+    def _notice_pooler(self, session: Session, context: PGresult) -> None:
+        # A pooler answers the start-up with a number of its own.
+        session.prepared.enabled = context.get_value(0, 0) == b"%d" % session.pgconn.backend_pid
+
+    def _is_out_of_date(self, session: Session, failure: FlightError) -> bool:
+        """Return True when the flight ended before the caller's statement ran, but may yet run."""
+        if self._tries_left < 1 or failure.index is None or not self._head_stands:
+            return False
+        if failure.index < self._user_index and not is_connection_loss(failure.error):
+            # The guard found what SQL had prepared, or that SQL's leftovers are in the way.
+            return True
+        return failure.index <= self._user_index and session.prepared.is_out_of_date(failure.error)
+
+    def _may_try_again(self, failure: FlightError) -> bool:
+        # The server said farewell at an earlier statement, or could not reset the session: by the
+        # protocol's order the caller's was not run, so it may go to another session.
+        return (
+            self._tries_left > 0
+            and failure.index is not None
+            and failure.index < self._user_index
+            and (is_farewell(failure.error) or self._cannot_reset(failure))
+        )
+
+    def _cannot_reset(self, failure: FlightError) -> bool:
+        # The server's own words alone count, as in is_farewell().
+        refused_by_server = failure.error.diag.source_function is not None
+        return failure.index == 0 and refused_by_server and not is_connection_loss(failure.error)
+
+    def _raise(self, session: Session, failure: FlightError) -> NoReturn:
+        error, action = failure.error, f"{self._method}()"
+        self._pool.learn_from(error)
+        if failure.index is None and not isinstance(error, psycopg.NotSupportedError):
+            raise lost_error(error, action, self._pool.target) from error
+        if not session.reusable and not session.conn.closed:
+            self._undo(session)
+        raise statement_error(error, action, self._pool.target) from error
+
+    def _undo(self, session: Session) -> None:
+        try:
+            session.flight((ROLLBACK, RESET))
+        except FlightError:
+            # The statement's own error is the one to report; give_back sees the dead session.
+            session.close()
+
+
+def rows_of(result: PGresult, transformer: AnyTransformer, method: str) -> list[dict[str, Any]]:
+    """Return a result's rows as dicts.
+
+    Raises:
+        PostgresError: Two columns have one name, and a dict would silently lose one; or a value
+            cannot be read.
+    """
+    if result.status != ExecStatus.TUPLES_OK:
+        return []
+    encoding = transformer.encoding
+    names = [(result.fname(i) or b"").decode(encoding) for i in range(result.nfields)]
+    if twins := twin_columns(names):
+        raise PostgresError(f"{method}() returned {twins}. The statement itself was committed")
+    transformer.set_pgresult(result)
+    try:
+        # Both are of one result, and to compare their lengths for each row costs a quarter.
+        return transformer.load_rows(
+            0,
+            result.ntuples,
+            lambda values: dict(zip(names, values)),  # noqa: B905 - as said
+        )
+    except (psycopg.Error, ValueError) as error:
+        # A value that Python cannot hold, such as a date of year 10000.
+        raise PostgresError(
+            f"{method}() returned a value that cannot be read: {error}. The statement itself was "
+            "committed"
+        ) from error
+
+
+def twin_columns(names: list[str]) -> str:
+    """Say which columns have one name; empty when there are none."""
+    if len(set(names)) == len(names):
+        return ""
+    twice = sorted({name for name in names if names.count(name) > 1})
+    return (
+        f"two columns of one name ({', '.join(twice)}), and a dict would lose one: name them apart "
+        "with AS"
+    )
+
+
+def _rows_changed(results: list[PGresult]) -> int:
+    return sum(result.command_tuples or 0 for result in results)

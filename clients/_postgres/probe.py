@@ -1,0 +1,91 @@
+"""What the client asks the server for itself: at construction, and for its health."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, TypeVar
+
+import psycopg
+
+from .._rls.role import find_bypass
+from ..errors import RlsContextError
+from .errors import is_connection_loss, statement_error
+from .session import FlightError
+from .sql import RESET
+from .watchdog import SilenceError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .pool import Pool
+    from .session import Session
+    from .settings import OnRlsBypass, Target
+
+__all__ = ["ask", "look_at"]
+
+T = TypeVar("T")
+
+_log = logging.getLogger("clients.postgres")
+
+
+def look_at(session: Session, target: Target, on_rls_bypass: OnRlsBypass) -> bool:
+    """Refuse a role that bypasses row-level security, and notice a pooler in between.
+
+    Args:
+        session: The first session.
+        target: The server and the role, for messages.
+        on_rls_bypass: What to do about such a role.
+
+    Returns:
+        Whether a pooler stands between this client and the server.
+
+    Raises:
+        RlsContextError: The role is not bound; with the SQL that mends it.
+        PostgresError: The catalogue cannot be read.
+    """
+    conn = session.conn
+    try:
+        pid = conn.execute("SELECT pg_backend_pid() AS pid").fetchone()
+        bypasses = [] if on_rls_bypass == "ignore" else find_bypass(conn)
+    except psycopg.Error as error:
+        raise statement_error(error, "the role check", target) from error
+    if bypasses:
+        what = f"row-level security does not bind the role of {target.description}: " + "; ".join(
+            str(bypass).removesuffix(";") for bypass in bypasses
+        )
+        if on_rls_bypass == "error":
+            raise RlsContextError(f"{what}; or connect as another role")
+        _log.warning("%s", what)
+    # A pooler answers the start-up with a number of its own.
+    return pid is not None and pid["pid"] != session.pgconn.backend_pid
+
+
+def ask(pool: Pool, method: str, question: Callable[[Session], T]) -> T:
+    """Ask over a clean pooled session, outside any user's transaction.
+
+    Args:
+        pool: Where the session comes from.
+        method: The public method's name, for messages.
+        question: Asks, and returns the answer.
+
+    Raises:
+        PostgresError: No session could be had, or the server did not answer.
+    """
+    for tries_left in range(pool.max_size, -1, -1):
+        session = pool.checkout()
+        try:
+            # What a function called by the last borrower has set must not colour the answer.
+            session.flight((RESET,))
+            return question(session)
+        except FlightError as failure:
+            error = failure.error
+            # The session may have been killed this moment, or be past resetting: that says
+            # nothing of the server.
+            of_session = failure.index == 0 or is_connection_loss(error)
+            if not tries_left or not of_session or isinstance(error, SilenceError):
+                raise statement_error(error, f"{method}()", pool.target) from error
+        except psycopg.Error as error:
+            raise statement_error(error, f"{method}()", pool.target) from error
+        finally:
+            pool.give_back(session)
+    raise AssertionError("the last try returns or raises")

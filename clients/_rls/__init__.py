@@ -1,0 +1,1 @@
+"""What judges roles and policies: the check at construction, and check_rls()."""

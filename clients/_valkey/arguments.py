@@ -1,0 +1,195 @@
+"""Refuse unusable arguments before anything is sent."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from .._shared.validation import shown
+from ..errors import ValkeyConfigurationError, ValkeyError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+__all__ = [
+    "checked_amount",
+    "checked_expiry",
+    "checked_key",
+    "checked_keys",
+    "checked_prefix",
+    "checked_producer",
+    "checked_text",
+    "from_json",
+    "to_json",
+]
+
+# The server counts expiry in milliseconds from 1970 in 63 bits; a thousand centuries will do.
+_LONGEST_EXPIRY = 3_153_600_000_000
+_SMALLEST_AMOUNT, _LARGEST_AMOUNT = -(2**63), 2**63 - 1
+
+
+def checked_key(prefix: str, key: object, what: str = "key") -> str:
+    """Return *prefix* + *key*; messages call it *what*.
+
+    Raises:
+        ValkeyConfigurationError: The key is empty, no str, or no text that UTF-8 can hold.
+    """
+    if not isinstance(key, str):
+        raise ValkeyConfigurationError(f"a {what} is {type(key).__name__}: it must be a str")
+    if not key:
+        raise ValkeyConfigurationError(
+            f"a {what} is empty: name what it stands for, as in 'user:42'"
+        )
+    return prefix + (key if key.isascii() else _encodable(key, f"the {what} {key!r}"))
+
+
+def checked_keys(prefix: str, keys: Iterable[object]) -> list[str]:
+    """Return the prefixed keys.
+
+    Raises:
+        ValkeyConfigurationError: One is unusable, or a single str stands for the list.
+    """
+    if isinstance(keys, str | bytes):
+        raise ValkeyConfigurationError("keys is a single text: it must be a list of keys")
+    try:
+        return [checked_key(prefix, key) for key in keys]
+    except TypeError:
+        raise ValkeyConfigurationError(
+            f"keys is {type(keys).__name__}: it must be a list of keys"
+        ) from None  # the TypeError says nothing more
+
+
+def checked_prefix(prefix: object) -> str:
+    """Return *prefix*.
+
+    Raises:
+        ValkeyConfigurationError: It is no str, or no text that UTF-8 can hold.
+    """
+    if not isinstance(prefix, str):
+        raise ValkeyConfigurationError(f"key_prefix is {type(prefix).__name__}: it must be a str")
+    return _encodable(prefix, "key_prefix")
+
+
+def checked_text(key: str, value: object) -> str:
+    """Return *value*.
+
+    Raises:
+        ValkeyConfigurationError: It is no str, or no text that UTF-8 can hold.
+    """
+    if not isinstance(value, str):
+        raise ValkeyConfigurationError(
+            f"the value for key {key!r} is {type(value).__name__}: it must be a str; set_json() "
+            "stores other types"
+        )
+    text = str.__str__(value)  # that of a subclass, such as an Enum, may print as another
+    return text if text.isascii() else _encodable(text, f"the value for key {key!r}")
+
+
+def checked_expiry(key: str, seconds: object) -> int:
+    """Return *seconds*.
+
+    Raises:
+        ValkeyConfigurationError: It is no int, or less than 1, or absurdly large.
+    """
+    if isinstance(seconds, bool) or not isinstance(seconds, int):
+        raise ValkeyConfigurationError(
+            f"the expiry of key {key!r} is {type(seconds).__name__}: it must be a whole number "
+            "of seconds, at least 1, or None for no expiry"
+        )
+    if not 1 <= seconds <= _LONGEST_EXPIRY:
+        raise ValkeyConfigurationError(
+            f"the expiry of key {key!r} is {shown(seconds)} seconds: it must be from 1 to "
+            f"{_LONGEST_EXPIRY}; delete() removes a key at once"
+        )
+    return int(seconds)
+
+
+def checked_amount(key: str, amount: object) -> int:
+    """Return *amount*.
+
+    Raises:
+        ValkeyConfigurationError: It is no int, or does not fit into 64 bits.
+    """
+    if isinstance(amount, bool) or not isinstance(amount, int):
+        raise ValkeyConfigurationError(
+            f"the amount for key {key!r} is {type(amount).__name__}: it must be an int"
+        )
+    if not _SMALLEST_AMOUNT <= amount <= _LARGEST_AMOUNT:
+        raise ValkeyConfigurationError(f"the amount for key {key!r} does not fit into 64 bits")
+    return int(amount)
+
+
+def checked_producer(key: str, produce: Callable[[], Any]) -> Callable[[], Any]:
+    """Return *produce*.
+
+    Raises:
+        ValkeyConfigurationError: It cannot be called.
+    """
+    if not callable(produce):
+        raise ValkeyConfigurationError(
+            f"the producer of key {key!r} is {type(produce).__name__}: it must be a callable"
+        )
+    return produce
+
+
+def to_json(key: str, value: object) -> str:
+    """Return *value* as JSON.
+
+    Raises:
+        ValkeyConfigurationError: It is not JSON, NaN and Infinity included; nothing was written.
+    """
+    try:
+        text = json.dumps(value, allow_nan=False, ensure_ascii=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        # Not chained: the encoder may quote the value.
+        raise ValkeyConfigurationError(
+            f"the value for key {key!r} is not JSON: {_json_reason(error)}; nothing was written"
+        ) from None
+    return _encodable(text, f"the value for key {key!r}")
+
+
+def from_json(key: str, text: str) -> Any:
+    """Return what the JSON *text* says.
+
+    Raises:
+        ValkeyError: It is not JSON.
+    """
+    try:
+        return json.loads(text, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        where = f" at character {error.pos}" if isinstance(error, json.JSONDecodeError) else ""
+        # Not chained: the decoder's error carries the whole value.
+        raise ValkeyError(
+            f"the value of key {key!r} is not JSON{where}: something other than set_json() wrote "
+            "it; delete the key or read it with get()"
+        ) from None
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _json_reason(error: Exception) -> str:
+    text = str(error)
+    if isinstance(error, TypeError) and text.startswith("Object of type"):
+        return text
+    if "circular" in text.lower():
+        return "it contains itself"
+    if "digits" in text:
+        return "it holds a number of thousands of digits"
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    if isinstance(error, TypeError):
+        return "a dict key is not a str, int, float, bool or None"
+    return "it holds NaN or Infinity"
+
+
+def _encodable(text: str, what: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        # Not chained: the codec's error carries the whole text.
+        raise ValkeyConfigurationError(
+            f"{what} holds a lone surrogate, which UTF-8 cannot hold"
+        ) from None
+    return text

@@ -1,0 +1,253 @@
+"""A cluster: each command goes to the server that holds its keys' slot.
+
+A redirection means that nothing was executed, so the command goes on to the right server. A
+lost reply is never followed by a second try.
+
+Source: https://valkey.io/topics/cluster-spec/.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
+from redis.exceptions import (
+    AskError,
+    ClusterCrossSlotError,
+    ClusterDownError,
+    MovedError,
+    RedisError,
+    ResponseError,
+    TryAgainError,
+)
+
+from .._shared.locks import OwnedLock
+from .errors import PoolExhausted, ReplyLost
+from .links import call_on
+from .pool import ServerPool
+from .url import Address
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from .commands import Command
+    from .connections import ConnectionFactory
+
+__all__ = ["ClusterNodes"]
+
+_REDIRECTIONS = 8
+_TRY_AGAIN_PAUSE = 0.05
+
+
+class ClusterNodes:
+    """A link to all primaries of a cluster.
+
+    Args:
+        factory: Makes the connections; ``max_connections`` holds for each server.
+    """
+
+    def __init__(self, factory: ConnectionFactory) -> None:
+        self._factory = factory
+        self._pools: dict[Address, ServerPool] = {}
+        self._owners: dict[int, Address] = {}
+        self._suspects: set[Address] = set()
+        self._stale = True
+        self._closed = False
+        self._pid = os.getpid()
+        self._lock = OwnedLock()
+
+    def call(self, command: Command[Any]) -> Any:
+        """Send one command to the server that holds its keys."""
+        slot = _slot(command)
+        failed: Address | None = None
+        for _ in range(_REDIRECTIONS):
+            address = self._owner(slot)
+            try:
+                return call_on(self._pool(address), command)
+            except MovedError as moved:
+                self._learn(moved, address)
+            except AskError as ask:
+                return self._ask(ask, address, command)
+            except TryAgainError:
+                time.sleep(_TRY_AGAIN_PAUSE)
+            except (ClusterDownError, ReplyLost):
+                # A server that is cut off from the others would go on naming itself the owner.
+                self._suspect(address)
+                raise
+            except (ResponseError, PoolExhausted):
+                raise
+            except (RedisError, OSError):
+                # Nothing was sent: a new owner may be there already.
+                self._suspect(address)
+                if address == failed:
+                    raise
+                failed = address
+        raise ClusterDownError(
+            f"slot {slot} was still moving after {_REDIRECTIONS} tries", status_code="CLUSTERDOWN"
+        )
+
+    def call_many(self, commands: Sequence[Command[Any]]) -> list[Any]:
+        """Send several commands, in one write to each server that holds some of their keys."""
+        slots = [_slot(command) for command in commands]
+        replies: list[Any] = [None] * len(commands)
+        groups: dict[Address, list[int]] = {}
+        for number, slot in enumerate(slots):
+            groups.setdefault(self._owner(slot), []).append(number)
+        for count, (address, numbers) in enumerate(groups.items()):
+            words = [commands[number].full_words for number in numbers]
+            try:
+                answers = self._pool(address).call_many(words)
+            except (RedisError, OSError) as error:
+                self._suspect(address)
+                if count == 0:
+                    raise
+                # Another server has executed its part.
+                raise ReplyLost(error) from error
+            except ReplyLost:
+                self._suspect(address)
+                raise
+            for number, answer in zip(numbers, answers, strict=True):
+                replies[number] = self._settle(commands[number], answer)
+        return replies
+
+    def ping(self) -> None:
+        """Ask every primary whether it is there, and whether all slots are served."""
+        self._stale = True
+        self._owner(0)
+        missing = REDIS_CLUSTER_HASH_SLOTS - len(self._owners)
+        if missing:
+            raise ClusterDownError(
+                f"{missing} slots are served by nobody", status_code="CLUSTERDOWN"
+            )
+        for address in sorted(set(self._owners.values())):
+            try:
+                self._pool(address).call(("PING",))
+            except (RedisError, OSError, ReplyLost):
+                self._suspect(address)
+                raise
+
+    def close(self) -> None:
+        """Close every connection."""
+        self._closed = True
+        self._begin_anew_in_child()
+        with self._lock:
+            pools = list(self._pools.values())
+        for pool in pools:
+            pool.close()
+
+    def _settle(self, command: Command[Any], answer: Any) -> Any:
+        if not isinstance(answer, AskError | TryAgainError):
+            return answer
+        # A redirection was not executed, so it is the first time.
+        try:
+            return self.call(command)
+        except ResponseError as error:
+            return error
+        except (RedisError, OSError) as error:
+            raise ReplyLost(error) from error
+
+    def _ask(self, ask: AskError, asked: Address, command: Command[Any]) -> Any:
+        pool = self._pool(Address(ask.host or asked.host, ask.port))
+        _, reply = pool.call_many([("ASKING",), command.full_words])
+        if isinstance(reply, Exception):
+            raise reply
+        return reply
+
+    def _begin_anew_in_child(self) -> None:
+        if self._pid != os.getpid():
+            # Another thread of the parent may have held the lock at the fork.
+            # The process last, so that no other thread of the child passes by before.
+            self._lock, self._stale = OwnedLock(), True
+            self._pid = os.getpid()
+
+    def _owner(self, slot: int) -> Address:
+        self._begin_anew_in_child()
+        if self._stale:
+            with self._lock:
+                if self._stale:
+                    self._refresh()
+        owner = self._owners.get(slot)
+        if owner is None:
+            self._stale = True
+            raise ClusterDownError(f"slot {slot} is served by nobody", status_code="CLUSTERDOWN")
+        return owner
+
+    def _learn(self, moved: MovedError, asked: Address) -> None:
+        self._owners[moved.slot_id] = Address(moved.host or asked.host, moved.port)
+        self._stale = True
+
+    def _suspect(self, address: Address) -> None:
+        self._suspects.add(address)
+        self._stale = True
+
+    def _refresh(self) -> None:
+        known = dict.fromkeys([*self._owners.values(), *self._factory.resolve().addresses])
+        known |= dict.fromkeys(list(self._pools))
+        # Whoever failed last is asked last: a frozen server costs a whole time-out.
+        candidates = sorted(known, key=lambda address: address in self._suspects)
+        failure: Exception | None = None
+        best: dict[int, Address] | None = None
+        for address in candidates:
+            try:
+                table = self._make_pool(address).call(("CLUSTER", "SLOTS"))
+            except ResponseError:
+                # Not a cluster, or no permission: no other node will say anything else.
+                raise
+            except ReplyLost as lost:
+                failure = lost.error
+            except (RedisError, OSError) as error:
+                failure = error
+            else:
+                owners = _owners(table, address)
+                if best is None or len(owners) > len(best):
+                    best = owners
+                if len(owners) == REDIS_CLUSTER_HASH_SLOTS:
+                    self._suspects.discard(address)
+                    break
+                # One that has left the cluster knows no slots: the others are asked, too.
+            self._suspects.add(address)
+        if best is None:
+            assert failure is not None  # noqa: S101 - a URL names at least one host
+            raise failure
+        self._owners = best
+        self._stale = False
+
+    def _pool(self, address: Address) -> ServerPool:
+        pool = self._pools.get(address)
+        if pool is not None:
+            return pool
+        with self._lock:
+            return self._make_pool(address)
+
+    def _make_pool(self, address: Address) -> ServerPool:
+        pool = self._pools.get(address)
+        if pool is None:
+            make = partial(self._factory.make, address)
+            pool = self._pools[address] = ServerPool(
+                make, self._factory.limits, self._factory.source.generation
+            )
+            if self._closed:
+                pool.close()
+        return pool
+
+
+def _slot(command: Command[Any]) -> int:
+    slots = {key_slot(key.encode()) for key in command.keys}
+    if len(slots) > 1:
+        raise ClusterCrossSlotError(
+            "the keys lie in different slots of the cluster", status_code="CROSSSLOT"
+        )
+    # Any server answers a command without keys.
+    return slots.pop() if slots else 0
+
+
+def _owners(table: list[Any], asked: Address) -> dict[int, Address]:
+    owners: dict[int, Address] = {}
+    for start, end, (host, port, *_), *_ in table:
+        # A server that does not know its own address leaves it out.
+        address = Address(asked.host if host in {None, "", "?"} else host, int(port))
+        owners |= dict.fromkeys(range(start, end + 1), address)
+    return owners

@@ -1,0 +1,268 @@
+"""Make connections: redis-py opens sockets and speaks the protocol, with our own handshake."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+from redis.backoff import NoBackoff
+from redis.connection import Connection, SSLConnection, UnixDomainSocketConnection
+from redis.exceptions import AuthenticationError, ReadOnlyError, ResponseError
+from redis.retry import Retry
+
+from .._shared.pem_files import is_readable, needs_password
+from ..errors import ValkeyConfigurationError
+from .errors import ServerMoved
+from .url import Address, ValkeyTarget, parse_valkey_url
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from .._shared.credentials import Candidate, UrlSource
+
+__all__ = ["AnyConnection", "ConnectionFactory", "Limits", "check_tls_files", "connection_class"]
+
+#: A redis-py connection. Its send, read and pack methods are semi-public, and untyped.
+AnyConnection = Any
+
+_REFUSED = "WRONGPASS"
+_FILE_OPTIONS = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How long and how much.
+
+    Args:
+        connect_timeout: Seconds for a TCP connection, and for a free place in the pool.
+        socket_timeout: Seconds that the server may stay silent.
+        max_connections: Connections to one server.
+    """
+
+    connect_timeout: float
+    socket_timeout: float
+    max_connections: int
+
+
+class ConnectionFactory:
+    """Makes unconnected redis-py connections that authenticate themselves when they connect.
+
+    Args:
+        source: Gives the URL, and is asked for every new connection, so that credentials may
+            change.
+        limits: The time-outs.
+    """
+
+    def __init__(self, source: UrlSource, limits: Limits) -> None:
+        self.source = source
+        self.limits = limits
+        #: Whether to wait for the other half of a rotation; the constructor does not.
+        self.patient = False
+
+    def resolve(self) -> ValkeyTarget:
+        """Return what the URL says now."""
+        return parse_valkey_url(self.source.current())
+
+    def make(
+        self, address: Address | None = None, *, expect_primary: bool = False
+    ) -> AnyConnection:
+        """Make a connection to *address*, not connected yet; it can connect once.
+
+        Args:
+            address: The server; the target's first, or its Unix socket, when None.
+            expect_primary: Refuse a server that is a replica.
+
+        Returns:
+            The connection; its ``connect`` opens, authenticates and selects the database.
+
+        Raises:
+            AuthenticationError: No credential is worth a login.
+        """
+        candidates = self.source.candidates(patient=self.patient)
+        first = next(candidates, None)
+        if first is None:
+            raise AuthenticationError(self.source.refusal(), status_code=_REFUSED)
+        target = parse_valkey_url(first.url)
+        place = target.place if address is None else None
+        login = _Login(self.source, lambda: chain([first], candidates), place, expect_primary)
+        return self._make(target, address, login)
+
+    def make_for_sentinel(self, address: Address) -> AnyConnection:
+        """Make a connection to a sentinel, which has credentials of its own and no databases."""
+        target = self.resolve()
+        own = ValkeyTarget(username=target.sentinel_username, password=target.sentinel_password)
+        introduction = partial(_introduce, target=own)
+        return self._make(target, address, introduction, self.limits.connect_timeout)
+
+    def login(self) -> Callable[[AnyConnection], None]:
+        """Return what authenticates the plain redis-py client's connections, each time anew."""
+        target = self.resolve()
+        place = target.place if target.kind == "standalone" else None
+        return _Login(self.source, lambda: self.source.candidates(patient=True), place)
+
+    def _make(
+        self,
+        target: ValkeyTarget,
+        address: Address | None,
+        handshake: Callable[[AnyConnection], None],
+        socket_timeout: float | None = None,
+    ) -> AnyConnection:
+        settings = self.settings(target, address) | {"redis_connect_func": handshake}
+        if socket_timeout is not None:
+            settings["socket_timeout"] = socket_timeout
+        return connection_class(target)(**settings)
+
+    def settings(self, target: ValkeyTarget, address: Address | None = None) -> dict[str, Any]:
+        """Return redis-py's keyword arguments for a connection, without login and database."""
+        settings: dict[str, Any] = {
+            # RESP3 brings nothing that this SDK needs, and proxies refuse its HELLO.
+            "protocol": 2,
+            "driver_info": None,
+            "decode_responses": True,
+            "retry": Retry(NoBackoff(), 0),
+            "socket_connect_timeout": self.limits.connect_timeout,
+            "socket_timeout": self.limits.socket_timeout,
+        }
+        if target.path is not None:
+            return settings | {"path": target.path}
+        host, port = address or target.addresses[0]
+        settings |= {"host": host, "port": port}
+        if target.tls:
+            # Without one, OpenSSL would ask for a key's password at the terminal, and wait.
+            settings["ssl_password"] = ""
+        return settings | dict(target.tls_options)
+
+
+def connection_class(target: ValkeyTarget) -> Callable[..., AnyConnection]:
+    """Return the redis-py class that reaches *target*."""
+    if target.path is not None:
+        return UnixDomainSocketConnection
+    return SSLConnection if target.tls else Connection
+
+
+def check_tls_files(target: ValkeyTarget) -> None:
+    """Refuse a target whose certificate files cannot be used.
+
+    Raises:
+        ValkeyConfigurationError: One is missing or unreadable, which OpenSSL's own error would not
+            name, or a key needs a password that the URL does not have.
+    """
+    options = dict(target.tls_options)
+    for name, value in options.items():
+        if name not in _FILE_OPTIONS:
+            continue
+        path = str(value)
+        if not is_readable(path):
+            raise ValkeyConfigurationError(
+                f"the file that the Valkey URL's option {name!r} names, {path!r}, is not there or "
+                "cannot be read"
+            )
+        if "ssl_password" not in options and needs_password(path):
+            raise ValkeyConfigurationError(
+                f"the key in the file that the Valkey URL's option {name!r} names, {path!r}, needs "
+                "a password: add ssl_password, or store the key without one"
+            )
+    if "ssl_keyfile" in options and "ssl_certfile" not in options:
+        raise ValkeyConfigurationError(
+            "the Valkey URL's option 'ssl_keyfile' needs 'ssl_certfile', the key's certificate"
+        )
+
+
+class _Login:
+    """Log in with what the source has, and with the next value after a refusal.
+
+    It never holds the connection: a reference cycle would keep dropped connections open until
+    the garbage collector runs.
+    """
+
+    def __init__(
+        self,
+        source: UrlSource,
+        candidates: Callable[[], Iterable[Candidate]],
+        place: str | None,
+        expect_primary: bool = False,  # noqa: FBT001, FBT002 - this module's own
+    ) -> None:
+        self._source = source
+        self._candidates = candidates
+        self._place = place
+        self._expect_primary = expect_primary
+
+    def __call__(self, connection: AnyConnection) -> None:
+        try:
+            self._log_in(connection)
+        except BaseException:
+            # The driver closes after errors of its own alone, and would go on without a login.
+            connection.disconnect()
+            raise
+
+    def _log_in(self, connection: AnyConnection) -> None:
+        refusal: AuthenticationError | None = None
+        for candidate in self._candidates():
+            target = parse_valkey_url(candidate.url)
+            if self._place not in {None, target.place}:
+                # Nobody but the new server may see the new password.
+                raise ServerMoved(f"the URL leads to {target.place} now, and not to {self._place}")
+            try:
+                _introduce(connection, target, expect_primary=self._expect_primary)
+            except AuthenticationError as error:
+                refusal, candidate.refusal = error, str(error).rstrip(".")
+            else:
+                self._source.accepted(candidate)
+                return
+        if refusal is None:
+            refusal = AuthenticationError(self._source.refusal(), status_code=_REFUSED)
+        elif (trouble := self._source.trouble) is not None:
+            text = f"{refusal}; no other credential can be had: {trouble}"
+            refusal = AuthenticationError(text, status_code=refusal.status_code)
+        raise refusal
+
+
+def _introduce(
+    connection: AnyConnection, target: ValkeyTarget, *, expect_primary: bool = False
+) -> None:
+    """Authenticate, select the database and introduce ourselves in one write.
+
+    Raises:
+        AuthenticationError: The login was refused; the connection can be used for another one.
+        RedisError: Anything else; the connection is to be closed.
+    """
+    names = [words[0] for words in _introduction(target, expect_primary=expect_primary)]
+    connection._parser.on_connect(connection)  # noqa: SLF001 - what redis-py's on_connect does
+    # The words are kept out of this frame: error reporters collect local variables.
+    connection.send_packed_command(
+        connection.pack_commands(_introduction(target, expect_primary=expect_primary)),
+        check_health=False,
+    )
+    replies = {name: _reply(connection) for name in names}
+    # Old servers do not know SETINFO, and ACL rules may deny it: no harm.
+    del replies["CLIENT"]
+    for reply in replies.values():
+        if isinstance(reply, ResponseError | AuthenticationError):
+            raise reply
+    if expect_primary and replies["ROLE"][0] != "master":
+        raise ReadOnlyError(
+            "the sentinels name a server that is not the primary yet", status_code="READONLY"
+        )
+
+
+def _introduction(target: ValkeyTarget, *, expect_primary: bool) -> list[tuple[str, ...]]:
+    commands: list[tuple[str, ...]] = []  # see pack
+    if target.password is not None:
+        login = (target.username, target.password) if target.username else (target.password,)
+        commands.append(("AUTH", *login))
+    if target.db:
+        commands.append(("SELECT", str(target.db)))
+    commands.append(("CLIENT", "SETINFO", "LIB-NAME", "failfast-clients"))
+    if expect_primary:
+        commands.append(("ROLE",))
+    return commands
+
+
+def _reply(connection: AnyConnection) -> Any:
+    """Return one reply; a refusal is a reply like another, and others follow it."""
+    try:
+        return connection.read_response(disconnect_on_error=False)
+    except (ResponseError, AuthenticationError) as refusal:
+        return refusal

@@ -1,0 +1,90 @@
+"""The plain redis-py client for whatever ``ValkeyClient`` has no method for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+import redis
+from redis.cluster import ClusterNode
+from redis.credentials import CredentialProvider
+from redis.exceptions import AuthenticationError
+from redis.sentinel import Sentinel
+
+from .connections import connection_class
+from .url import parse_valkey_url
+
+if TYPE_CHECKING:
+    from .connections import ConnectionFactory
+
+__all__ = ["close_driver", "make_driver"]
+
+
+class _Credentials(CredentialProvider):
+    """Asks for the login at each new connection, as our own does.
+
+    For a cluster alone: its client has a handshake of its own.
+    """
+
+    def __init__(self, factory: ConnectionFactory) -> None:
+        self._factory = factory
+
+    def get_credentials(self) -> tuple[str] | tuple[str, str]:
+        candidate = next(self._factory.source.candidates(patient=False), None)
+        if candidate is None:
+            raise AuthenticationError(self._factory.source.refusal())
+        target = parse_valkey_url(candidate.url)
+        password = target.password or ""
+        return (target.username, password) if target.username else (password,)
+
+
+def make_driver(factory: ConnectionFactory) -> redis.Redis:
+    """Return a redis-py client with the factory's settings.
+
+    It connects at its first command; a cluster's is a ``RedisCluster``, and connects here.
+
+    Raises:
+        redis.exceptions.RedisError: The cluster cannot be reached.
+    """
+    target = factory.resolve()
+    settings = factory.settings(target)
+    limits = factory.limits
+    if target.kind == "cluster":
+        if target.password is not None:
+            settings["credential_provider"] = _Credentials(factory)
+        del settings["host"], settings["port"]
+        node_class: Any = ClusterNode  # untyped in redis-py
+        nodes = [node_class(*address) for address in target.addresses]
+        cluster: Any = redis.RedisCluster(startup_nodes=nodes, ssl=target.tls, **settings)
+        return cast("redis.Redis", cluster)
+    if target.kind == "sentinel":
+        del settings["host"], settings["port"]
+        login = {"username": target.sentinel_username, "password": target.sentinel_password}
+        sentinel_class: Any = Sentinel  # untyped in redis-py
+        sentinel = sentinel_class(
+            target.addresses, sentinel_kwargs=settings | login | {"ssl": target.tls}
+        )
+        primary = sentinel.master_for(
+            target.service,
+            ssl=target.tls,
+            max_connections=limits.max_connections,
+            redis_connect_func=factory.login(),
+            **settings,
+        )
+        return cast("redis.Redis", primary)
+    pool_class: Any = redis.BlockingConnectionPool  # untyped in redis-py
+    pool = pool_class(
+        connection_class=connection_class(target),
+        max_connections=limits.max_connections,
+        timeout=limits.connect_timeout,
+        redis_connect_func=factory.login(),
+        **settings,
+    )
+    return redis.Redis.from_pool(pool)
+
+
+def close_driver(driver: redis.Redis) -> None:
+    """Close what ``make_driver`` made."""
+    driver.close()
+    manager = getattr(getattr(driver, "connection_pool", None), "sentinel_manager", None)
+    for sentinel in getattr(manager, "sentinels", ()):
+        sentinel.close()

@@ -1,0 +1,297 @@
+"""Tokens that the client gets and keeps alive itself, by AppRole logins.
+
+No background thread: a call that finds the token old sees to it, and all others go on.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Literal
+
+from .._shared.locks import OwnedLock
+from ..errors import VaultAuthenticationError, VaultConnectionError, VaultError
+from .api import approle_login, renew_self, revoke_self
+from .errors import Operation, not_vault
+from .grant import Grant, grant_in
+from .retry import Deadline
+from .tokens import TokenSource
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .settings import Masked
+    from .transport import Body, VaultAdapter, VaultTransport
+
+__all__ = ["AppRoleTokens"]
+
+#: Seconds between two logins that only a denial asked for: a role's new policies are seen that
+#: soon, and a path that stays denied costs no more than that.
+_DENIAL_PAUSE = 60.0
+_REVOKE_TIMEOUT = 2.0
+#: Seconds between two failed tries to refresh a token that still lives.
+_SHORTEST_REFRESH_PAUSE = 1.0
+
+_log = logging.getLogger("clients.vault")
+
+
+class AppRoleTokens(TokenSource):
+    """Tokens from AppRole logins.
+
+    Args:
+        transport: Where to log in.
+        role_id: The role's id.
+        secret_id: Its secret id.
+        clock: Seconds that only go forward.
+    """
+
+    def __init__(
+        self,
+        transport: VaultTransport,
+        role_id: Masked,
+        secret_id: Masked,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._transport = transport
+        self._role_id = role_id
+        self._secret_id = secret_id
+        self._clock = clock
+        self._lock = OwnedLock()
+        self._grant: Grant | None = None
+        self._generation = 0
+        #: The generation that a refusal brought and that has not worked yet; 0 for none.
+        self._unproven = 0
+        #: The token in use before the one of that generation, where a policy denied it something.
+        self._before: Grant | None = None
+        #: A token that was no better, to be revoked before another one is asked for.
+        self._idle: Grant | None = None
+        #: Counts logins that ended; the error of the last one, where it failed.
+        self._ended = 0
+        self._failure: VaultError | None = None
+        self._next_doubtful_login = float("-inf")
+        self._over = False
+
+    def current(self, deadline: Deadline) -> Grant:
+        """Return the token; log in, renew or replace it first where its age demands it.
+
+        Raises:
+            VaultError: There is no usable token and none could be had.
+        """
+        grant = self._grant
+        now = self._clock()
+        if grant is not None and now < grant.refresh_at and grant.spend():
+            return grant
+        try:
+            if grant is not None and now < grant.usable_until and grant.spend():
+                if not self._lock.acquire(timeout=0):
+                    return grant  # another thread sees to it, and this one is good meanwhile
+            else:
+                self._wait_for_lock(deadline)
+            other = self._grant
+            if other is not None and other is not grant and self._is_fresh(other):
+                return other
+            self._grant = self._refreshed(other, deadline)
+            if other is None or self._grant.generation != other.generation:
+                self._grant.spend()
+            return self._grant
+        finally:
+            try:
+                self._lock.release()
+            except RuntimeError:
+                pass  # it was not got
+
+    def replacement(
+        self, refused: Grant, refusal: VaultAuthenticationError, deadline: Deadline
+    ) -> Grant | None:
+        """Log in anew after a 403, once for all threads; None when that would mend nothing.
+
+        A denial by policy is worth a login only now and then: the role may have new policies.
+        So is a refusal of a token that came from such a login and has never worked.
+        """
+        try:
+            self._wait_for_lock(deadline)
+            grant = self._grant
+            if grant is not None and grant.generation != refused.generation and grant.spend():
+                return grant
+            denied = refusal.reason == "permission_denied"
+            if denied or refused.generation == self._unproven:
+                if self._clock() < self._next_doubtful_login:
+                    return None
+                self._next_doubtful_login = self._clock() + _DENIAL_PAUSE
+                self._give_back(deadline.sooner(_REVOKE_TIMEOUT), idle_alone=True)
+            self._grant = self._login(deadline)
+            self._grant.spend()
+            self._unproven = self._grant.generation
+            self._before = grant if denied else None
+            return self._grant
+        finally:
+            try:
+                self._lock.release()
+            except RuntimeError:
+                pass  # it was not got
+
+    def accepted(self, grant: Grant) -> None:
+        """Note that the server took the token."""
+        if self._unproven == grant.generation:
+            self._unproven, self._before = 0, None
+
+    def denied(self, grant: Grant) -> None:
+        """Note that a policy denies it; go back to the one before where it is no better.
+
+        A path that stays denied would leave another living token behind with each such login.
+        The one before is the one to keep: credentials that were issued to it die with it.
+        """
+        if self._unproven != grant.generation:
+            return
+        before, self._before, self._unproven = self._before, None, 0
+        if before is None or self._clock() >= before.usable_until:
+            return
+        if before.policies != grant.policies:
+            return
+        try:
+            if self._lock.acquire(timeout=0) and self._grant is grant:
+                # Other threads may still show it: it is revoked later on.
+                self._grant, self._idle = before, grant
+        finally:
+            try:
+                self._lock.release()
+            except RuntimeError:
+                pass  # it was not got
+
+    def verify(self, deadline: Deadline) -> None:
+        """Log in.
+
+        Raises:
+            VaultError: The login failed.
+        """
+        self.current(deadline)
+
+    def revoke(self) -> None:
+        """Revoke the token; a failure is logged and no more, for the token dies by itself."""
+        self._over = True
+        # A login on its way in another thread brings a token that is to be revoked as well.
+        try:
+            self._lock.acquire(timeout=_REVOKE_TIMEOUT)
+        finally:
+            try:
+                self._lock.release()
+            except RuntimeError:
+                pass  # it was not got
+        self._give_back(Deadline(_REVOKE_TIMEOUT))
+
+    def _give_back(self, deadline: Deadline, *, idle_alone: bool = False) -> None:
+        grants, self._idle = [self._idle], None
+        if not idle_alone:
+            grants.append(self._grant)
+            self._grant = None
+        for grant in filter(None, grants):
+            try:
+                self._transport.call(
+                    self._operation("token", "revoke the token"),
+                    revoke_self,
+                    deadline=deadline,
+                    token=grant.token,
+                    retries=0,
+                )
+            except VaultError as error:
+                _log.debug("the token was not revoked: %s", error)
+
+    def _is_fresh(self, grant: Grant) -> bool:
+        return self._clock() < grant.refresh_at and grant.spend()
+
+    def _wait_for_lock(self, deadline: Deadline) -> None:
+        ended = self._ended
+        if not self._lock.acquire(timeout=deadline.remaining()):
+            raise VaultConnectionError(
+                f"{self._operation('login', 'log in')}: another thread's login did not end in "
+                "time; raise timeout, or see why Vault is slow",
+                reason="timeout",
+            )
+        if self._failure is not None and self._ended != ended:
+            # It is the answer for all who waited: a server locks out who fails too often.
+            failure = copy.copy(self._failure)
+            failure.__cause__ = self._failure.__cause__
+            raise failure
+
+    def _refreshed(self, grant: Grant | None, deadline: Deadline) -> Grant:
+        if grant is None or grant.uses is not None or self._clock() >= grant.usable_until:
+            return self._login(deadline)
+        # The caller came to read a secret: this must leave time for that.
+        part = deadline.sooner(deadline.remaining() / 2)
+        try:
+            if grant.renewable:
+                try:
+                    return self._renewed(grant, part)
+                except VaultConnectionError:
+                    raise
+                except VaultError as error:
+                    _log.debug("the token cannot be renewed, so it is replaced: %s", error)
+            return self._login(part, retries=0)
+        except VaultError as error:
+            # The token still lives; the next try comes soon, but not with every call.
+            _log.warning("the token could not be renewed or replaced yet: %s", error)
+            now = self._clock()
+            pause = max(_SHORTEST_REFRESH_PAUSE, (grant.usable_until - now) / 4)
+            return replace(grant, refresh_at=min(grant.usable_until, now + pause))
+
+    def _login(self, deadline: Deadline, *, retries: int | None = None) -> Grant:
+        operation = self._operation("login", "log in by AppRole")
+        if self._over:
+            raise VaultError(f"{operation}: the client was closed meanwhile", reason="closed")
+        try:
+            grant = self._ask_for_token(
+                operation,
+                lambda adapter: approle_login(adapter, self._role_id, self._secret_id),
+                generation=self._generation + 1,
+                deadline=deadline,
+                retries=retries,
+            )
+        except VaultError as error:
+            self._failure = error
+            self._ended += 1
+            raise
+        self._failure = None
+        self._ended += 1
+        self._generation = grant.generation
+        _log.debug("logged in by AppRole, login %d, for %g s", grant.generation, grant.ttl)
+        return grant
+
+    def _renewed(self, grant: Grant, deadline: Deadline) -> Grant:
+        operation = self._operation("token", "renew the token")
+        renewed = self._ask_for_token(
+            operation,
+            renew_self,
+            generation=grant.generation,
+            deadline=deadline,
+            token=grant.token,
+            retries=0,
+        )
+        # Near the end of its longest life a renewal gives less: after that, only a login helps.
+        worth_it = renewed.renewable and renewed.ttl >= grant.ttl / 2
+        return replace(
+            renewed,
+            ttl=grant.ttl,
+            issued_at=grant.issued_at,
+            renewable=worth_it,
+            policies=grant.policies,
+        )
+
+    def _ask_for_token(
+        self,
+        operation: Operation,
+        send: Callable[[VaultAdapter], Body],
+        *,
+        generation: int,
+        **options: Any,
+    ) -> Grant:
+        asked_at = self._clock()
+        # The answer is kept out of this frame: in an unexpected shape it is a secret all the same.
+        grant = grant_in(self._transport.call(operation, send, **options), asked_at, generation)
+        if grant is None:
+            raise not_vault(operation, "HTTP 200 without a token")
+        return grant
+
+    def _operation(self, kind: Literal["login", "token"], text: str) -> Operation:
+        return Operation(kind=kind, text=text, addr=self._transport.options.addr)

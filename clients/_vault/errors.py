@@ -1,0 +1,315 @@
+"""The one place where an answer or a driver's exception becomes an error of ours.
+
+================================================= ============================ =====
+cause                                             error                        retry
+================================================= ============================ =====
+refused, reset, no such host, connect time-out    VaultConnectionError         yes
+no answer in time                                 VaultConnectionError         yes
+bad certificate, TLS file, URL or header          VaultConfigurationError      no
+412, 429, 5xx                                     VaultConnectionError         yes
+501, 503 "sealed"                                 VaultConnectionError         no
+3xx to elsewhere, 200 that is no JSON object      VaultConnectionError         no
+an answer that is no HTTP                         VaultConnectionError         no
+login: 400, 401, 403                              VaultAuthenticationError     no
+else: 401, 403                                    VaultAuthenticationError     no
+404                                               VaultSecretNotFoundError     no
+lease: 400 "unknown role"                         VaultSecretNotFoundError     no
+other 4xx                                         VaultError                   no
+================================================= ============================ =====
+"""
+
+from __future__ import annotations
+
+import http.client
+import re
+import ssl
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, Literal
+
+import requests.exceptions
+import urllib3.exceptions
+
+from .._shared.secrecy import redact
+from ..errors import (
+    VaultAuthenticationError,
+    VaultConfigurationError,
+    VaultConnectionError,
+    VaultError,
+    VaultSecretNotFoundError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from .paths import SecretPath
+
+__all__ = [
+    "Answer",
+    "Operation",
+    "error_from_answer",
+    "error_from_exception",
+    "not_vault",
+    "root_of",
+]
+
+_LONGEST_WORDS = 300
+_TIME = re.compile(r"[-+:.0-9TZ]{1,40}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Operation:
+    """What is being asked of which server, for messages.
+
+    Args:
+        kind: What the answer's status is to be read as.
+        text: What the caller wanted, such as "read the secret 'crm/database'".
+        addr: The server's URL.
+        path: Where, for reads and lists.
+        version: Which version, where one was named.
+    """
+
+    kind: Literal["read", "list", "login", "token", "lease", "health"]
+    text: str
+    addr: str
+    path: SecretPath | None = None
+    version: int | None = None
+
+    def __str__(self) -> str:
+        return f"cannot {self.text} at {self.addr}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What the server said, without any secret.
+
+    Args:
+        status: The HTTP status.
+        errors: Its ``errors``, scrubbed.
+        metadata: The metadata of a deleted or destroyed version.
+        retry_after: Seconds that it asked to wait.
+    """
+
+    status: int
+    errors: tuple[str, ...] = ()
+    metadata: dict[str, Any] | None = None
+    retry_after: float | None = None
+
+    @property
+    def words(self) -> str:
+        """The server's own words, for a message; empty when it gave none."""
+        text = " ".join(" ".join(self.errors).split())
+        return f": {text[:_LONGEST_WORDS]}" if text else ""
+
+
+def error_from_answer(operation: Operation, answer: Answer) -> VaultError:
+    """Return the error for an answer that is no success."""
+    status = answer.status
+    said = f"HTTP {status}{answer.words}"
+    if status == HTTPStatus.NOT_FOUND:
+        return _not_found(operation, answer)
+    if "unknown role" in answer.words and operation.kind == "lease":
+        return VaultSecretNotFoundError(
+            f"{operation}: there is no such role ({said}); make it, or name a static role by its "
+            "path, as in 'database/static-creds/crm-app'",
+            reason="missing",
+            status=status,
+        )
+    if status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN} or (
+        operation.kind == "login" and status == HTTPStatus.BAD_REQUEST
+    ):
+        return _refused(operation, answer, said)
+    if trouble := _trouble(answer):
+        reason, text = trouble
+        return VaultConnectionError(
+            f"{operation}: {text} ({said})",
+            reason=reason,
+            status=status,
+            retry_after=answer.retry_after,
+        )
+    if status < HTTPStatus.BAD_REQUEST:
+        return not_vault(operation, f"HTTP {status}", status)
+    return VaultError(f"{operation}: {said}", reason="invalid_request", status=status)
+
+
+def not_vault(operation: Operation, what: str, status: int | None = None) -> VaultConnectionError:
+    """Return the error for an answer that Vault would not give."""
+    return VaultConnectionError(
+        f"{operation}: not a Vault response ({what}); check that VAULT_ADDR leads to Vault itself "
+        "and not to a login page or proxy",
+        reason="not_vault",
+        status=status,
+    )
+
+
+def error_from_exception(
+    operation: Operation, error: Exception, *, timeout: float, secrets: tuple[str, ...] = ()
+) -> VaultError:
+    """Return the error for an exception that came out of the HTTP library or hvac.
+
+    Args:
+        operation: What was being asked.
+        error: The exception.
+        timeout: The seconds that the whole call may take, for the message.
+        secrets: Values that the message must not show.
+    """
+    chain = list(_causes(error))
+    root = chain[-1]
+    # Other text than the system's may be a piece of an answer, that is of a secret.
+    words = redact(root, *secrets) if isinstance(root, OSError) else type(root).__name__
+    words = " ".join(words.split())[:_LONGEST_WORDS]
+    # A connection that ends during the TLS handshake is an outage and no bad certificate.
+    cut = any(isinstance(one, ssl.SSLEOFError | ssl.SSLZeroReturnError) for one in chain)
+    if isinstance(error, _TLS_ERRORS) and not cut:
+        return VaultConfigurationError(
+            f"{operation}: TLS failed: {words}; check VAULT_CACERT, VAULT_CLIENT_CERT, "
+            "VAULT_CLIENT_KEY and the scheme of VAULT_ADDR",
+            reason="tls",
+        )
+    if isinstance(error, _TIMEOUTS):
+        return VaultConnectionError(
+            f"{operation}: no answer within {timeout:g} s; see whether Vault is overloaded, or "
+            "raise timeout",
+            reason="timeout",
+        )
+    if isinstance(error, _BODY_ERRORS) or _speaks_no_http(root):
+        return not_vault(operation, f"an answer that cannot be read: {type(root).__name__}")
+    if isinstance(error, _CONNECTION_ERRORS):
+        return VaultConnectionError(
+            f"{operation}: unreachable: {words}; see whether Vault runs and VAULT_ADDR is right",
+            reason="unreachable",
+        )
+    if isinstance(error, OSError | ValueError):
+        # Its text may hold a header, that is the token: the kind of error has to do.
+        return VaultConfigurationError(
+            f"{operation}: the request could not be made ({type(error).__name__}); check "
+            "VAULT_ADDR, VAULT_CACERT, VAULT_CLIENT_CERT and VAULT_CLIENT_KEY",
+            reason="setting",
+        )
+    return VaultError(f"{operation}: {type(error).__name__}", reason="unexpected")
+
+
+# An answer's body is read from urllib3 itself, under requests.
+_TLS_ERRORS = (requests.exceptions.SSLError, urllib3.exceptions.SSLError)
+_TIMEOUTS = (requests.exceptions.Timeout, urllib3.exceptions.TimeoutError, TimeoutError)
+_CONNECTION_ERRORS = (
+    urllib3.exceptions.ProtocolError,
+    requests.exceptions.ConnectionError,
+    requests.exceptions.ChunkedEncodingError,
+    ConnectionError,
+)
+_BODY_ERRORS = (
+    requests.exceptions.ContentDecodingError,
+    requests.exceptions.InvalidJSONError,
+    urllib3.exceptions.DecodeError,
+)
+
+
+def root_of(error: BaseException) -> BaseException:
+    """Return the first cause of *error*, however the libraries wrapped it."""
+    return list(_causes(error))[-1]
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    one: BaseException | None = error
+    while one is not None and id(one) not in seen:
+        seen.add(id(one))
+        yield one
+        one = one.__cause__ or one.__context__ or _wrapped(one)
+
+
+def _wrapped(error: BaseException) -> BaseException | None:
+    # requests and urllib3 also carry the true cause as an argument or as `reason`.
+    candidates = [getattr(error, "reason", None), *error.args]
+    return next((one for one in candidates if isinstance(one, BaseException)), None)
+
+
+def _speaks_no_http(root: BaseException) -> bool:
+    # An answer that ends too early is of this class as well, but it is an outage.
+    return isinstance(root, http.client.HTTPException) and not isinstance(
+        root, ConnectionError | http.client.IncompleteRead
+    )
+
+
+def _trouble(answer: Answer) -> tuple[str, str] | None:
+    match answer.status:
+        case HTTPStatus.PRECONDITION_FAILED:
+            return "standby_behind", "this standby does not have the latest state yet; try again"
+        case HTTPStatus.TOO_MANY_REQUESTS:
+            return "rate_limited", "too many requests; send fewer, or raise the quota"
+        case HTTPStatus.NOT_IMPLEMENTED:
+            return "uninitialised", "Vault is not initialised; run `vault operator init`"
+        case HTTPStatus.SERVICE_UNAVAILABLE if "seal" in answer.words.lower():
+            return "sealed", "Vault is sealed; unseal it"
+        case status if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            return "server_error", "Vault or a proxy before it fails; see its log"
+    return None
+
+
+def _refused(operation: Operation, answer: Answer, said: str) -> VaultAuthenticationError:
+    # A dead token gets the bare words, a policy's denial gets them in a list of errors. Other
+    # servers may word it otherwise: this chooses the message, and is a hint for all else.
+    if operation.kind == "login":
+        return VaultAuthenticationError(
+            f"{operation}: the login was refused ({said}); check role id, secret id and namespace",
+            reason="login_refused",
+            status=answer.status,
+        )
+    bare = [one.strip() for one in answer.errors]
+    unauthorized = answer.status == HTTPStatus.UNAUTHORIZED
+    if unauthorized or bare == ["permission denied"] or "invalid token" in answer.words:
+        return VaultAuthenticationError(
+            f"{operation}: the token is invalid, expired or revoked ({said}); get a new one",
+            reason="token_invalid",
+            status=answer.status,
+        )
+    return VaultAuthenticationError(
+        f"{operation}: permission denied by policy ({said}); grant the token the path"
+        f"{_shape_hint(operation)}",
+        reason="permission_denied",
+        status=answer.status,
+    )
+
+
+def _not_found(operation: Operation, answer: Answer) -> VaultError:
+    words = answer.words
+    place = operation.path
+    metadata = answer.metadata or {}
+    # Only what looks like a number and a time: the rest of an answer may be anything.
+    version = metadata.get("version")
+    version = version if isinstance(version, int) else operation.version
+    if "namespace not found" in words:
+        reason, state = "namespace", "there is no such namespace; check VAULT_NAMESPACE"
+    elif "no handler for route" in words or "unsupported path" in words:
+        mount = f"KV mount {place.mount!r}" if place else "such mount"
+        setting = "the role's path" if operation.kind == "lease" else "mount_point"
+        reason, state = "mount", f"there is no {mount}; check {setting}"
+    elif metadata.get("destroyed"):
+        reason, state = "destroyed", f"version {version} is destroyed for ever; write a new one"
+    elif deleted_at := metadata.get("deletion_time"):
+        when = f" at {deleted_at}" if _TIME.fullmatch(str(deleted_at)) else ""
+        reason = "deleted"
+        state = f"version {version} was deleted{when}; undelete it or write a new one"
+    elif operation.version is not None:
+        reason, state = "version_missing", f"there is no version {operation.version}"
+    elif operation.kind == "list":
+        reason, state = "missing", "there is no such folder"
+    else:
+        reason, state = "missing", "there is no such secret"
+    return VaultSecretNotFoundError(
+        f"{operation}: {state}{_shape_hint(operation)}", reason=reason, status=answer.status
+    )
+
+
+def _shape_hint(operation: Operation) -> str:
+    place = operation.path
+    if place is None:
+        return ""
+    for start in (f"{place.mount}/data/", f"{place.mount}/", "data/", "metadata/"):
+        if place.path.startswith(start):
+            return (
+                f" (the client itself puts {place.mount + '/data/'!r} in front: "
+                f"did you mean {place.path.removeprefix(start)!r}?)"
+            )
+    return ""

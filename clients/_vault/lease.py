@@ -1,0 +1,397 @@
+"""A user and a password from Vault's database secrets engine, for as long as somebody needs them.
+
+No background thread: a call that finds the lease old sees to it, and all others go on. As long as
+Vault cannot be asked, connections that are open stay in use, whatever the clock says.
+Source: https://openbao.org/docs/secrets/databases/ and https://openbao.org/docs/concepts/lease/.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+import weakref
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Literal
+
+from .._shared.credential_life import Credential, CredentialLife
+from .._shared.lifecycle import Lifecycle
+from .._shared.locks import OwnedLock
+from ..errors import VaultConfigurationError, VaultConnectionError, VaultError
+from .answers import DatabaseCredential, credential_in
+from .api import read_database_credential, renew_lease, revoke_lease
+from .errors import Operation, not_vault
+from .grant import Lease, refresh_part
+from .lease_url import checked_base, with_login
+from .paths import database_path
+from .retry import Deadline
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .grant import Grant
+    from .session import VaultSession
+    from .settings import Masked
+    from .transport import Body
+
+__all__ = ["LeasedUrl"]
+
+#: Seconds between two tries to do so, or to find out whether a doubted lease still lives.
+_SHORTEST_PAUSE = 1.0
+#: Seconds that a call whose credential still works spends on it; twice as many after each try
+#: that got no answer: some databases are slow to make a user, and each such try may leave one.
+_REFRESH_TIMEOUT = 1.0
+#: Seconds from one user that the server refuses to the next: twice as many after each of them.
+_LONGEST_REFUSED_PAUSE = 30.0
+_REVOKE_TIMEOUT = 2.0
+#: Seconds between two times that a static role's user is believed to have been made anew.
+_ANEW_PAUSE = 5.0
+
+_log = logging.getLogger("clients.credentials")
+
+
+class LeasedUrl(Credential, Lifecycle):
+    """A connection URL with a user and a password of its own from Vault.
+
+    Give it to ``PostgresClient`` or ``ValkeyClient`` in place of a URL, and close it after them,
+    by ``close()`` or as a context manager. Safe to share between threads; a forked child gets a
+    lease of its own.
+
+    Args:
+        session: Returns this process's connection to Vault.
+        role: ``crm-app`` for ``database/creds/crm-app``, or the path itself, such as
+            ``database/static-creds/crm-app``.
+        base_url: Returns the URL to put user and password into, in place of those it may have.
+        timeout: Seconds that getting a credential may take.
+
+    Raises:
+        VaultConfigurationError: *role* is no role and no path of one, or *base_url* no callable.
+    """
+
+    def __init__(
+        self,
+        session: Callable[[], VaultSession],
+        role: str,
+        base_url: Callable[[], str],
+        *,
+        timeout: float,
+    ) -> None:
+        self.path = database_path(role)
+        if not callable(base_url):
+            # Not shown: it may hold a password.
+            raise VaultConfigurationError(
+                f"base_url is {type(base_url).__name__}: pass a callable that returns the URL, "
+                "such as get_database_url",
+                reason="setting",
+            )
+        self._session = session
+        self._base_url = base_url
+        self._timeout = timeout
+        self._serial = 0
+        self._closed = False
+        self._start()
+        _leased.add(self)
+
+    def _start(self) -> None:
+        self._lock = OwnedLock()
+        self._lease: Lease | None = None
+        #: All leases that may still live, with their ends.
+        self._living: dict[str, float] = {}
+        self._base: Masked | None = None
+        #: The password that the base was read for.
+        self._base_secret: Masked | None = None
+        self._doubted = False
+        self._looked_at = self._next_try = self._anew_at = float("-inf")
+        self._patience = _REFRESH_TIMEOUT
+        self._refused_pause = _SHORTEST_PAUSE
+        self._in_trouble = False
+
+    def __repr__(self) -> str:
+        return f"<LeasedUrl {self.path}>"
+
+    def __call__(self, *, use_cache: bool = True) -> str:
+        """Return the URL.
+
+        Args:
+            use_cache: False says that the server refused it: it is replaced, unless it is new.
+
+        Raises:
+            VaultError: There is no credential, and none could be had.
+        """
+        deadline = Deadline(self._timeout)
+        if self._base is None:  # before anything is made that must end
+            self._base = checked_base(self._base_url())
+        try:
+            self._acquire(deadline)
+            lease, now = self._lease, time.monotonic()
+            refused = not use_cache and lease is not None and self._may_replace_refused(lease)
+            if lease is None or now >= lease.ends_at or refused:
+                lease = self._lease = self._replacement(lease, deadline)
+        finally:
+            try:
+                self._lock.release()
+            except RuntimeError:
+                pass  # it was not got
+        self._read_base_anew(lease)
+        return with_login(self._base, lease.user, lease.secret)
+
+    def serial(self) -> int:
+        """Renew or replace the lease where its age demands it, and return its user's number.
+
+        Never raises: what cannot be had now is tried for again in a moment.
+
+        Returns:
+            A number that grows with each new user: connections of the one before are given up.
+        """
+        lease, now = self._lease, time.monotonic()
+        if lease is None or (now < self._next_try and not self._doubted):
+            return self._serial
+        doubted = self._doubted and now >= self._looked_at + _SHORTEST_PAUSE
+        if now >= lease.refresh_at or doubted:
+            try:
+                mine = self._lock.acquire(timeout=0)
+                if mine and self._lease is lease and not self._closed:
+                    self._refresh(lease)
+            finally:
+                try:
+                    self._lock.release()
+                except RuntimeError:
+                    pass  # it was not got
+        return self._serial
+
+    def doubt(self) -> None:
+        """Have the lease looked at before the next checkout: its user seems to be gone."""
+        self._doubted = True
+
+    def life(self) -> CredentialLife:
+        """Return the age of the lease, and the seconds until it or its token ends."""
+        lease = self._lease
+        if lease is None:
+            return CredentialLife(0.0, 0.0)
+        return CredentialLife.between(lease.issued_at, lease.ends_at)
+
+    def close(self) -> None:
+        """Revoke what still lives; a failure is logged and no more, for a lease ends by itself."""
+        # A thread that is at it sees this when it is done, and revokes what it got.
+        self._closed = True
+        try:
+            self._lock.acquire(timeout=_REVOKE_TIMEOUT)
+            living, self._lease, self._living = self._living, None, {}
+        finally:
+            try:
+                self._lock.release()
+            except RuntimeError:
+                pass  # it was not got
+        now = time.monotonic()
+        self._revoke([one for one, ends_at in living.items() if now < ends_at])
+
+    def _acquire(self, deadline: Deadline) -> None:
+        if not self._lock.acquire(timeout=deadline.remaining()):
+            raise VaultConnectionError(
+                f"{self._operation('read')}: another thread's request did not end in time; raise "
+                "timeout, or see why Vault is slow",
+                reason="timeout",
+            )
+
+    def _may_replace_refused(self, lease: Lease) -> bool:
+        """Whether a user that the server refuses is old enough to be replaced by another one.
+
+        Where it refuses them all, each would live on to the end of its lease.
+        """
+        age = time.monotonic() - lease.issued_at
+        if not lease.lease_id:  # a static role is only read again
+            return age >= _SHORTEST_PAUSE
+        if age < self._refused_pause:
+            return False
+        longer = min(2 * self._refused_pause, _LONGEST_REFUSED_PAUSE)
+        self._refused_pause = _SHORTEST_PAUSE if age > 2 * longer else longer
+        return True
+
+    def _read_base_anew(self, lease: Lease) -> None:
+        """Follow a database that has moved: once for each credential, and without the lock."""
+        before, self._base_secret = self._base_secret, lease.secret
+        if before is None or before is lease.secret:
+            return
+        try:
+            self._base = checked_base(self._base_url())
+        except Exception as error:  # noqa: BLE001 - the caller's callable; what is known may do
+            # Not any text: it may hold the URL.
+            reason = error if isinstance(error, VaultError) else type(error).__name__
+            _log.warning("the URL for %s stays as it is for now: %s", self.path, reason)
+
+    def _refresh(self, lease: Lease) -> None:
+        started = self._looked_at = time.monotonic()
+        deadline = Deadline(min(self._patience, self._timeout))
+        if self._doubted and not lease.lease_id and started >= self._anew_at + _ANEW_PAUSE:
+            # No lease tells: a user of the same name may stand where the sessions' user was.
+            self._anew_at = started
+            self._serial += 1
+        self._doubted = False
+        try:
+            self._lease = self._renewed(lease, deadline) or self._replacement(lease, deadline)
+            self._in_trouble, self._patience = False, _REFRESH_TIMEOUT
+        except VaultError as error:
+            # Connections that are open go on; the next try comes soon, but not with every call.
+            if self._closed:
+                return
+            now = self._looked_at = time.monotonic()
+            self._next_try = now + _pause(now - started, lease.ends_at - now)
+            if error.reason == "timeout":
+                self._patience = min(2 * self._patience, self._timeout)
+            _log.log(
+                logging.DEBUG if self._in_trouble else logging.WARNING,
+                "the credential of %s could not be renewed or replaced yet, and open connections "
+                "go on with it: %s",
+                self.path,
+                error,
+            )
+            self._in_trouble = True
+
+    def _renewed(self, lease: Lease, deadline: Deadline) -> Lease | None:
+        """Return the lease with a longer life; None when it is to be replaced.
+
+        Raises:
+            VaultConnectionError: Vault could not be asked: no reason to get another credential.
+        """
+        if not lease.renewable:
+            return None
+        operation, asked_at = self._operation("renew"), time.monotonic()
+        try:
+            body, grant = self._session().ask_as(
+                operation,
+                lambda adapter: renew_lease(adapter, lease.lease_id, lease.full_ttl),
+                deadline,
+                retries=0,
+            )
+        except VaultConnectionError:
+            raise
+        except VaultError as error:
+            _log.debug("%s is replaced: %s", self.path, error)
+            return None
+        ttl = body.get("lease_duration")
+        # Near its longest life a renewal gives less, and a lease dies with the token of its login.
+        if (
+            not isinstance(ttl, int | float)
+            or ttl < lease.full_ttl / 2
+            or grant.generation != lease.generation
+        ):
+            return None
+        ends_at, refresh_at = self._span(ttl, asked_at, grant, deadline)
+        self._living[lease.lease_id] = ends_at
+        return replace(lease, ends_at=ends_at, refresh_at=refresh_at)
+
+    def _replacement(self, lease: Lease | None, deadline: Deadline) -> Lease:
+        self._check_open()
+        new = self._read(deadline)
+        if self._closed:
+            self._revoke([new.lease_id] if self._living.pop(new.lease_id, None) else [])
+            self._check_open()
+        if lease is None or lease.user != new.user:
+            self._serial += 1
+        if lease is not None and lease.secret.reveal() != new.secret.reveal():
+            _log.info("the credential of %s was rotated: the user is %s", self.path, new.user)
+        return new
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise VaultError(
+                f"{self._operation('read')}: it was closed; make new clients", reason="closed"
+            )
+
+    def _read(self, deadline: Deadline) -> Lease:
+        operation = self._operation("read")
+        # The answer is kept out of this frame: it holds the password.
+        found, grant = _found_in(
+            *self._session().ask_as(
+                operation,
+                lambda adapter: read_database_credential(adapter, self.path),
+                deadline,
+            )
+        )
+        if found is None:
+            raise not_vault(operation, "HTTP 200 without a user and a password")
+        now = time.monotonic()
+        if found.lease_id:
+            # Whatever happens from here on, close() knows of it.
+            self._living = {one: end for one, end in self._living.items() if now < end}
+            self._living[found.lease_id] = now + found.ttl
+            ends_at, refresh_at = self._span(found.ttl, now, grant, deadline)
+        else:
+            # A static role goes on when its password is rotated; Vault may be a little late.
+            ends_at = now + found.ttl
+            refresh_at = max(ends_at, now + _SHORTEST_PAUSE / 2)
+        return Lease(
+            lease_id=found.lease_id,
+            user=found.user,
+            secret=found.secret,
+            issued_at=now - found.age,
+            refresh_at=refresh_at,
+            ends_at=ends_at,
+            full_ttl=found.ttl,
+            renewable=found.renewable,
+            generation=grant.generation,
+        )
+
+    def _span(
+        self, ttl: float, since: float, grant: Grant, deadline: Deadline
+    ) -> tuple[float, float]:
+        """Return when a lease of *ttl* seconds ends, and when it is to be looked after."""
+        # Vault revokes a token's leases with the token.
+        token = self._session().tokens.looked_up(grant, deadline)
+        now = time.monotonic()
+        ends_at = min(since + ttl, token.ends_at)
+        refresh_at = min(since + max(0.0, ends_at - since) * refresh_part(), token.refresh_at)
+        return ends_at, max(refresh_at, now + _SHORTEST_PAUSE / 10)
+
+    def _revoke(self, leases: list[str]) -> None:
+        for number, lease_id in enumerate(leases):
+            try:
+                self._session().ask_as(
+                    self._operation("revoke"),
+                    partial(revoke_lease, lease_id=lease_id),
+                    Deadline(_REVOKE_TIMEOUT),
+                    retries=0,
+                )
+            except VaultConnectionError as error:
+                # The others would cost as much time, and end as well.
+                _log.warning(
+                    "not revoked, so that each ends by itself: %d of the leases of %s: %s",
+                    len(leases) - number, self.path, error,
+                )  # fmt: skip
+                return
+            except VaultError as error:
+                _log.warning(
+                    "a lease of %s was not revoked, and ends by itself: %s", self.path, error
+                )
+
+    def _operation(self, verb: Literal["read", "renew", "revoke"]) -> Operation:
+        what = {"read": "get", "renew": "renew", "revoke": "revoke"}[verb]
+        return Operation(
+            kind="lease",
+            text=f"{what} the credential of {self.path!r}",
+            addr=self._session().options.addr,
+        )
+
+
+def _pause(took: float, left: float) -> float:
+    """Return the seconds to the next try: the rarer the longer they take, but before the end."""
+    pause = max(_SHORTEST_PAUSE, 4 * took)
+    return pause if left <= 0 else min(pause, max(left / 2, _SHORTEST_PAUSE / 2))
+
+
+def _found_in(body: Body, grant: Grant) -> tuple[DatabaseCredential | None, Grant]:
+    return credential_in(body), grant
+
+
+#: Every LeasedUrl, for the fork hook.
+_leased: weakref.WeakSet[LeasedUrl] = weakref.WeakSet()
+
+
+def _restart_all_in_child() -> None:
+    # The parent's lease is the parent's to renew and to revoke.
+    for one in list(_leased):
+        one._start()  # noqa: SLF001 - this module's own
+
+
+os.register_at_fork(after_in_child=_restart_all_in_child)

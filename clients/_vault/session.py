@@ -1,0 +1,148 @@
+"""One process's connection to Vault: transport and token together, each call healed once."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..errors import VaultAuthenticationError, VaultConnectionError
+from .api import read_health
+from .approle import AppRoleTokens
+from .errors import Operation, not_vault
+from .tokens import StaticToken, TokenSource
+from .transport import Body, VaultTransport
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .grant import Grant
+    from .retry import Deadline
+    from .settings import VaultOptions
+    from .transport import VaultAdapter
+
+__all__ = ["VaultSession"]
+
+
+class VaultSession:
+    """What must not be shared between processes.
+
+    Args:
+        options: The client's settings.
+    """
+
+    def __init__(self, options: VaultOptions) -> None:
+        self.options = options
+        self.transport = VaultTransport(options)
+        self.tokens = _token_source(self.transport)
+
+    def verify(self, deadline: Deadline) -> None:
+        """Log in, or verify the token.
+
+        Raises:
+            VaultError: There is no working token.
+        """
+        try:
+            self.tokens.verify(deadline)
+        except VaultConnectionError as error:
+            self._tell_uninitialised(error, deadline)
+            raise
+
+    def ask(
+        self, operation: Operation, send: Callable[[VaultAdapter], Body], deadline: Deadline
+    ) -> Body:
+        """Return the answer to an authenticated request.
+
+        A 403 that another token can mend is mended, once.
+
+        Raises:
+            VaultError: Whatever went wrong.
+        """
+        return self.ask_as(operation, send, deadline)[0]
+
+    def ask_as(
+        self,
+        operation: Operation,
+        send: Callable[[VaultAdapter], Body],
+        deadline: Deadline,
+        *,
+        retries: int | None = None,
+    ) -> tuple[Body, Grant]:
+        """Ask, and return the answer together with the token that it was given to.
+
+        Raises:
+            VaultError: Whatever went wrong.
+        """
+        grant = self.tokens.current(deadline)
+        try:
+            try:
+                body = self.transport.call(
+                    operation, send, deadline=deadline, token=grant.token, retries=retries
+                )
+            except VaultAuthenticationError as refusal:
+                other = self.tokens.replacement(grant, refusal, deadline)
+                if other is None:
+                    raise
+                grant = other
+                body = self.transport.call(
+                    operation, send, deadline=deadline, token=grant.token, retries=retries
+                )
+        except VaultAuthenticationError as refusal:
+            if refusal.reason == "permission_denied":  # by policy, so the token itself is good
+                self.tokens.denied(grant)
+            raise
+        except VaultConnectionError as error:
+            self._tell_uninitialised(error, deadline)
+            raise
+        self.tokens.accepted(grant)
+        return body, grant
+
+    def health(self, deadline: Deadline) -> Body:
+        """Return what ``sys/health`` says of a server that is initialised and unsealed.
+
+        Raises:
+            VaultConnectionError: It is unreachable, uninitialised or sealed.
+        """
+        operation = Operation(
+            kind="health", text="check the health of Vault", addr=self.options.addr
+        )
+        body = self._state(operation, deadline)
+        if not body.get("initialized"):
+            raise VaultConnectionError(
+                f"{operation}: Vault is not initialised; run `vault operator init`",
+                reason="uninitialised",
+            )
+        if body.get("sealed"):
+            raise VaultConnectionError(f"{operation}: Vault is sealed; unseal it", reason="sealed")
+        return body
+
+    def close(self) -> None:
+        """Give back the token that was obtained here, and close the connections."""
+        try:
+            self.tokens.revoke()
+        finally:
+            self.transport.close()
+
+    def _state(self, operation: Operation, deadline: Deadline) -> Body:
+        body = self.transport.call(operation, read_health, deadline=deadline)
+        if not isinstance(body.get("initialized"), bool):
+            raise not_vault(operation, "HTTP 200 without a health report")
+        return body
+
+    def _tell_uninitialised(self, error: VaultConnectionError, deadline: Deadline) -> None:
+        # An uninitialised server says "sealed" to everything but a health check.
+        if error.reason != "sealed":
+            return
+        try:
+            self.health(deadline)
+        except VaultConnectionError as state:
+            if state.reason == "uninitialised":
+                raise state from error
+
+
+def _token_source(transport: VaultTransport) -> TokenSource:
+    """Return the source that the options ask for."""
+    options = transport.options
+    if options.token is not None:
+        return StaticToken(transport, options.token)
+    if options.role_id is None or options.secret_id is None:
+        raise AssertionError("resolve_options() lets no AppRole without its ids through")
+    return AppRoleTokens(transport, options.role_id, options.secret_id)

@@ -1,0 +1,315 @@
+"""Requests to Vault: the one place that sends one, and what must hold for each of them.
+
+Each call gets an adapter of its own with its token, deadline and operation, so that threads share
+nothing but the session's connections.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from email.utils import parsedate_to_datetime
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from urllib.parse import urljoin, urlsplit
+
+import hvac.exceptions
+import requests
+import urllib3.exceptions
+from hvac.adapters import Adapter
+from urllib3 import Timeout
+
+from .._shared.secrecy import redact
+from ..errors import VaultError
+from .errors import (
+    Answer,
+    Operation,
+    error_from_answer,
+    error_from_exception,
+    not_vault,
+    root_of,
+)
+from .http import make_session
+from .retry import Deadline, retry
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .settings import Masked, VaultOptions
+
+__all__ = ["Body", "VaultAdapter", "VaultTransport"]
+
+#: A JSON object as the server sent it; empty for an answer without a body.
+Body: TypeAlias = dict[str, Any]
+
+_CHUNK = 65536
+#: Vault refuses requests over 32 MiB by default, so no honest secret is larger.
+_LARGEST_BODY = 32 * 1024 * 1024
+#: The HTTP library refuses a time-out of nothing.
+_SHORTEST = 0.001
+
+_DRIVER_ERRORS = (
+    requests.exceptions.RequestException,
+    urllib3.exceptions.HTTPError,
+    OSError,
+    ValueError,
+)
+
+_T = TypeVar("_T")
+
+if TYPE_CHECKING:
+    _AdapterOfBodies = Adapter[Body]
+else:  # hvac's class is generic in its stubs alone
+    _AdapterOfBodies = Adapter
+
+
+class VaultTransport:
+    """A session with its connections; safe to share between threads, not between processes.
+
+    Args:
+        options: Address, TLS files, namespace, retries.
+    """
+
+    def __init__(self, options: VaultOptions) -> None:
+        self.options = options
+        self._closed = False
+        self.session = make_session()
+        # hvac lets the session's own values win over the adapter's, but not all: set both.
+        self.session.verify = options.verify
+        self.session.cert = options.cert
+
+    def call(
+        self,
+        operation: Operation,
+        send: Callable[[VaultAdapter], _T],
+        *,
+        deadline: Deadline,
+        token: Masked | None = None,
+        retries: int | None = None,
+    ) -> _T:
+        """Return what *send* gets from the server, with the tries that the deadline allows.
+
+        Args:
+            operation: What is asked, for messages.
+            send: Makes one request through the adapter it is given.
+            deadline: When all of it must be over.
+            token: The token to show, if any.
+            retries: Further tries; the client's number when None.
+
+        Raises:
+            VaultError: Whatever went wrong.
+        """
+
+        def attempt(patience: Deadline) -> _T:
+            if self._closed:
+                raise VaultError(f"{operation}: the client was closed meanwhile", reason="closed")
+            try:
+                return send(VaultAdapter(self, operation, deadline, patience, token))
+            except VaultError as error:
+                # hvac's own frames go: a login's hold the secret id as a local variable.
+                raise error.with_traceback(None)  # noqa: B904 - the same error, not another one
+            except hvac.exceptions.VaultError as error:
+                raise error_from_exception(
+                    operation, error, timeout=deadline.timeout, secrets=self.options.secrets()
+                ) from None  # it has hvac's frames too
+
+        return retry(
+            attempt,
+            deadline=deadline,
+            retries=self.options.retries if retries is None else retries,
+        )
+
+    def close(self) -> None:
+        """Close all connections; a call of another thread makes no new ones."""
+        self._closed = True
+        self.session.close()
+
+
+class VaultAdapter(_AdapterOfBodies):
+    """What hvac's API classes talk to for the length of one request.
+
+    Returns JSON objects alone, and raises our errors alone.
+    """
+
+    def __init__(
+        self,
+        transport: VaultTransport,
+        operation: Operation,
+        deadline: Deadline,
+        patience: Deadline,
+        token: Masked | None,
+    ) -> None:
+        options = transport.options
+        super().__init__(
+            base_uri=options.addr,
+            session=transport.session,
+            # The server refuses to tell its health inside a namespace.
+            namespace=None if operation.kind == "health" else options.namespace,
+            allow_redirects=False,
+        )
+        self._options = options
+        self._operation = operation
+        self._deadline = deadline
+        self._connect_by = patience
+        # What got no answer may have used up a secret id, or made a user: it is not sent again.
+        self._answer_by = deadline if operation.kind in {"login", "lease"} else patience
+        self._masked_token = token
+
+    def get_login_token(self, response: Body) -> str:
+        """Return the token of a login's answer."""
+        return str(response["auth"]["client_token"])
+
+    def request(
+        self,
+        method: str,
+        url: str,
+        headers: Any = None,
+        raise_exception: bool = True,  # noqa: FBT001, FBT002 - hvac's signature
+        **kwargs: Any,
+    ) -> Body:
+        """Send one request, with at most one redirect inside the same origin.
+
+        Raises:
+            VaultError: No success, or no JSON object in it.
+        """
+        del headers, raise_exception
+        kwargs.pop("wrap_ttl", None)  # hvac passes it on everywhere, for an option we do not use
+        if method.lower() == "list":
+            # Proxies know GET; both servers take it for LIST with this parameter.
+            method, kwargs["params"] = "get", {"list": "true"}
+        target = self.base_uri + url
+        reply = self._send(method, target, kwargs)
+        if not isinstance(reply, Exception) and reply.is_redirect:
+            target = self._redirect_target(method, reply)
+            reply = self._send(method, target, kwargs | {"params": None})
+        if isinstance(reply, Exception):
+            error = error_from_exception(
+                self._operation,
+                reply,
+                timeout=self._deadline.timeout,
+                secrets=self._secrets(),
+            )
+            raise error from _scrubbed(reply, self._secrets())
+        return self._body(reply)
+
+    def _send(self, method: str, url: str, kwargs: dict[str, Any]) -> requests.Response | Exception:
+        # Returns a failure instead of raising it: this frame and those below hold the token in
+        # local variables, which error reporters collect from a traceback.
+        left = self._answer_by.remaining()
+        if not left:
+            return requests.exceptions.Timeout("the deadline has passed")
+        timeout: Any = Timeout(connect=max(self._connect_by.remaining(), _SHORTEST), total=left)
+        headers = {"X-Vault-Request": "true"}
+        if self._masked_token is not None:
+            headers["X-Vault-Token"] = self._masked_token.reveal()
+        if self.namespace:
+            headers["X-Vault-Namespace"] = self.namespace
+        try:
+            with self.session.request(
+                method,
+                url,
+                headers=headers,
+                timeout=timeout,
+                allow_redirects=False,
+                verify=self._options.verify,
+                cert=self._options.cert,
+                stream=True,
+                **kwargs,
+            ) as reply:
+                return self._with_content(reply)
+        except _DRIVER_ERRORS as error:
+            return error
+
+    def _with_content(
+        self, reply: requests.Response
+    ) -> requests.Response | requests.exceptions.RequestException:
+        content = bytearray()
+        for chunk in reply.raw.stream(_CHUNK, decode_content=True):
+            content += chunk
+            if len(content) > _LARGEST_BODY:
+                return requests.exceptions.ContentDecodingError("the answer is too large")
+        reply.raw.release_conn()
+        reply._content = bytes(content)  # noqa: SLF001 - what reading .content would set
+        return reply
+
+    def _redirect_target(self, method: str, reply: requests.Response) -> str:
+        here = urlsplit(reply.url)
+        try:
+            target = urljoin(reply.url, reply.headers.get("Location", ""))
+            there = urlsplit(target)
+            port = there.port
+        except ValueError:
+            raise not_vault(
+                self._operation, f"HTTP {reply.status_code} to no URL", reply.status_code
+            ) from None
+        keeps_method = reply.status_code in {
+            HTTPStatus.TEMPORARY_REDIRECT,
+            HTTPStatus.PERMANENT_REDIRECT,
+        }
+        same_origin = (here.scheme, here.netloc) == (there.scheme, there.netloc)
+        if same_origin and (keeps_method or method.lower() == "get"):
+            return target
+        raise not_vault(
+            self._operation,
+            f"HTTP {reply.status_code} leads to {there.scheme}://{there.hostname}:{port}, "
+            "and the token is sent to no other server: set VAULT_ADDR to that one if it is Vault",
+            reply.status_code,
+        )
+
+    def _body(self, reply: requests.Response) -> Body:
+        if reply.status_code == HTTPStatus.NO_CONTENT:
+            return {}
+        try:
+            body = json.loads(reply.content)
+        except (ValueError, RecursionError):
+            body = None
+        if reply.status_code == HTTPStatus.OK:
+            if isinstance(body, dict):
+                return body
+            kind = reply.headers.get("Content-Type", "without a content type")
+            raise not_vault(self._operation, f"HTTP 200, {kind[:60]}", reply.status_code)
+        raise self._error_for(reply, body if isinstance(body, dict) else {})
+
+    def _error_for(self, reply: requests.Response, body: Body) -> VaultError:
+        errors = body.get("errors") or body.get("warnings") or []
+        data = body.get("data")
+        metadata = data.get("metadata") if isinstance(data, dict) else None
+        return error_from_answer(
+            self._operation,
+            Answer(
+                status=reply.status_code,
+                errors=tuple(redact(one, *self._secrets()) for one in errors)
+                if isinstance(errors, list)
+                else (),
+                metadata=metadata if isinstance(metadata, dict) else None,
+                retry_after=_seconds(reply.headers.get("Retry-After")),
+            ),
+        )
+
+    def _secrets(self) -> tuple[str, ...]:
+        own = () if self._masked_token is None else (self._masked_token.reveal(),)
+        return (*self._options.secrets(), *own)
+
+
+def _seconds(retry_after: str | None) -> float | None:
+    text = (retry_after or "").strip()
+    if text.isascii() and text.isdigit():
+        return float(text)
+    try:  # the other form is a date: Vault sends none, but proxies do
+        return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
+    except (ValueError, OverflowError):
+        return None
+
+
+def _scrubbed(error: Exception, secrets: tuple[str, ...]) -> OSError | None:
+    """Return the system's own error as a cause that can be shown; None where there is none.
+
+    A library's may hold a header with the token, or a piece of an answer.
+    """
+    root = root_of(error)
+    if not isinstance(root, OSError) or isinstance(root, requests.exceptions.RequestException):
+        return None
+    if redact(repr(root), *secrets) != repr(root):
+        return None
+    root.__traceback__ = None  # its frames hold the token's header
+    return root

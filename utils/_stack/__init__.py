@@ -1,0 +1,1 @@
+"""The development stack: one module for each server, and what starts, seeds and keeps them."""
