@@ -30,7 +30,7 @@ from .errors import (
 )
 
 if typing.TYPE_CHECKING:
-    from ._shared.credential_life import CredentialLife
+    from ._shared.credentials import CredentialLife
     from .factory import Clients, HealthReport, ServiceHealth, build_clients
     from .postgres_client import PostgresClient
     from .valkey_client import Pipeline, RateLimit, Session, SessionStore, ValkeyClient
@@ -71,7 +71,7 @@ __all__ = [
 
 _HOMES = {
     "Clients": "factory",
-    "CredentialLife": "_shared.credential_life",
+    "CredentialLife": "_shared.credentials",
     "HealthReport": "factory",
     "LeasedUrl": "vault_client",
     "Pipeline": "valkey_client",

@@ -6,20 +6,192 @@ import argparse
 import dataclasses
 import json
 import sys
+import time
+from contextlib import ExitStack, nullcontext
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ._check import check_services, url_for
-from .errors import ClientError
+from ._shared.credentials import CredentialLife
+from ._vault.typed_secrets import DATABASE, VALKEY
+from .errors import (
+    ClientError,
+    ConfigurationError,
+    PostgresError,
+    RlsContextError,
+    ValkeyError,
+    VaultAuthenticationError,
+    VaultError,
+)
 from .postgres_client import PostgresClient
+from .valkey_client import ValkeyClient
 from .vault_client import VaultClient
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
+    from contextlib import AbstractContextManager
 
-    from ._check import ServiceReport
-    from ._shared.credential_life import CredentialLife
+__all__ = ["ServiceReport", "check_services", "main", "url_for"]
 
-__all__ = ["main"]
+_LOGIN_WORDS = (
+    "authentication failed",
+    "not permitted to log in",
+    "no password supplied",
+    "WRONGPASS",
+    "NOAUTH",
+    "invalid username-password",
+)
+
+# Why a Vault is none for us, as far as we can see.
+_UNREACHED = {"unreachable", "timeout", "tls", "not_vault"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceReport:
+    """What was found out about one service.
+
+    Args:
+        service: ``"vault"``, ``"postgres"`` or ``"valkey"``.
+        healthy: Whether everything is as it should be.
+        reachable: Whether it answered; None when it could not be tried.
+        authenticated: Whether it accepted the credentials; None when it did not come to that.
+        version: What it says it is.
+        latency: Seconds that a health check took.
+        rls: PostgreSQL alone: what can be said of row-level security.
+        credential: How old the credential is, and how long it still works.
+        detail: Where it is, or what is wrong.
+    """
+
+    service: str
+    healthy: bool
+    detail: str
+    reachable: bool | None = None
+    authenticated: bool | None = None
+    version: str | None = None
+    latency: float | None = None
+    rls: str | None = None
+    credential: CredentialLife | None = None
+
+
+def check_services(
+    environ: Mapping[str, str] | None = None,
+    *,
+    database_role: str | None = None,
+    valkey_role: str | None = None,
+) -> list[ServiceReport]:
+    """Try all three services.
+
+    Args:
+        environ: Where the ``VAULT_*`` variables are read; the process's environment when None.
+        database_role: The role of the database secrets engine that ``build_clients()`` is given.
+        valkey_role: Likewise for Valkey.
+
+    Returns:
+        A report for each, also when the first of them already failed.
+    """
+    with ExitStack() as stack:
+        try:
+            vault = stack.enter_context(VaultClient(environ=environ))
+            reports = [_healthy("vault", vault, vault.addr, vault.credential_life())]
+        except ClientError as error:
+            untried = "not tried: its URL is in Vault"
+            return [
+                _failed("vault", error),
+                ServiceReport(service="postgres", healthy=False, detail=untried),
+                ServiceReport(service="valkey", healthy=False, detail=untried),
+            ]
+        reports.append(_try("postgres", lambda: _postgres(vault, database_role)))
+        reports.append(_try("valkey", lambda: _valkey(vault, valkey_role)))
+    return reports
+
+
+def _try(service: str, check: Callable[[], ServiceReport]) -> ServiceReport:
+    try:
+        return check()
+    except ClientError as error:
+        return _failed(service, error)
+
+
+def _postgres(vault: VaultClient, role: str | None) -> ServiceReport:
+    with (
+        url_for(vault, role, vault.get_database_url) as url,
+        PostgresClient(url, 1, admin_url=vault.get_database_admin_url, min_size=1) as client,
+    ):
+        findings = client.check_rls()
+        rls = "enforced" if not findings else f"{len(findings)} findings: python -m clients rls"
+        life = client.credential_life() if role else CredentialLife(vault.secret_age(DATABASE))
+        return _healthy("postgres", client, client.server, life, rls=rls, healthy=not findings)
+
+
+def _valkey(vault: VaultClient, role: str | None) -> ServiceReport:
+    with url_for(vault, role, vault.get_valkey_url) as url, ValkeyClient(url) as client:
+        life = client.credential_life() if role else CredentialLife(vault.secret_age(VALKEY))
+        return _healthy("valkey", client, client.server, life)
+
+
+def url_for(
+    vault: VaultClient, role: str | None, stored: Callable[..., str]
+) -> AbstractContextManager[Callable[..., str]]:
+    """Return the URL that *stored* returns, with a credential of *role* where one is named."""
+    return nullcontext(stored) if role is None else vault.leased_url(role, stored)
+
+
+def _healthy(
+    service: str,
+    client: VaultClient | PostgresClient | ValkeyClient,
+    detail: str,
+    credential: CredentialLife,
+    *,
+    rls: str | None = None,
+    healthy: bool = True,
+) -> ServiceReport:
+    started = time.perf_counter()
+    client.health_check()
+    latency = time.perf_counter() - started
+    return ServiceReport(
+        service=service,
+        healthy=healthy,
+        reachable=True,
+        authenticated=True,
+        version=client.server_version(),
+        latency=latency,
+        rls=rls,
+        credential=credential,
+        detail=detail,
+    )
+
+
+def _failed(service: str, error: ClientError) -> ServiceReport:
+    reachable, authenticated = _how_far(service, error)
+    return ServiceReport(
+        service=service,
+        healthy=False,
+        reachable=reachable,
+        authenticated=authenticated,
+        rls="bypassed" if isinstance(error, RlsContextError) else None,
+        detail=str(error),
+    )
+
+
+def _how_far(service: str, error: ClientError) -> tuple[bool | None, bool | None]:
+    """Return whether the service answered and whether it let us in; None where nobody knows."""
+    if isinstance(error, RlsContextError):
+        return True, True
+    # Without what Vault should have told, the other two were not tried.
+    untried = service != "vault" and isinstance(error, VaultError)
+    if untried or isinstance(error, ConfigurationError):
+        return None, None
+    if isinstance(error, VaultAuthenticationError) or any(
+        words in str(error) for words in _LOGIN_WORDS
+    ):
+        return True, False
+    if isinstance(error, PostgresError):
+        # A refused connection has no SQLSTATE; the server's own words begin like this.
+        let_in = error.sqlstate is not None
+        return let_in or "FATAL:" in str(error), let_in or None
+    if isinstance(error, ValkeyError):
+        return error.code is not None, error.code == "NOPERM" or None
+    return getattr(error, "reason", None) not in _UNREACHED, None
+
 
 _HEADER = ("SERVICE", "STATUS", "REACHABLE", "LOGIN", "VERSION", "LATENCY", "RLS", "CREDENTIAL")
 _ROLE_HELP = "take user and password from this role of Vault's database secrets engine"

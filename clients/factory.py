@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from ._postgres.settings import OnRlsBypass
-    from ._shared.credential_life import CredentialLife
+    from ._shared.credentials import CredentialLife
     from .vault_client import LeasedUrl
 
 __all__ = ["Clients", "HealthReport", "ServiceHealth", "build_clients"]

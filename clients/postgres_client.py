@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ._postgres.block import Block, JoinedBlock, open_block
 from ._postgres.connector import Connector
-from ._postgres.execute import OneFlight
-from ._postgres.in_block import InBlock
+from ._postgres.execute import InBlock, OneFlight
 from ._postgres.pool import Pool
 from ._postgres.probe import ask, look_at
 from ._postgres.settings import PostgresSettings, url_source
@@ -35,8 +34,7 @@ if TYPE_CHECKING:
     from ._postgres.guarded import GuardedConnection
     from ._postgres.session import Session
     from ._postgres.settings import OnRlsBypass, Target
-    from ._shared.credential_life import CredentialLife
-    from ._shared.credentials import UrlSource
+    from ._shared.credentials import CredentialLife, UrlSource
 
 __all__ = ["Finding", "PostgresClient", "PostgresError"]
 

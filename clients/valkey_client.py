@@ -22,15 +22,15 @@ from ._valkey.arguments import (
 from ._valkey.cached import Flights, Lookup, lock_name
 from ._valkey.cluster import ClusterNodes
 from ._valkey.commands import Command, CommandSet
-from ._valkey.connections import ConnectionFactory, Limits, check_tls_files
+from ._valkey.connections import ConnectionFactory
 from ._valkey.errors import DRIVER_ERRORS, valkey_error
-from ._valkey.links import Link, SingleServer
+from ._valkey.links import Link, SentinelPrimary, SingleServer
 from ._valkey.operations import KeyOperations
 from ._valkey.pipeline import Pipeline
 from ._valkey.plain_client import close_driver, make_driver
 from ._valkey.rate_limit import RateLimit, rate_limit_command
-from ._valkey.sentinel import SentinelPrimary
 from ._valkey.sessions import Session, SessionStore
+from ._valkey.settings import Limits, check_tls_files
 from ._valkey.url import url_source
 from .errors import ValkeyConfigurationError, ValkeyConnectionError, ValkeyError
 
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     import redis
 
-    from ._shared.credential_life import CredentialLife
+    from ._shared.credentials import CredentialLife
 
 __all__ = ["Pipeline", "RateLimit", "Session", "SessionStore", "ValkeyClient", "ValkeyError"]
 

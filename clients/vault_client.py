@@ -11,16 +11,16 @@ import weakref
 from typing import TYPE_CHECKING, Any
 
 from ._shared.lifecycle import Lifecycle
+from ._shared.secrecy import Masked, MaskedEnvironment
 from ._shared.validation import LARGEST, shown
-from ._vault.answers import DEEPEST, secret_in, written_at
-from ._vault.api import list_folder, lookup_self, read_secret
+from ._vault.api import DEEPEST, list_folder, lookup_self, read_secret, secret_in, written_at
 from ._vault.cache import CacheStats, SecretCache
 from ._vault.errors import Operation, not_vault
 from ._vault.lease import LeasedUrl
 from ._vault.paths import SecretPath, folder_path, secret_path
 from ._vault.retry import Deadline
 from ._vault.session import VaultSession
-from ._vault.settings import Masked, MaskedEnvironment, resolve_options
+from ._vault.settings import resolve_options
 from ._vault.typed_secrets import TypedGetters
 from .errors import (
     VaultAuthenticationError,
@@ -32,7 +32,7 @@ from .errors import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from ._shared.credential_life import CredentialLife
+    from ._shared.credentials import CredentialLife
 
 __all__ = ["LeasedUrl", "VaultClient", "VaultError"]
 

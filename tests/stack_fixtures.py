@@ -12,8 +12,8 @@ import pytest
 from clients._shared.environment import VaultSettings
 from clients.vault_client import VaultClient
 from utils._stack.docker import DockerStack, compose_command
-from utils._stack.loopback_port import HeldPort, free_port
 from utils._stack.postgres import PostgresServer
+from utils._stack.process import HeldPort, free_port
 from utils._stack.seed import apply_sql
 from utils._stack.settings import StackSettings, forget_ambient_servers
 from utils.local_stack import EmbeddedStack, StackEndpoints

@@ -16,21 +16,17 @@ import os
 import signal
 import subprocess
 import sys
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, NoReturn, Self
+from typing import TYPE_CHECKING, NoReturn
 
 from clients.errors import ConfigurationError
-from utils._stack import keeper as _stack_keeper
+from utils._stack import keeper
 from utils._stack.docker import DockerStack
+from utils._stack.embedded import EmbeddedStack
 from utils._stack.endpoints import StackEndpoints
-from utils._stack.loopback_port import free_port
-from utils._stack.openbao import OpenBaoServer
-from utils._stack.postgres import PostgresServer
-from utils._stack.process import StackError
-from utils._stack.seed import seed_stack
+from utils._stack.process import StackError, free_port
 from utils._stack.settings import StackSettings, child_environment, forget_ambient_servers
-from utils._stack.valkey import ValkeyServer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -41,51 +37,6 @@ _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # What shells add to a signal's number, to make an exit code of it.
 _SIGNALLED = 128
 _COMMAND_GRACE = 10.0
-
-
-class EmbeddedStack:
-    """The three servers, started and seeded on entry and stopped on exit.
-
-    They end with this process, also when it is killed. Works as root and as an ordinary user.
-    """
-
-    def __init__(self) -> None:
-        self.vault = OpenBaoServer()
-        self.postgres = PostgresServer()
-        self.valkey = ValkeyServer()
-        self._running = ExitStack()
-
-    def start(self) -> StackEndpoints:
-        """Start and seed the servers.
-
-        Returns:
-            Where they are, and how to log in.
-
-        Raises:
-            StackError: One of them did not start; none is left running.
-        """
-        with ExitStack() as starting:
-            for server in (self.valkey, self.vault, self.postgres):
-                starting.callback(server.close)
-                server.start()
-            endpoints = seed_stack(
-                vault_addr=self.vault.url,
-                vault_root_token=self.vault.root_token,
-                superuser_url=self.postgres.url(),
-                valkey_url=self.valkey.url,
-            )
-            self._running = starting.pop_all()
-        return endpoints
-
-    def close(self) -> None:
-        """Stop the servers and remove their folders."""
-        self._running.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.close()
 
 
 @contextmanager
@@ -159,13 +110,13 @@ def _act(action: str, command: list[str], settings: StackSettings) -> int:
     if action == "run":
         return _run(command, settings)
     if action == "serve":
-        return _stack_keeper.serve(EmbeddedStack())
+        return keeper.serve(EmbeddedStack())
     if action == "up":
-        print(_stack_keeper.up(settings))
+        print(keeper.up(settings))
     elif action == "down":
-        print(_stack_keeper.down())
+        print(keeper.down())
     else:
-        print(_stack_keeper.endpoints().exports())
+        print(keeper.endpoints().exports())
     return 0
 
 

@@ -13,8 +13,9 @@ from uuid import UUID
 from psycopg.pq import ConnStatus, TransactionStatus
 
 from ..errors import PostgresConnectionError, PostgresError, RlsContextError
+from .block_state import BlockState
 from .errors import is_connection_loss, lost_error, statement_error
-from .guarded import BlockState, GuardedConnection
+from .guarded import GuardedConnection
 from .session import FlightError, Session
 from .sql import (
     BEGIN,

@@ -1,3 +1,4 @@
+# ruff: noqa: SLF001 - one guard for the handle and all that comes from it
 """What a ``connection()`` block yields: a connection that guards its transaction and dies with it.
 
 The handle and all that comes from it (cursors, savepoints, streams, copies) ask the block's state
@@ -7,149 +8,32 @@ before each use: is the block still open, and is the transaction still the one w
 from __future__ import annotations
 
 import os
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol, Self
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 import psycopg
-from psycopg import pq
+from psycopg import sql
+from psycopg.pq import TransactionStatus
 from psycopg.rows import dict_row
 
-from .._shared.locks import OwnedLock
-from ..errors import PostgresError, RlsContextError, TransactionAbortedError
-from .cursor import GuardedCursor
-from .errors import is_connection_loss, is_read_only, is_role_gone
-from .session import FlightError
-from .sql import checked, marker
+from ..errors import PostgresError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+    from contextlib import AbstractContextManager
     from types import TracebackType
 
-    from psycopg.abc import Params, Query
+    from psycopg.abc import Buffer, Params, Query
 
-    from .session import Session
+    from .block_state import BlockState
 
-__all__ = ["BlockState", "GuardedConnection", "GuardedTransaction"]
-
-_ACTIVE = pq.TransactionStatus.ACTIVE
-_IDLE = pq.TransactionStatus.IDLE
-_INERROR = pq.TransactionStatus.INERROR
-_INTRANS = pq.TransactionStatus.INTRANS
-
-
-class Closable(Protocol):
-    """What a block closes at its end."""
-
-    def close(self) -> None:
-        """Close it; more than once does no harm."""
-
-
-class BlockState:
-    """The transaction of one block.
-
-    Args:
-        session: The session that runs it.
-        expected: What one column of the context query answers while the context is there.
-        began: When the transaction began, as the context query says it.
-        what: The block, for messages.
-    """
-
-    def __init__(self, session: Session, expected: bytes, began: bytes, what: str) -> None:
-        self.session = session
-        self.what = what
-        self.pid = os.getpid()
-        #: The first SQL error that nobody has handled yet by a rollback to a savepoint.
-        self.swallowed: psycopg.Error | None = None
-        #: The last error that says something of the server or of the role.
-        self.telling: psycopg.Error | None = None
-        self.closables: list[Closable] = []
-        # Held while a statement runs and while the block ends: a thread that still has the handle
-        # cannot slip a statement in between the check and the session's next borrower.
-        self.lock = OwnedLock()
-        #: Whether the block is over; handles of it, a joined block's too, may still be held.
-        self.ended = False
-        #: How many uses of it are under way, in the thread that has the lock.
-        self.busy = 0
-        # What the block's first flight has set, see marked().
-        self._marker = marker(session.application_name, 1)
-        self._marks = 1
-        self._expected = expected
-        self._began = began
-        self.context_was_lost = False
-
-    def context_is_lost(self) -> bool:
-        """Return True when the transaction that had the context has ended."""
-        if self.context_was_lost:
-            return True
-        pgconn = self.session.pgconn
-        if pgconn.status != pq.ConnStatus.OK:
-            return False
-        if pgconn.transaction_status == _INERROR:
-            # The marker is undone already, but the server refuses every statement, too.
-            return False
-        if pgconn.transaction_status == _IDLE:
-            self.context_was_lost = True
-        elif pgconn.parameter_status(b"application_name") != self._marker:
-            # COMMIT AND CHAIN and "COMMIT; BEGIN" leave us in a transaction, but in another one.
-            # The block's own SET application_name looks the same from here: the server knows.
-            self.context_was_lost = not self._ask_server()
-        return self.context_was_lost
-
-    def check_context(self) -> None:
-        """Refuse to go on without the context."""
-        if self.context_is_lost():
-            raise RlsContextError(
-                f"the transaction of {self.what} was ended by a COMMIT or ROLLBACK in its SQL, and "
-                "the context went with it: leave the block instead, or use conn.transaction()"
-            )
-
-    def note(self, error: psycopg.Error) -> None:
-        """Remember the SQL error that aborts the transaction, should the caller swallow it."""
-        if is_read_only(error) or is_role_gone(error):
-            self.telling = error
-        # An error of psycopg's own, before it sent anything, has aborted nothing.
-        if self.swallowed is None and self.session.transaction_status not in (_IDLE, _INTRANS):
-            self.swallowed = error
-
-    def aborted_error(self) -> TransactionAbortedError:
-        """Return the error for an end that looks normal and cannot be."""
-        error = TransactionAbortedError(
-            f"{self.what} ended normally, but an SQL error in it had aborted the transaction and "
-            "was swallowed: nothing was committed. Let the error out, or put the statement that "
-            "may fail into conn.transaction()",
-            sqlstate=self.swallowed.sqlstate if self.swallowed else None,
-        )
-        error.__cause__ = self.swallowed
-        return error
-
-    def close_what_is_open(self) -> None:
-        """Close streams and server-side cursors that the block left open."""
-        for closable in self.closables:
-            try:
-                closable.close()
-            except psycopg.Error as error:
-                # Never instead of the error in flight; the end of the block reports this one.
-                self.note(error)
-                if is_connection_loss(error):
-                    self.session.close()
-                closable.close()
-        self.closables.clear()
-
-    def _ask_server(self) -> bool:
-        pgconn = self.session.pgconn
-        self._marks += 1
-        # A new mark: the name that SQL has set may outlive the transaction, and then says nothing.
-        name = marker(pgconn.parameter_status(b"application_name") or b"", self._marks)
-        try:
-            [result] = self.session.message(checked(pgconn, name))
-        except FlightError:
-            # The connection is gone: the next statement says so in its own words.
-            return True
-        user, row_security, began = (result.get_value(0, column) for column in range(3))
-        if began != self._began or self._expected not in (user, row_security):
-            return False
-        self._marker = name
-        return True
+__all__ = [
+    "GuardedConnection",
+    "GuardedCopy",
+    "GuardedCursor",
+    "GuardedTransaction",
+    "StreamedRows",
+]
 
 
 class GuardedConnection:
@@ -274,7 +158,7 @@ class GuardedConnection:
         with state.lock:
             self.check_open()
             state.check_context()
-            if sends and state.session.transaction_status == _ACTIVE:
+            if sends and state.session.transaction_status == TransactionStatus.ACTIVE:
                 # psycopg would wait for its own lock, and for ever.
                 raise PostgresError(
                     f"{state.what} is busy with a stream() or a COPY: read that to its end or "
@@ -288,7 +172,7 @@ class GuardedConnection:
                 raise
             finally:
                 state.busy -= 1
-            if state.session.transaction_status != _INERROR:
+            if state.session.transaction_status != TransactionStatus.INERROR:
                 state.swallowed = None
 
     def check_open(self) -> None:
@@ -320,7 +204,7 @@ class GuardedTransaction:
         self._raw = raw
 
     def __enter__(self) -> Self:
-        with self._handle._guarded():  # noqa: SLF001 - one guard in three classes
+        with self._handle._guarded():
             self._raw.__enter__()
         return self
 
@@ -332,19 +216,19 @@ class GuardedTransaction:
     ) -> bool:
         handle = self._handle
         if exc is None:
-            with handle._guarded() as state:  # noqa: SLF001 - likewise
-                if state.session.transaction_status == _INERROR:
+            with handle._guarded() as state:
+                if state.session.transaction_status == TransactionStatus.INERROR:
                     self._undo_and_raise(state)
                 return bool(self._raw.__exit__(None, None, None))
-        with handle._state.lock:  # noqa: SLF001 - likewise
-            if not handle._is_open:  # noqa: SLF001 - likewise
+        with handle._state.lock:
+            if not handle._is_open:
                 # The session may be another user's by now: nothing of ours goes there.
                 return False
             if isinstance(exc, psycopg.Rollback) and exc.transaction is self:  # type: ignore[comparison-overlap]  # we gave the caller ourselves
                 exc_type, exc = psycopg.Rollback, psycopg.Rollback(self._raw)
             done = bool(self._raw.__exit__(exc_type, exc, traceback))
-            if handle._state.session.transaction_status != _INERROR:  # noqa: SLF001 - likewise
-                handle._state.swallowed = None  # noqa: SLF001 - likewise
+            if handle._state.session.transaction_status != TransactionStatus.INERROR:
+                handle._state.swallowed = None
             return done
 
     def _undo_and_raise(self, state: BlockState) -> NoReturn:
@@ -352,3 +236,251 @@ class GuardedTransaction:
         self._raw.__exit__(type(aborted), aborted, None)
         state.swallowed = None
         raise aborted
+
+
+_END = object()
+
+
+class GuardedCursor:
+    """A psycopg cursor that works only while its block is open."""
+
+    __slots__ = ("_fetch_sends", "_handle", "_raw")
+
+    def __init__(self, handle: GuardedConnection, raw: Any) -> None:
+        self._handle = handle
+        self._raw = raw
+        # Only a server-side cursor talks to the server when it fetches.
+        self._fetch_sends = isinstance(raw, psycopg.ServerCursor)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Any:
+        with self._handle._guarded(sends=self._fetch_sends):
+            # Not fetchone(): its None can be a row, too, as a row factory makes it.
+            row = next(self._raw, _END)
+        if row is _END:
+            raise StopIteration
+        return row
+
+    @property
+    def connection(self) -> GuardedConnection:
+        """The block's handle; never psycopg's connection."""
+        return self._handle
+
+    @property
+    def description(self) -> Any:
+        """The columns of the result; None for a statement without rows."""
+        return self._raw.description
+
+    @property
+    def pgresult(self) -> Any:
+        """The result as libpq has it, for psycopg's row factories."""
+        return self._raw.pgresult
+
+    @property
+    def _encoding(self) -> str:
+        return str(self._raw._encoding)
+
+    @property
+    def rowcount(self) -> int:
+        """How many rows the statement returned or changed."""
+        return int(self._raw.rowcount)
+
+    @property
+    def statusmessage(self) -> str | None:
+        """The command tag, such as ``INSERT 0 1``."""
+        tag: str | None = self._raw.statusmessage
+        return tag
+
+    def execute(self, query: Query, params: Params | None = None) -> Self:
+        """Run a statement.
+
+        Raises:
+            psycopg.Error: It failed.
+            PostgresError: The block has ended, or its context is lost (RlsContextError).
+        """
+        with self._handle._guarded():
+            self._raw.execute(_whole(query), params)
+        return self
+
+    def executemany(
+        self, query: Query, params_seq: Iterable[Params], *, returning: bool = False
+    ) -> Self:
+        """Run a statement once for each row of parameters; raises as ``execute`` does."""
+        with self._handle._guarded():
+            self._raw.executemany(_whole(query), params_seq, returning=returning)
+        return self
+
+    def fetchone(self) -> Any:
+        """Return the next row, or None when there is no further one."""
+        with self._handle._guarded(sends=self._fetch_sends):
+            return self._raw.fetchone()
+
+    def fetchmany(self, size: int = 0) -> list[Any]:
+        """Return up to *size* further rows."""
+        with self._handle._guarded(sends=self._fetch_sends):
+            return list(self._raw.fetchmany(size))
+
+    def fetchall(self) -> list[Any]:
+        """Return all further rows."""
+        with self._handle._guarded(sends=self._fetch_sends):
+            return list(self._raw.fetchall())
+
+    def nextset(self) -> bool:
+        """Go on to the next result of several statements; return False when there is none."""
+        with self._handle._guarded(sends=False):
+            return bool(self._raw.nextset())
+
+    def scroll(self, value: int, mode: str = "relative") -> None:
+        """Move within the rows."""
+        with self._handle._guarded(sends=self._fetch_sends):
+            self._raw.scroll(value, mode)
+
+    def stream(self, query: Query, params: Params | None = None) -> Generator[Any, None, None]:
+        """Yield the rows one by one as the server sends them."""
+        rows = self._raw.stream(_whole(query), params)
+        with self._handle._guarded() as state:
+            state.closables.append(rows)
+        try:
+            while True:
+                with self._handle._guarded(sends=False):
+                    try:
+                        row = next(rows)
+                    except StopIteration:
+                        return
+                yield row
+        finally:
+            with state.lock:
+                if rows in state.closables:
+                    state.closables.remove(rows)
+                    self._cancel(rows)
+
+    def _cancel(self, rows: Any) -> None:
+        state = self._handle._state
+        with suppress(psycopg.Error):
+            rows.close()
+        if state.session.transaction_status == TransactionStatus.INERROR:
+            state.note(psycopg.errors.QueryCanceled("a stream() was left before its last row"))
+
+    @contextmanager
+    def copy(self, statement: Query, params: Params | None = None) -> Iterator[GuardedCopy]:
+        """Open a COPY, as psycopg's cursor does.
+
+        COPY FROM is PostgreSQL's to refuse on tables with row-level security.
+        """
+        whole = _whole(statement)
+        with self._handle._guarded(), self._raw.copy(whole, params) as raw:
+            copy = GuardedCopy(self._handle, raw)
+            try:
+                yield copy
+            finally:
+                copy._is_open = False
+
+    def close(self) -> None:
+        """Close the cursor; it may outlive its block for that."""
+        with self._handle._state.lock:
+            if not self._handle.closed:
+                self._raw.close()
+
+
+def _whole(query: Query) -> Query:
+    """Refuse a query that libpq would cut at a NUL character: perhaps before its WHERE."""
+    text = query.as_bytes() if isinstance(query, sql.Composable) else query
+    if (isinstance(text, str) and "\0" in text) or (isinstance(text, bytes) and b"\0" in text):
+        raise psycopg.ProgrammingError("the query contains a NUL character")
+    return query
+
+
+class GuardedCopy:
+    """A COPY of a block; dead with its ``with`` block, and never psycopg's own object.
+
+    A kept one would write into whatever COPY the session's next borrower runs.
+    """
+
+    __slots__ = ("_handle", "_is_open", "_raw")
+
+    def __init__(self, handle: GuardedConnection, raw: psycopg.Copy) -> None:
+        self._handle = handle
+        self._raw = raw
+        self._is_open = True
+
+    def __iter__(self) -> Iterator[Buffer]:
+        while data := self.read():
+            yield data
+
+    def read(self) -> Buffer:
+        """Return the next piece of a COPY TO; empty at the end."""
+        return self._checked().read()
+
+    def rows(self) -> Iterator[tuple[Any, ...]]:
+        """Yield the rows of a COPY TO."""
+        while (row := self.read_row()) is not None:
+            yield row
+
+    def read_row(self) -> tuple[Any, ...] | None:
+        """Return the next row of a COPY TO; None at the end."""
+        return self._checked().read_row()
+
+    def write(self, data: Buffer | str) -> None:
+        """Send a piece of a COPY FROM."""
+        self._checked().write(data)
+
+    def write_row(self, row: Sequence[Any]) -> None:
+        """Send a row of a COPY FROM."""
+        self._checked().write_row(row)
+
+    def set_types(self, types: Sequence[int | str]) -> None:
+        """Name the types of the columns, which a binary COPY needs."""
+        self._checked().set_types(types)
+
+    def _checked(self) -> psycopg.Copy:
+        self._handle.check_open()
+        if not self._is_open:
+            raise PostgresError("this COPY has ended: open another with cursor.copy()")
+        return self._raw
+
+
+class StreamedRows:
+    """An iterator that raises on every use after its block.
+
+    A generator would raise once, and then look like a result that has come to its end.
+
+    Args:
+        cursor: A cursor on the server.
+        batch_size: Rows for each round trip.
+        mapped: Makes a context in which psycopg's errors become ours.
+    """
+
+    def __init__(
+        self,
+        cursor: GuardedCursor,
+        batch_size: int,
+        mapped: Callable[[], AbstractContextManager[None]],
+    ) -> None:
+        self._cursor = cursor
+        self._handle = cursor.connection
+        self._batch_size = batch_size
+        self._mapped = mapped
+        self._batch: Iterator[dict[str, Any]] = iter(())
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> dict[str, Any]:
+        if not self._handle._is_open:
+            self._handle.check_open()
+        for row in self._batch:
+            return row
+        with self._mapped():
+            # It looks whether the block is open, and whether this is the process that opened it.
+            self._batch = iter(self._cursor.fetchmany(self._batch_size))
+        for row in self._batch:
+            return row
+        raise StopIteration

@@ -13,19 +13,20 @@ from __future__ import annotations
 
 import os
 import random
+import sys
 import threading
 import time
 import weakref
 from collections import deque
-from typing import TYPE_CHECKING, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from .._shared.locks import OwnedLock
 from ..errors import ClientError, PostgresConnectionError, PostgresError
 from .errors import is_read_only, is_role_gone
-from .holders import Holder, calling_place, describe_holders
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     import psycopg
 
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from .session import Session
     from .settings import Target
 
-__all__ = ["Pool"]
+__all__ = ["Holder", "Pool", "calling_place", "describe_holders"]
 
 T = TypeVar("T", bound="Session | _Right")
 
@@ -394,3 +395,34 @@ def _forget_all_after_fork() -> None:
 
 
 os.register_at_fork(after_in_child=_forget_all_after_fork)
+
+
+_PACKAGE = str(Path(__file__).parent)
+
+
+class Holder(NamedTuple):
+    """Which thread has held a session since when, and the line that took it."""
+
+    thread_id: int
+    since: float
+    place: str
+
+
+def calling_place() -> str:
+    """Return file and line of the caller outside this package."""
+    frame = sys._getframe(2)  # noqa: SLF001 - the documented way to a caller without its cost
+    while frame.f_back is not None and (
+        frame.f_code.co_filename.startswith(_PACKAGE) or "contextlib" in frame.f_code.co_filename
+    ):
+        frame = frame.f_back
+    return f"{frame.f_code.co_filename}:{frame.f_lineno}"
+
+
+def describe_holders(holders: Iterable[Holder]) -> str:
+    """Name them, the oldest first."""
+    now = time.monotonic()
+    names = {thread.ident: thread.name for thread in threading.enumerate()}
+    return "; ".join(
+        f"{names.get(thread_id, f'ended thread {thread_id}')} for {now - since:.2f} s at {place}"
+        for thread_id, since, place in sorted(holders, key=lambda holder: holder.since)
+    )

@@ -12,8 +12,7 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
 from .._shared.credentials import UrlSource
-from .._shared.host_names import can_be_looked_up
-from .._shared.validation import checked_count, checked_seconds
+from .._shared.validation import can_be_looked_up, checked_count, checked_seconds
 from ..errors import PostgresConfigurationError
 
 if TYPE_CHECKING:

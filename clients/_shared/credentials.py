@@ -9,9 +9,11 @@ from __future__ import annotations
 import copy
 import inspect
 import logging
+import math
 import os
 import time
 import weakref
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -22,13 +24,57 @@ from ..errors import (
     VaultConnectionError,
     VaultError,
 )
-from .credential_life import Credential, CredentialLife
 from .locks import OwnedLock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ["Candidate", "UrlSource"]
+__all__ = ["Candidate", "Credential", "CredentialLife", "UrlSource"]
+
+
+@dataclass(frozen=True, slots=True)
+class CredentialLife:
+    """How old a credential is and how long it still works; never the credential itself.
+
+    Args:
+        age: Seconds since it was issued; where nobody tells that, since this client took it up.
+        remaining: Seconds until it ends; None when it has no known end.
+    """
+
+    age: float
+    remaining: float | None = None
+
+    @classmethod
+    def between(cls, issued_at: float, ends_at: float) -> CredentialLife:
+        """Return the life, now, of what ends at *ends_at*, both on the monotonic clock.
+
+        Args:
+            issued_at: When it was issued.
+            ends_at: When it ends; infinity when it has no known end.
+        """
+        now = time.monotonic()
+        return cls(now - issued_at, None if math.isinf(ends_at) else max(0.0, ends_at - now))
+
+
+class Credential(ABC):
+    """A callable that gives a URL whose credential ends by itself, and sees to the next one."""
+
+    @abstractmethod
+    def __call__(self, *, use_cache: bool = True) -> str:
+        """Return the URL; with ``use_cache=False`` because the server refused the last one."""
+
+    @abstractmethod
+    def serial(self) -> int:
+        """Renew or replace the credential where its age demands it, and return its number."""
+
+    @abstractmethod
+    def doubt(self) -> None:
+        """Note that the server behaves as if the credential were gone."""
+
+    @abstractmethod
+    def life(self) -> CredentialLife:
+        """Return how old it is, and how long it still works."""
+
 
 #: Seconds from a value's first refusal in which the other half of a rotation is waited for.
 _ROTATION_PATIENCE = 1.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import reprlib
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -10,7 +11,15 @@ if TYPE_CHECKING:
 
     from ..errors import ClientError
 
-__all__ = ["LARGEST", "checked_count", "checked_seconds", "shown"]
+__all__ = [
+    "LARGEST",
+    "can_be_looked_up",
+    "checked_count",
+    "checked_seconds",
+    "is_readable",
+    "needs_password",
+    "shown",
+]
 
 # Sockets, locks and poll() take no time-out of more than some weeks, and fail only when they wait.
 _A_DAY = 86_400.0
@@ -88,3 +97,34 @@ def shown(value: object) -> str:
     except ValueError:
         # Python refuses to print whole numbers of thousands of digits.
         return "a huge number"
+
+
+def can_be_looked_up(host: str) -> bool:
+    """Return False when a part of *host* is empty or has more than 63 characters.
+
+    The resolver's own error is a UnicodeError that would come out of a connect.
+    """
+    try:
+        host.encode("idna")
+    except UnicodeError:
+        return False
+    return True
+
+
+def is_readable(path: str) -> bool:
+    """Return whether *path* is a file that this process may read."""
+    try:
+        if not Path(path).is_file():  # to open a pipe would wait for its writer
+            return False
+        Path(path).open("rb").close()
+    except OSError:
+        return False
+    return True
+
+
+def needs_password(path: str) -> bool:
+    """Return whether a key in the file has a password.
+
+    The TLS library would ask for it at the terminal, and wait.
+    """
+    return b"ENCRYPTED" in Path(path).read_bytes()

@@ -24,8 +24,7 @@ from redis.crc import key_slot
 
 from ..errors import ValkeyError
 from .arguments import to_json
-from .commands import same, script_command
-from .scripts import Script
+from .commands import Script, same, script_command
 
 if TYPE_CHECKING:
     from collections.abc import Callable

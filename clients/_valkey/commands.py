@@ -1,12 +1,16 @@
-"""Each command once, for the client and for the pipeline: words, keys and the reply's meaning."""
+"""Each command once, for the client and for the pipeline: words, keys and the reply's meaning.
+
+A script is one atomic step on the server.
+Sources: https://valkey.io/topics/eval-intro/ and https://valkey.io/commands/.
+"""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeVar
 
 from ..errors import ValkeyConfigurationError
-from . import scripts
 from .arguments import (
     checked_amount,
     checked_expiry,
@@ -20,9 +24,8 @@ from .arguments import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from .scripts import Script
 
-__all__ = ["Command", "CommandSet", "same", "script_command"]
+__all__ = ["Command", "CommandSet", "Script", "same", "script_command"]
 
 T = TypeVar("T")
 
@@ -32,6 +35,64 @@ _KEYS_SHOWN = 3
 def same(reply: Any) -> Any:
     """Return the reply as it is."""
     return reply
+
+
+class Script:
+    """A Lua script.
+
+    Args:
+        name: What messages call it.
+        text: The script.
+    """
+
+    def __init__(self, name: str, text: str) -> None:
+        self.name = name
+        self.text = text.strip()
+        # The protocol's own name for a script, and no matter of security.
+        self.sha = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
+
+
+#: KEYS: the counter. ARGV: amount, expiry in seconds. A script and not MULTI, because a failed
+#: INCRBY must not put an expiry on somebody else's value.
+INCREMENT: Final = Script(
+    "INCR with expiry",
+    """
+local value = redis.call('INCRBY', KEYS[1], ARGV[1])
+redis.call('EXPIRE', KEYS[1], ARGV[2], 'NX')
+if math.abs(value) > 9007199254740991 then
+  -- Beyond 2^53 Lua's number is not exact, and the stored text is.
+  return redis.call('GET', KEYS[1])
+end
+return value
+""",
+)
+
+#: KEYS: the keys. A script and not MGET, which passes a key of another type off as absent.
+GET_MANY: Final = Script(
+    "MGET",
+    """
+local values = {}
+for number, key in ipairs(KEYS) do
+  local value = redis.pcall('GET', key)
+  if type(value) == 'table' then
+    return redis.error_reply(value.err .. ", in '" .. key .. "'")
+  end
+  values[number] = value
+end
+return values
+""",
+)
+
+#: KEYS: the keys. ARGV: expiry in seconds, then the values.
+SET_MANY: Final = Script(
+    "MSET with expiry",
+    """
+for number, key in ipairs(KEYS) do
+  redis.call('SET', key, ARGV[number + 1], 'EX', ARGV[1])
+end
+return #KEYS
+""",
+)
 
 
 class Command(NamedTuple, Generic[T]):
@@ -147,13 +208,13 @@ class CommandSet:
         if expire_seconds is None:
             return Command(("INCRBY", name, str(amount)), (name,), int)
         seconds = checked_expiry(name, expire_seconds)
-        return script_command(scripts.INCREMENT, (name,), (amount, seconds), int)
+        return script_command(INCREMENT, (name,), (amount, seconds), int)
 
     def get_many(self, keys: Iterable[str]) -> Command[dict[str, str | None]]:
         names = tuple(checked_keys(self.prefix, keys))
         asked = [name.removeprefix(self.prefix) for name in names]
         parse = lambda reply: dict(zip(asked, reply, strict=True))  # noqa: E731 - as get_json has it
-        return script_command(scripts.GET_MANY, names, (), parse, writes=False)
+        return script_command(GET_MANY, names, (), parse, writes=False)
 
     def set_many(self, values: Mapping[str, str], expire_seconds: int | None) -> Command[None]:
         if not isinstance(values, Mapping):
@@ -166,7 +227,7 @@ class CommandSet:
             words = [word for pair in zip(names, texts, strict=True) for word in pair]
             return Command(("MSET", *words), names, _nothing)
         seconds = checked_expiry(", ".join(names), expire_seconds)
-        return script_command(scripts.SET_MANY, names, (seconds, *texts), _nothing)
+        return script_command(SET_MANY, names, (seconds, *texts), _nothing)
 
     def delete_many(self, keys: Iterable[str]) -> Command[int]:
         names = tuple(checked_keys(self.prefix, keys))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -12,8 +11,6 @@ from redis.connection import Connection, SSLConnection, UnixDomainSocketConnecti
 from redis.exceptions import AuthenticationError, ReadOnlyError, ResponseError
 from redis.retry import Retry
 
-from .._shared.pem_files import is_readable, needs_password
-from ..errors import ValkeyConfigurationError
 from .errors import ServerMoved
 from .url import Address, ValkeyTarget, parse_valkey_url
 
@@ -21,29 +18,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from .._shared.credentials import Candidate, UrlSource
+    from .settings import Limits
 
-__all__ = ["AnyConnection", "ConnectionFactory", "Limits", "check_tls_files", "connection_class"]
+__all__ = ["AnyConnection", "ConnectionFactory", "connection_class"]
 
 #: A redis-py connection. Its send, read and pack methods are semi-public, and untyped.
 AnyConnection = Any
 
 _REFUSED = "WRONGPASS"
-_FILE_OPTIONS = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """How long and how much.
-
-    Args:
-        connect_timeout: Seconds for a TCP connection, and for a free place in the pool.
-        socket_timeout: Seconds that the server may stay silent.
-        max_connections: Connections to one server.
-    """
-
-    connect_timeout: float
-    socket_timeout: float
-    max_connections: int
 
 
 class ConnectionFactory:
@@ -140,34 +122,6 @@ def connection_class(target: ValkeyTarget) -> Callable[..., AnyConnection]:
     if target.path is not None:
         return UnixDomainSocketConnection
     return SSLConnection if target.tls else Connection
-
-
-def check_tls_files(target: ValkeyTarget) -> None:
-    """Refuse a target whose certificate files cannot be used.
-
-    Raises:
-        ValkeyConfigurationError: One is missing or unreadable, which OpenSSL's own error would not
-            name, or a key needs a password that the URL does not have.
-    """
-    options = dict(target.tls_options)
-    for name, value in options.items():
-        if name not in _FILE_OPTIONS:
-            continue
-        path = str(value)
-        if not is_readable(path):
-            raise ValkeyConfigurationError(
-                f"the file that the Valkey URL's option {name!r} names, {path!r}, is not there or "
-                "cannot be read"
-            )
-        if "ssl_password" not in options and needs_password(path):
-            raise ValkeyConfigurationError(
-                f"the key in the file that the Valkey URL's option {name!r} names, {path!r}, needs "
-                "a password: add ssl_password, or store the key without one"
-            )
-    if "ssl_keyfile" in options and "ssl_certfile" not in options:
-        raise ValkeyConfigurationError(
-            "the Valkey URL's option 'ssl_keyfile' needs 'ssl_certfile', the key's certificate"
-        )
 
 
 class _Login:

@@ -10,7 +10,7 @@ from .._shared.secrecy import redact
 from ..errors import ValkeyConnectionError, ValkeyError
 
 if TYPE_CHECKING:
-    from .connections import Limits
+    from .settings import Limits
 
 __all__ = [
     "DRIVER_ERRORS",

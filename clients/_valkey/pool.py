@@ -33,7 +33,8 @@ from .errors import DRIVER_ERRORS, PoolExhausted, ReplyLost, ServerMoved
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from .connections import AnyConnection, Limits
+    from .connections import AnyConnection
+    from .settings import Limits
 
 __all__ = ["Arguments", "ServerPool"]
 

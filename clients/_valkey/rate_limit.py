@@ -6,12 +6,11 @@ Source: https://en.wikipedia.org/wiki/Generic_cell_rate_algorithm.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from .._shared.validation import LARGEST, checked_count, checked_seconds
 from ..errors import ValkeyConfigurationError
-from .commands import script_command
-from .scripts import GCRA
+from .commands import Script, script_command
 
 if TYPE_CHECKING:
     from .commands import Command
@@ -21,6 +20,46 @@ __all__ = ["RateLimit", "rate_limit_command"]
 _MICROSECONDS = 1_000_000
 # Beyond this, sums with the clock would no longer be exact in Lua's 53-bit numbers.
 _LONGEST_BURST = 10 * 365 * 86_400 * _MICROSECONDS
+
+
+#: The generic cell rate algorithm in whole microseconds. KEYS: the limiter. ARGV: interval
+#: between two units, burst, cost. The key holds the theoretical arrival time.
+#: Source: https://en.wikipedia.org/wiki/Generic_cell_rate_algorithm
+GCRA: Final = Script(
+    "rate limit",
+    """
+local interval, burst, cost = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
+local clock = redis.call('TIME')
+local now = clock[1] * 1000000 + clock[2]
+local stored = redis.call('GET', KEYS[1])
+local arrival = now
+if stored then
+  arrival = tonumber(stored)
+  if not arrival then
+    return redis.error_reply('WRONGTYPE the key holds something other than a rate limit')
+  end
+end
+-- Never owe more than a full burst: a clock set back or a smaller burst must not lock out.
+local latest = now + burst * interval
+local book = arrival > latest
+arrival = math.min(math.max(arrival, now), latest)
+local next_arrival = arrival + cost * interval
+local wait = next_arrival - latest
+local allowed = 0
+if wait <= 0 then
+  allowed = 1
+  wait = 0
+  book = true
+  arrival = next_arrival
+end
+if book then
+  redis.call('SET', KEYS[1], string.format('%.0f', arrival),
+             'PX', math.ceil((arrival - now) / 1000))
+end
+local remaining = math.floor((latest - arrival) / interval)
+return {allowed, remaining, wait, arrival - now}
+""",
+)
 
 
 class RateLimit(NamedTuple):

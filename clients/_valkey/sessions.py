@@ -20,8 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ..errors import ValkeyConfigurationError, ValkeyError
 from .arguments import checked_expiry, checked_key, from_json, to_json
-from .commands import same, script_command
-from .scripts import Script
+from .commands import Script, same, script_command
 
 if TYPE_CHECKING:
     from ..valkey_client import ValkeyClient

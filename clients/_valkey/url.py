@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import unquote
 
 from .._shared.credentials import UrlSource
-from .._shared.host_names import can_be_looked_up
+from .._shared.validation import can_be_looked_up
 from ..errors import ValkeyConfigurationError
 
 if TYPE_CHECKING:

@@ -15,14 +15,13 @@ from .._shared.locks import OwnedLock
 from ..errors import VaultAuthenticationError, VaultConnectionError, VaultError
 from .api import approle_login, renew_self, revoke_self
 from .errors import Operation, not_vault
-from .grant import Grant, grant_in
 from .retry import Deadline
-from .tokens import TokenSource
+from .tokens import Grant, TokenSource, grant_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from .settings import Masked
+    from .._shared.secrecy import Masked
     from .transport import Body, VaultAdapter, VaultTransport
 
 __all__ = ["AppRoleTokens"]

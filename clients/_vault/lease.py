@@ -9,33 +9,74 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import time
 import weakref
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Literal
+from urllib.parse import quote, unquote
 
-from .._shared.credential_life import Credential, CredentialLife
+from .._shared.credentials import Credential, CredentialLife
 from .._shared.lifecycle import Lifecycle
 from .._shared.locks import OwnedLock
+from .._shared.secrecy import Masked
 from ..errors import VaultConfigurationError, VaultConnectionError, VaultError
-from .answers import DatabaseCredential, credential_in
-from .api import read_database_credential, renew_lease, revoke_lease
+from .api import (
+    DatabaseCredential,
+    credential_in,
+    read_database_credential,
+    renew_lease,
+    revoke_lease,
+)
 from .errors import Operation, not_vault
-from .grant import Lease, refresh_part
-from .lease_url import checked_base, with_login
 from .paths import database_path
 from .retry import Deadline
+from .tokens import refresh_part
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from .grant import Grant
     from .session import VaultSession
-    from .settings import Masked
+    from .tokens import Grant
     from .transport import Body
 
-__all__ = ["LeasedUrl"]
+__all__ = ["Lease", "LeasedUrl", "checked_base", "with_login"]
+
+#: libpq lets these win over what stands before the host.
+_LOGIN_OPTIONS = frozenset({"password", "user"})
+
+
+def checked_base(base_url: object) -> Masked:
+    """Return the URL; it may hold a password of its own.
+
+    Raises:
+        VaultConfigurationError: It is none.
+    """
+    if isinstance(base_url, str) and "://" in base_url:
+        return Masked(base_url)
+    del base_url  # error reporters collect local variables
+    raise VaultConfigurationError(
+        "the URL that the user and the password go into is no URL: write it as "
+        "scheme://host:port/database",
+        reason="setting",
+    )
+
+
+def with_login(base: Masked, user: str, secret: Masked) -> str:
+    """Return the URL with *user* and *secret* in place of those that it may have."""
+    scheme, _, rest = base.reveal().partition("://")
+    authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
+    path, mark, query = rest[len(authority) :].partition("?")
+    if mark and scheme.startswith("postgres"):
+        pairs = query.split("&")
+        query = "&".join(
+            one for one in pairs if unquote(one.partition("=")[0]) not in _LOGIN_OPTIONS
+        )
+    _, _, hosts = authority.rpartition("@")
+    login = f"{quote(user, safe='')}:{quote(secret.reveal(), safe='')}"
+    return f"{scheme}://{login}@{hosts}{path}{mark}{query}"
+
 
 #: Seconds between two tries to do so, or to find out whether a doubted lease still lives.
 _SHORTEST_PAUSE = 1.0
@@ -49,6 +90,33 @@ _REVOKE_TIMEOUT = 2.0
 _ANEW_PAUSE = 5.0
 
 _log = logging.getLogger("clients.credentials")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lease:
+    """A user and a password, and how long they work, on the monotonic clock.
+
+    Args:
+        lease_id: Its name at Vault; empty for a static role, which has no lease.
+        user: The user's name.
+        secret: The password.
+        issued_at: When it was given, or its password last rotated.
+        refresh_at: When to renew or replace it.
+        ends_at: When it ends: its own end, or that of the token that it hangs on.
+        full_ttl: The seconds that it was given at first.
+        renewable: Whether a renewal can make it live longer.
+        generation: The login whose token it hangs on.
+    """
+
+    lease_id: str
+    user: str
+    secret: Masked
+    issued_at: float
+    refresh_at: float
+    ends_at: float
+    full_ttl: float
+    renewable: bool
+    generation: int
 
 
 class LeasedUrl(Credential, Lifecycle):

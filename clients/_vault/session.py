@@ -14,9 +14,9 @@ from .transport import Body, VaultTransport
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from .grant import Grant
     from .retry import Deadline
     from .settings import VaultOptions
+    from .tokens import Grant
     from .transport import VaultAdapter
 
 __all__ = ["VaultSession"]

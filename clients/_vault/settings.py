@@ -3,70 +3,25 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Literal, NoReturn
+from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit
 
 from .._shared.environment import VaultSettings
-from .._shared.pem_files import is_readable, needs_password
-from .._shared.validation import checked_count, checked_seconds
+from .._shared.secrecy import Masked
+from .._shared.validation import checked_count, checked_seconds, is_readable, needs_password
 from ..errors import ConfigurationError, VaultConfigurationError
 from .paths import check_mount_point
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Mapping
 
-__all__ = ["Masked", "MaskedEnvironment", "VaultOptions", "resolve_options"]
+__all__ = ["VaultOptions", "resolve_options"]
 
 AuthMethod = Literal["token", "approle"]
 
 _refusal = partial(VaultConfigurationError, reason="setting")
-
-
-class Masked:
-    """A secret that shows itself only to who asks: not in a repr, a log or a frame's locals."""
-
-    __slots__ = ("_value",)
-
-    def __init__(self, value: str) -> None:
-        self._value = value
-
-    def __repr__(self) -> str:
-        return "***"
-
-    def __reduce__(self) -> NoReturn:
-        raise TypeError("a secret cannot be pickled or copied")
-
-    def reveal(self) -> str:
-        """Return the secret."""
-        return self._value
-
-
-class MaskedEnvironment(Mapping[str, str]):
-    """Variables that do not show in a repr or a frame's locals.
-
-    Args:
-        environ: The variables.
-    """
-
-    __slots__ = ("_variables",)
-
-    def __init__(self, environ: Mapping[str, str]) -> None:
-        self._variables = environ
-
-    def __getitem__(self, name: str) -> str:
-        return self._variables[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._variables)
-
-    def __len__(self) -> int:
-        return len(self._variables)
-
-    def __repr__(self) -> str:
-        return "***"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

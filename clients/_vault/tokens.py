@@ -3,24 +3,96 @@
 from __future__ import annotations
 
 import logging
+import random
 import time
 from abc import ABC, abstractmethod
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from .._shared.credential_life import CredentialLife
+from .._shared.credentials import CredentialLife
+from .._shared.secrecy import Masked
 from ..errors import VaultAuthenticationError, VaultError
-from .answers import token_life_in
-from .api import lookup_self
+from .api import lookup_self, token_life_in
 from .errors import Operation, not_vault
-from .grant import Grant
 
 if TYPE_CHECKING:
-    from .retry import Deadline
-    from .settings import Masked
-    from .transport import VaultTransport
+    from collections.abc import Iterator
 
-__all__ = ["StaticToken", "TokenSource"]
+    from .retry import Deadline
+    from .transport import Body, VaultTransport
+
+__all__ = ["Grant", "StaticToken", "TokenSource", "grant_in", "refresh_part"]
+
+#: The part of its life after which a token or a lease is renewed or replaced; random, so that a
+#: fleet of processes that started together does not log in together for ever.
+_REFRESH_AT = (0.60, 0.70)
+#: The part of its life until which a token is shown to the server.
+_USABLE_UNTIL = 0.95
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grant:
+    """A token and how long it lives, on the monotonic clock.
+
+    Args:
+        token: The token.
+        generation: Counts logins; a renewed token keeps its number.
+        refresh_at: When to renew or replace it.
+        usable_until: When to show it no longer.
+        issued_at: When it was asked for at first; for the caller's own, when it was made.
+        ends_at: When it ends, and with it all that hangs on it.
+        ttl: The seconds that it was given.
+        renewable: Whether a renewal can make it live longer.
+        policies: The names of its policies; what is in them is looked up with each request.
+        uses: Gives one item for each request that it is good for; None when they are unlimited.
+    """
+
+    token: Masked
+    generation: int = 0
+    refresh_at: float = float("inf")
+    usable_until: float = float("inf")
+    issued_at: float = field(default_factory=time.monotonic)
+    ends_at: float = float("inf")
+    ttl: float = 0.0
+    renewable: bool = False
+    policies: frozenset[str] = frozenset()
+    uses: Iterator[int] | None = field(default=None, compare=False)
+
+    def spend(self) -> bool:
+        """Take one of its uses; return False when there is none left."""
+        return self.uses is None or next(self.uses, None) is not None
+
+
+def refresh_part() -> float:
+    """Return the part of its life after which one token or lease is to be seen to."""
+    return random.uniform(*_REFRESH_AT)  # noqa: S311 - no secret depends on it
+
+
+def grant_in(body: Body, asked_at: float, generation: int) -> Grant | None:
+    """Return what the answer to a login or a renewal gives; None when there is no token in it."""
+    auth = body.get("auth")
+    if not isinstance(auth, dict):
+        return None
+    token, ttl, uses = auth.get("client_token"), auth.get("lease_duration"), auth.get("num_uses")
+    if not isinstance(token, str) or not isinstance(ttl, int | float):
+        return None
+    if not token or not all("!" <= char <= "~" for char in token):
+        return None  # no header can carry it
+    life = float(ttl) or float("inf")  # of 0: it never expires
+    return Grant(
+        token=Masked(token),
+        generation=generation,
+        refresh_at=asked_at + life * refresh_part(),
+        usable_until=asked_at + life * _USABLE_UNTIL,
+        issued_at=asked_at,
+        ends_at=asked_at + life,
+        ttl=float(ttl),
+        renewable=bool(auth.get("renewable")),
+        policies=frozenset(map(str, auth.get("policies") or ())),
+        # One step of an iterator is atomic, also between threads.
+        uses=iter(range(uses)) if isinstance(uses, int) and uses > 0 else None,
+    )
+
 
 _log = logging.getLogger("clients.vault")
 

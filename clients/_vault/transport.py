@@ -35,7 +35,8 @@ from .retry import Deadline, retry
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from .settings import Masked, VaultOptions
+    from .._shared.secrecy import Masked
+    from .settings import VaultOptions
 
 __all__ = ["Body", "VaultAdapter", "VaultTransport"]
 

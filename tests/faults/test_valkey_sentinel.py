@@ -10,7 +10,8 @@ import pytest
 from redis.exceptions import ConnectionError as DriverConnectionError
 from redis.exceptions import ReadOnlyError
 
-from clients._valkey.connections import ConnectionFactory, Limits
+from clients._valkey.connections import ConnectionFactory
+from clients._valkey.settings import Limits
 from clients._valkey.url import Address, url_source
 from clients.errors import ValkeyConnectionError
 from clients.valkey_client import ValkeyClient, ValkeyError

@@ -19,7 +19,7 @@ from clients import (
     VaultClient,
     VaultError,
 )
-from clients._check import check_services
+from clients.__main__ import check_services
 from tests.http_fault_proxy import Fault
 from tests.lock_interrupts import interrupt_often, interrupted_once_locked
 from tests.postgres_faults import wait_for

@@ -10,8 +10,7 @@ import psycopg
 import pytest
 
 from clients import CredentialLife
-from clients.__main__ import _row, main
-from clients._check import ServiceReport
+from clients.__main__ import ServiceReport, _row, main
 from tests.vault_servers import SealableOpenBao
 from utils._stack.valkey import ValkeyServer
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.compose_stand_in import containers, install
-from utils._stack.loopback_port import free_port
+from utils._stack.process import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

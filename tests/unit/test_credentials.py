@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from clients._shared.credential_life import CredentialLife
-from clients._shared.credentials import Candidate, UrlSource
+from clients._shared.credentials import Candidate, CredentialLife, UrlSource
 from clients.errors import (
     ConfigurationError,
     PostgresConfigurationError,

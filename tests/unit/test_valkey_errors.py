@@ -12,8 +12,8 @@ import redis.exceptions
 import redis.sentinel
 from redis._parsers.base import BaseParser
 
-from clients._valkey.connections import Limits
 from clients._valkey.errors import DRIVER_ERRORS, PoolExhausted, ReplyLost, valkey_error
+from clients._valkey.settings import Limits
 from clients.errors import ValkeyConfigurationError, ValkeyConnectionError, ValkeyError
 
 LIMITS = Limits(2.0, 5.0, 50)

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from clients._vault.settings import Masked, VaultOptions, resolve_options
+from clients._shared.secrecy import Masked
+from clients._vault.settings import VaultOptions, resolve_options
 from clients.errors import ConfigurationError, VaultConfigurationError, VaultError
 from clients.vault_client import VaultClient
 

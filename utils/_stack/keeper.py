@@ -29,7 +29,7 @@ from utils._stack.settings import StackSettings, child_environment
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from utils.local_stack import EmbeddedStack
+    from utils._stack.embedded import EmbeddedStack
 
 __all__ = ["down", "endpoints", "serve", "up"]
 

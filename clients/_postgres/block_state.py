@@ -1,0 +1,144 @@
+"""The transaction of one block: is it open, and is it still the one that has the context?"""
+
+from __future__ import annotations
+
+import os
+from typing import Protocol
+
+import psycopg
+from psycopg import pq
+
+from .._shared.locks import OwnedLock
+from ..errors import RlsContextError, TransactionAbortedError
+from .errors import is_connection_loss, is_read_only, is_role_gone
+from .session import FlightError, Session
+from .sql import checked, marker
+
+__all__ = ["BlockState"]
+
+
+_ACTIVE = pq.TransactionStatus.ACTIVE
+
+
+_IDLE = pq.TransactionStatus.IDLE
+
+
+_INERROR = pq.TransactionStatus.INERROR
+
+
+_INTRANS = pq.TransactionStatus.INTRANS
+
+
+class Closable(Protocol):
+    """What a block closes at its end."""
+
+    def close(self) -> None:
+        """Close it; more than once does no harm."""
+
+
+class BlockState:
+    """The transaction of one block.
+
+    Args:
+        session: The session that runs it.
+        expected: What one column of the context query answers while the context is there.
+        began: When the transaction began, as the context query says it.
+        what: The block, for messages.
+    """
+
+    def __init__(self, session: Session, expected: bytes, began: bytes, what: str) -> None:
+        self.session = session
+        self.what = what
+        self.pid = os.getpid()
+        #: The first SQL error that nobody has handled yet by a rollback to a savepoint.
+        self.swallowed: psycopg.Error | None = None
+        #: The last error that says something of the server or of the role.
+        self.telling: psycopg.Error | None = None
+        self.closables: list[Closable] = []
+        # Held while a statement runs and while the block ends: a thread that still has the handle
+        # cannot slip a statement in between the check and the session's next borrower.
+        self.lock = OwnedLock()
+        #: Whether the block is over; handles of it, a joined block's too, may still be held.
+        self.ended = False
+        #: How many uses of it are under way, in the thread that has the lock.
+        self.busy = 0
+        # What the block's first flight has set, see marked().
+        self._marker = marker(session.application_name, 1)
+        self._marks = 1
+        self._expected = expected
+        self._began = began
+        self.context_was_lost = False
+
+    def context_is_lost(self) -> bool:
+        """Return True when the transaction that had the context has ended."""
+        if self.context_was_lost:
+            return True
+        pgconn = self.session.pgconn
+        if pgconn.status != pq.ConnStatus.OK:
+            return False
+        if pgconn.transaction_status == _INERROR:
+            # The marker is undone already, but the server refuses every statement, too.
+            return False
+        if pgconn.transaction_status == _IDLE:
+            self.context_was_lost = True
+        elif pgconn.parameter_status(b"application_name") != self._marker:
+            # COMMIT AND CHAIN and "COMMIT; BEGIN" leave us in a transaction, but in another one.
+            # The block's own SET application_name looks the same from here: the server knows.
+            self.context_was_lost = not self._ask_server()
+        return self.context_was_lost
+
+    def check_context(self) -> None:
+        """Refuse to go on without the context."""
+        if self.context_is_lost():
+            raise RlsContextError(
+                f"the transaction of {self.what} was ended by a COMMIT or ROLLBACK in its SQL, and "
+                "the context went with it: leave the block instead, or use conn.transaction()"
+            )
+
+    def note(self, error: psycopg.Error) -> None:
+        """Remember the SQL error that aborts the transaction, should the caller swallow it."""
+        if is_read_only(error) or is_role_gone(error):
+            self.telling = error
+        # An error of psycopg's own, before it sent anything, has aborted nothing.
+        if self.swallowed is None and self.session.transaction_status not in (_IDLE, _INTRANS):
+            self.swallowed = error
+
+    def aborted_error(self) -> TransactionAbortedError:
+        """Return the error for an end that looks normal and cannot be."""
+        error = TransactionAbortedError(
+            f"{self.what} ended normally, but an SQL error in it had aborted the transaction and "
+            "was swallowed: nothing was committed. Let the error out, or put the statement that "
+            "may fail into conn.transaction()",
+            sqlstate=self.swallowed.sqlstate if self.swallowed else None,
+        )
+        error.__cause__ = self.swallowed
+        return error
+
+    def close_what_is_open(self) -> None:
+        """Close streams and server-side cursors that the block left open."""
+        for closable in self.closables:
+            try:
+                closable.close()
+            except psycopg.Error as error:
+                # Never instead of the error in flight; the end of the block reports this one.
+                self.note(error)
+                if is_connection_loss(error):
+                    self.session.close()
+                closable.close()
+        self.closables.clear()
+
+    def _ask_server(self) -> bool:
+        pgconn = self.session.pgconn
+        self._marks += 1
+        # A new mark: the name that SQL has set may outlive the transaction, and then says nothing.
+        name = marker(pgconn.parameter_status(b"application_name") or b"", self._marks)
+        try:
+            [result] = self.session.message(checked(pgconn, name))
+        except FlightError:
+            # The connection is gone: the next statement says so in its own words.
+            return True
+        user, row_security, began = (result.get_value(0, column) for column in range(3))
+        if began != self._began or self._expected not in (user, row_security):
+            return False
+        self._marker = name
+        return True

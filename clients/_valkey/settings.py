@@ -1,0 +1,59 @@
+"""How a ValkeyClient connects: its time-outs and limits, and the files of a TLS connection."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from .._shared.validation import is_readable, needs_password
+from ..errors import ValkeyConfigurationError
+
+if TYPE_CHECKING:
+    from .url import ValkeyTarget
+
+__all__ = ["FILE_OPTIONS", "Limits", "check_tls_files"]
+
+FILE_OPTIONS = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How long and how much.
+
+    Args:
+        connect_timeout: Seconds for a TCP connection, and for a free place in the pool.
+        socket_timeout: Seconds that the server may stay silent.
+        max_connections: Connections to one server.
+    """
+
+    connect_timeout: float
+    socket_timeout: float
+    max_connections: int
+
+
+def check_tls_files(target: ValkeyTarget) -> None:
+    """Refuse a target whose certificate files cannot be used.
+
+    Raises:
+        ValkeyConfigurationError: One is missing or unreadable, which OpenSSL's own error would not
+            name, or a key needs a password that the URL does not have.
+    """
+    options = dict(target.tls_options)
+    for name, value in options.items():
+        if name not in FILE_OPTIONS:
+            continue
+        path = str(value)
+        if not is_readable(path):
+            raise ValkeyConfigurationError(
+                f"the file that the Valkey URL's option {name!r} names, {path!r}, is not there or "
+                "cannot be read"
+            )
+        if "ssl_password" not in options and needs_password(path):
+            raise ValkeyConfigurationError(
+                f"the key in the file that the Valkey URL's option {name!r} names, {path!r}, needs "
+                "a password: add ssl_password, or store the key without one"
+            )
+    if "ssl_keyfile" in options and "ssl_certfile" not in options:
+        raise ValkeyConfigurationError(
+            "the Valkey URL's option 'ssl_keyfile' needs 'ssl_certfile', the key's certificate"
+        )
