@@ -77,7 +77,7 @@ def test_the_place_is_the_line_of_the_call(stack: StackEndpoints, user: UUID) ->
         places: list[str] = []
 
         def look() -> None:
-            places.extend(holder.place for holder in client._pool._holders.values())
+            places.extend(holder.place for holder in client._pool._places.holders())
 
         class Looking:
             def __iter__(self) -> Any:
@@ -205,9 +205,7 @@ def test_a_drained_pool_connects_anew(stack: StackEndpoints, user: UUID) -> None
         assert client.execute_scalar(pid, user_id=user) != before
 
 
-def test_the_pool_shrinks_to_its_least_size(
-    stack: StackEndpoints, user: UUID, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_pool_shrinks_to_its_least_size(stack: StackEndpoints, user: UUID) -> None:
     """Calls one after the other use one session, and let the others grow old and go."""
     with PostgresClient(stack.database_url, 4, min_size=2) as client:
         holders = [Holder(client, f"holder {number}") for number in range(4)]
@@ -215,7 +213,8 @@ def test_the_pool_shrinks_to_its_least_size(
             holder.end()
         assert client.stats()["idle"] == 4
         pid = client.execute_scalar("SELECT pg_backend_pid()", user_id=user)
-        monkeypatch.setattr("clients._postgres.pool._MAX_IDLE", 0.0)
+        places: Any = client._pool._places
+        places.max_idle, places._due = 0.0, (0.0, places._due[1])
         for _ in range(4):
             assert client.execute_scalar("SELECT pg_backend_pid()", user_id=user) == pid
         assert client.stats()["size"] == client.stats()["idle"] == 2
