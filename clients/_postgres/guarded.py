@@ -34,26 +34,35 @@ __all__ = [
 ]
 
 
-class GuardedConnection:
+class _PartOfBlock:
+    """What belongs to one block, and to nobody else."""
+
+    __slots__ = ("_use",)
+
+    def __init__(self, use: BlockUse) -> None:
+        self._use = use
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(f"{self._use.state.what} is its session's, and cannot be pickled or copied")
+
+
+class GuardedConnection(_PartOfBlock):
     """The connection of one block: ``execute``, ``cursor``, ``transaction``, with dict rows.
 
     It commits when the block ends normally and rolls back when it does not. After the block,
     every use of it or of its cursors raises PostgresError.
     """
 
-    __slots__ = ("_use", "row_factory")
+    __slots__ = ("row_factory",)
 
     def __init__(self, use: BlockUse) -> None:
-        self._use = use
+        super().__init__(use)
         #: Makes the rows of cursors that are given none; it ends with the block.
         self.row_factory: Any = dict_row
 
     def __repr__(self) -> str:
         ended = "" if self._use.is_open else ", ended"
         return f"<{type(self).__name__} of {self._use.state.what}{ended}>"
-
-    def __reduce__(self) -> NoReturn:
-        raise TypeError(f"{self._use.state.what} is its session's, and cannot be pickled or copied")
 
     def execute(
         self, query: Query, params: Params | None = None, *, binary: bool = False
@@ -158,13 +167,13 @@ class GuardedConnection:
         self._use.check_open()
 
 
-class GuardedTransaction:
+class GuardedTransaction(_PartOfBlock):
     """A savepoint of a block; psycopg's ``Rollback`` works with it."""
 
-    __slots__ = ("_raw", "_use")
+    __slots__ = ("_raw",)
 
     def __init__(self, use: BlockUse, raw: psycopg.Transaction) -> None:
-        self._use = use
+        super().__init__(use)
         self._raw = raw
 
     def __enter__(self) -> Self:
@@ -205,14 +214,14 @@ class GuardedTransaction:
 _END = object()
 
 
-class GuardedCursor:
+class GuardedCursor(_PartOfBlock):
     """A psycopg cursor that works only while its block is open."""
 
-    __slots__ = ("_fetch_sends", "_handle", "_raw", "_use")
+    __slots__ = ("_fetch_sends", "_handle", "_raw")
 
     def __init__(self, handle: GuardedConnection, use: BlockUse, raw: Any) -> None:
+        super().__init__(use)
         self._handle = handle
-        self._use = use
         self._raw = raw
         # Only a server-side cursor talks to the server when it fetches.
         self._fetch_sends = isinstance(raw, psycopg.ServerCursor)
@@ -363,16 +372,16 @@ def _whole(query: Query) -> Query:
     return query
 
 
-class GuardedCopy:
+class GuardedCopy(_PartOfBlock):
     """A COPY of a block; dead with its ``with`` block, and never psycopg's own object.
 
     A kept one would write into whatever COPY the session's next borrower runs.
     """
 
-    __slots__ = ("_raw", "_use")
+    __slots__ = ("_raw",)
 
     def __init__(self, use: BlockUse, raw: psycopg.Copy) -> None:
-        self._use = use
+        super().__init__(use)
         self._raw = raw
 
     def __iter__(self) -> Iterator[Buffer]:
