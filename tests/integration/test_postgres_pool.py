@@ -10,6 +10,7 @@ import time
 from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid4
 
+import psycopg_pool
 import pytest
 
 from clients.errors import PostgresConnectionError, PostgresError, RlsContextError
@@ -313,3 +314,36 @@ def interrupted(call: Callable[[], object]) -> None:
         call()
     finally:
         timer.join()
+
+
+def test_a_call_writes_no_line_where_the_program_logs_at_info(
+    stack: StackEndpoints, user: UUID, caplog: pytest.LogCaptureFixture
+) -> None:
+    """psycopg_pool's lines about our pools are left out; an application's own pool keeps its."""
+    with caplog.at_level(logging.INFO, "psycopg.pool"):
+        with PostgresClient(stack.database_url, 2) as client:
+            client.execute("SELECT 1", user_id=user)
+            client._pool.drain()
+            client.execute("SELECT 1", user_id=user)
+        ours = list(caplog.records)
+        with (
+            psycopg_pool.ConnectionPool(stack.database_url, min_size=1, open=True) as pool,
+            pool.connection(),
+        ):
+            pass
+
+    assert ours == []
+    assert caplog.records
+
+
+def test_without_time_to_wait_a_place_that_is_free_is_taken(
+    stack: StackEndpoints, user: UUID
+) -> None:
+    """``pool_timeout=0`` is no wait, and not no look."""
+    with one_session_client(stack, pool_timeout=0) as client:
+        assert client.execute_scalar("SELECT 1", user_id=user) == 1
+        holder = Holder(client, "holder")
+        with pytest.raises(PostgresConnectionError, match="pool_timeout=0"):
+            client.execute("SELECT 1", user_id=user)
+        holder.end()
+        assert client.execute_scalar("SELECT 1", user_id=user) == 1
