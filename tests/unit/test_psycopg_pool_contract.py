@@ -45,7 +45,7 @@ class WithoutThreads(ConnectionPool[Any]):
         self.tasks: list[MaintenanceTask] = []
         self.scheduled: list[tuple[MaintenanceTask, float]] = []
         settings = {"min_size": 0, "max_size": 2, "open": False, **settings}
-        super().__init__(connection_class=Connection, **settings)  # type: ignore[arg-type]
+        super().__init__(connection_class=Connection, **settings)
 
     def _start_workers(self) -> None:
         pass
