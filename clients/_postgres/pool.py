@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 from .._shared.locks import OwnedLock
 from ..errors import ClientError, PostgresConnectionError, PostgresError
 from .errors import is_read_only, is_role_gone
+from .owner import Owner, current_owner
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -108,8 +109,11 @@ class Pool:
         """Server and role of the newest session, for messages."""
         return self._connector.target
 
-    def checkout(self) -> Session:
+    def checkout(self, owner: Owner | None = None) -> Session:
         """Take a session.
+
+        Args:
+            owner: Who takes it; the caller when None.
 
         Raises:
             PostgresConnectionError: All are taken, and none came back in time; it says by whom.
@@ -118,7 +122,7 @@ class Pool:
         """
         self._notice_rotation()
         session = self._take()
-        holder = Holder(threading.get_ident(), time.monotonic(), calling_place())
+        holder = Holder(owner or current_owner(), time.monotonic(), calling_place())
         with self._lock:
             self._holders[id(session)] = holder
             self._counts["checkouts"] += 1
@@ -242,8 +246,9 @@ class Pool:
     def _queue(self) -> Session | _Right:
         waiter = _Waiter()
         with self._lock:
-            me, holders = threading.get_ident(), list(self._holders.values())
-            if len(holders) == len(self._shares) and all(h.thread_id == me for h in holders):
+            holders = list(self._holders.values())
+            hopeless = all(holder.owner.blocks_caller() for holder in holders)
+            if len(holders) == len(self._shares) and hopeless:
                 raise self._exhausted("this thread holds them all, and waiting would not help")
             self._waiters.append(waiter)
             # What came back before that has not found us in the queue.
@@ -401,9 +406,9 @@ _PACKAGE = str(Path(__file__).parent)
 
 
 class Holder(NamedTuple):
-    """Which thread has held a session since when, and the line that took it."""
+    """Who has held a session since when, and the line that took it."""
 
-    thread_id: int
+    owner: Owner
     since: float
     place: str
 
@@ -421,8 +426,7 @@ def calling_place() -> str:
 def describe_holders(holders: Iterable[Holder]) -> str:
     """Name them, the oldest first."""
     now = time.monotonic()
-    names = {thread.ident: thread.name for thread in threading.enumerate()}
     return "; ".join(
-        f"{names.get(thread_id, f'ended thread {thread_id}')} for {now - since:.2f} s at {place}"
-        for thread_id, since, place in sorted(holders, key=lambda holder: holder.since)
+        f"{owner} for {now - since:.2f} s at {place}"
+        for owner, since, place in sorted(holders, key=lambda holder: holder.since)
     )
