@@ -54,7 +54,8 @@ class PostgresClient(Lifecycle):
             None: to the same server with the same role.
         min_size: How many connections are opened at once, and kept when idle.
         connect_timeout: Seconds for one connection attempt.
-        pool_timeout: Seconds to wait for a connection when all are in use.
+        pool_timeout: Seconds to wait for a connection when all are in use; with 0, a call that
+            finds all in use fails at once.
         statement_timeout: Seconds for each statement, enforced by the server; 0 is no limit.
         on_rls_bypass: What to do about a role that row-level security does not bind: ``"error"``,
             ``"warn"`` (one line in the log), or ``"ignore"``.

@@ -179,7 +179,7 @@ def collect_at_every_step(client: PostgresClient) -> int:
         lambda: client.execute(QUERY, user_id=ALICE),
         lambda: in_a_block(client),
         client.stats,
-        client._pool._sweep,
+        client._pool._places.sweep,
         client._pool.drain,
     ):
         step, done = 1, False
