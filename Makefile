@@ -6,7 +6,7 @@ SHELL := bash
 # A virtual environment that was made by half must not pass for one.
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-print-directory
-.PHONY: help install integration-check test lint typecheck bench up down env clean
+.PHONY: help install integration-check test test-all lint typecheck bench up down env clean
 
 STACK ?= embedded
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -32,7 +32,10 @@ install: $(VENV)/installed-dev ## Install everything into .venv, development too
 integration-check: $(VENV)/installed-local ## Prove all three clients on real servers (STACK=embedded|docker|external)
 	@$(STACK_TOOL) run -- $(BIN)/python -m clients check
 
-test: $(VENV)/installed-dev ## Run the whole test suite; ARGS="-k name" picks tests
+test: $(VENV)/installed-dev ## Run the tests, without the long ones; ARGS="-k name" picks some
+	@STACK=$(STACK) $(BIN)/python -m pytest $(WORKERS) -m 'not slow and not project' $(ARGS)
+
+test-all: $(VENV)/installed-dev ## Run all tests: the long ones, and those of the project itself
 	@STACK=$(STACK) $(BIN)/python -m pytest $(WORKERS) $(ARGS)
 
 lint: $(VENV)/installed-dev ## Check style and formatting

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
 from hypothesis import settings
 
 # Its limit of 0.2 s for an example is one on the machine: tests here limit ratios and counts.
@@ -18,3 +21,12 @@ pytest_plugins = [
     "tests.rls_tables",
     "tests.rotation_lab",
 ]
+
+_PROJECT = Path(__file__).parent / "project"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests of the repository itself by their folder."""
+    for item in items:
+        if item.path.is_relative_to(_PROJECT):
+            item.add_marker(pytest.mark.project)

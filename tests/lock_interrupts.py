@@ -5,10 +5,11 @@ from __future__ import annotations
 import signal
 import sys
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+
+from tests.source_files import is_of_the_clients
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -25,8 +26,11 @@ def interrupted_once_locked() -> Iterator[None]:
     """Raise KeyboardInterrupt in the block, between the lock's own code and its caller's."""
 
     def interrupt(frame: FrameType, event: str, function: object) -> None:
-        inside = "_vault_" in Path(frame.f_code.co_filename).name
-        if inside and event == "c_return" and getattr(function, "__name__", "") == "acquire":
+        if (
+            is_of_the_clients(frame)
+            and event == "c_return"
+            and getattr(function, "__name__", "") == "acquire"
+        ):
             sys.setprofile(None)
             raise KeyboardInterrupt
 

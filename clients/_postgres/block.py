@@ -13,10 +13,10 @@ from uuid import UUID
 from psycopg.pq import ConnStatus, TransactionStatus
 
 from ..errors import PostgresConnectionError, PostgresError, RlsContextError
-from .block_state import BlockState
+from .block_state import BlockState, BlockUse
 from .errors import is_connection_loss, lost_error, statement_error
 from .guarded import GuardedConnection
-from .session import FlightError, Session
+from .session import BatchError, Session
 from .sql import (
     BEGIN,
     COMMIT,
@@ -125,7 +125,7 @@ class Block:
         expected = b"off" if self.user is None else str(self.user).encode()
         self._state = BlockState(session, expected, began, self.what)
         self.pool.pin(session)
-        self._handle = GuardedConnection(self._state)
+        self._handle = GuardedConnection(BlockUse(self._state))
         _open_blocks.set((*_others_than(self), weakref.ref(self)))
         return self._handle
 
@@ -182,10 +182,10 @@ class Block:
             session = self.pool.checkout()
             try:
                 name = marker(session.application_name, 1)
-                context = session.flight(
+                context = session.run_batch(
                     (RESET, BEGIN, marked(self._context, session.pgconn, name))
                 )[-1]
-            except FlightError as failure:
+            except BatchError as failure:
                 self.pool.retire(session)
                 tries_left -= 1
                 target = self.pool.target
@@ -231,8 +231,8 @@ class Block:
 
     def _commit(self, session: Session) -> None:
         try:
-            session.flight((COMMIT, RESET))
-        except FlightError as failure:
+            session.run_batch((COMMIT, RESET))
+        except BatchError as failure:
             if failure.index:
                 # Committed; only the reset failed, and the session is retired for it.
                 return
@@ -248,16 +248,17 @@ class Block:
         if session.transaction_status == TransactionStatus.ACTIVE or session.conn.closed:
             return
         try:
-            session.flight((ROLLBACK, RESET))
-        except FlightError as failure:
-            # Never instead of the error in flight; the server rolls back a lost session itself.
+            session.run_batch((ROLLBACK, RESET))
+        except BatchError as failure:
+            # Never instead of the error that is being raised; a lost session is rolled back by
+            # the server.
             _log.warning("rollback of %s failed: %s", self.what, type(failure.error).__name__)
         else:
             self._clean = True
 
     def _release(self, state: BlockState) -> None:
-        if state.telling is not None:
-            self.pool.learn_from(state.telling)
+        if state.server_error is not None:
+            self.pool.learn_from(state.server_error)
         # psycopg still counts the savepoints of a transaction that SQL text ended. And a collector
         # that ends a block in the middle of its statement must not lend that session to another.
         if self._clean and not state.context_was_lost and not state.busy:
@@ -278,7 +279,8 @@ class JoinedBlock:
     def __init__(self, outer: Block) -> None:
         # Kept alive: a block that is dropped rolls back.
         self._outer = outer
-        self._handle = GuardedConnection(outer.state)
+        self._use = BlockUse(outer.state)
+        self._handle = GuardedConnection(self._use)
         self._savepoint = self._handle.transaction()
 
     def __enter__(self) -> GuardedConnection:
@@ -294,7 +296,7 @@ class JoinedBlock:
         try:
             self._savepoint.__exit__(exc_type, exc, traceback)
         finally:
-            self._handle._end()  # noqa: SLF001 - the block owns its handle
+            self._use.end()
 
 
 def _others_than(ended: Block) -> tuple[weakref.ref[Block], ...]:

@@ -20,6 +20,7 @@ import pytest
 from clients.errors import PostgresError
 from tests.postgres_faults import NewClient, all_places_can_be_used
 from tests.postgres_helpers import run_in_thread
+from tests.source_files import is_of_the_clients
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -50,7 +51,7 @@ class AtStep:
     def __call__(self, frame: FrameType, *_: object) -> AtStep | None:
         """Count one step, and say whether the steps of this frame count."""
         name = frame.f_code.co_filename
-        if "clients/" not in name:
+        if not is_of_the_clients(frame):
             return None
         if linecache.getline(name, frame.f_lineno).lstrip().startswith("with "):
             # Python itself lets nothing in between the last step in a lock and its release.
@@ -178,7 +179,7 @@ def collect_at_every_step(client: PostgresClient) -> int:
         lambda: client.execute(QUERY, user_id=ALICE),
         lambda: in_a_block(client),
         client.stats,
-        client._pool._sweep,
+        client._pool._places.sweep,
         client._pool.drain,
     ):
         step, done = 1, False

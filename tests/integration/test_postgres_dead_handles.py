@@ -360,7 +360,7 @@ def test_a_lost_session_is_told_from_a_copy_that_still_runs(
             conn.execute(INSERT, (user, "lost"))
             kept.append(conn.cursor().copy("COPY (SELECT generate_series(1, 9)) TO STDOUT"))
             kept[0].__enter__()
-            conn._state.note(psycopg.OperationalError("consuming input failed"))
+            conn._use.state.note(psycopg.OperationalError("consuming input failed"))
 
     with pytest.raises(PostgresConnectionError, match="lost its connection"):
         block()

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import ast
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeGuard
 
 import pytest
 
 from clients._shared.locks import OwnedLock
+from tests.source_files import found, module_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
-MODULES = sorted((Path(__file__).parents[2] / "clients").glob("*.py"))
+MODULES = found("clients/**/*.py")
 # A generator expression runs in a frame of its own; the others are inlined.
 LOOPS = (ast.For, ast.While, ast.ListComp, ast.SetComp, ast.DictComp)
 
@@ -36,7 +37,7 @@ def in_the_same_frame(node: ast.AST) -> Iterator[ast.AST]:
             yield from in_the_same_frame(child)
 
 
-@pytest.mark.parametrize("module", MODULES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("module", MODULES, ids=module_name)
 def test_no_loop_runs_under_a_lock_in_the_same_frame(module: Path) -> None:
     """Up to Python 3.13 a jump back may leave a block without its end: loops are called instead.
 
@@ -56,17 +57,17 @@ def test_no_loop_runs_under_a_lock_in_the_same_frame(module: Path) -> None:
 def test_every_lock_of_the_clients_is_an_owned_one() -> None:
     """But for the one that wakes a waiter: nobody holds it over a block."""
     others = {
-        module.stem: ast.unparse(node)
+        module_name(module): ast.unparse(node)
         for module in MODULES
         for node in ast.walk(ast.parse(module.read_text()))
         if isinstance(node, ast.Call)
         and ast.unparse(node.func).endswith((".Lock", ".RLock", ".Condition"))
     }
 
-    assert others == {"_valkey_pool": "threading.Lock()"}
+    assert others == {"clients._valkey.pool": "threading.Lock()"}
 
 
-@pytest.mark.parametrize("module", MODULES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("module", MODULES, ids=module_name)
 def test_a_bounded_wait_ends_in_a_release_that_calls_no_python(module: Path) -> None:
     """At the entry of a function in Python an interrupt may come, and leave the lock locked."""
     tree = ast.parse(module.read_text())

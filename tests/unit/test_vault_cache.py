@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from clients._vault.cache import CacheKey, SecretCache
 from clients.errors import VaultConnectionError, VaultError, VaultSecretNotFoundError
+from tests.source_files import is_of_the_clients
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -290,7 +291,7 @@ def _interrupted_read(cache: SecretCache, server: _Server, strike: int, *, fresh
 
     def trace(frame: FrameType, event: str, _: object) -> Any:
         nonlocal lines
-        if not frame.f_code.co_filename.endswith("_vault_cache.py"):
+        if not is_of_the_clients(frame):
             return None
         # A real signal is not handled between the last line of a lock's block and its release.
         if event == "line" and not lock._is_owned():

@@ -61,7 +61,7 @@ def free_port() -> int:
     return held.number
 
 
-_GUARD = Path(__file__).with_name("_process_guard.py")
+_GUARD = Path(__file__).with_name("guard.py")
 _START_TIMEOUT = 60.0
 _STOP_TIMEOUT = 30.0
 _LOG_TAIL_LINES = 15

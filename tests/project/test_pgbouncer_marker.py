@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -31,6 +32,8 @@ def test_without_the_program_its_tests_are_deselected_with_a_line_that_says_so(
         env=os.environ | {"PYTHONPATH": str(tmp_path)},
         timeout=60,
     )
-    assert "15 tests deselected: the program pgbouncer is missing" in done.stdout
+    told = re.search(r"(\d+) tests deselected: the program pgbouncer is missing", done.stdout)
+    assert told
+    assert int(told[1]) > 0
     assert "skipped" not in done.stdout
     assert "passed" not in done.stdout

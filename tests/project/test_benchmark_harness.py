@@ -11,7 +11,6 @@ import sys
 import threading
 import time
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -25,11 +24,11 @@ from tests.benchmarks._promises import PROMISES, Promise
 from tests.benchmarks._wire import trips_of
 from tests.board_sample import whole_run
 from tests.fault_proxy import FaultProxy
+from tests.source_files import ROOT, found
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-ROOT = Path(__file__).parents[2]
+    from pathlib import Path
 
 
 @contextmanager
@@ -320,7 +319,7 @@ def test_a_run_that_breaks_or_loses_something_fails(
     """``make bench`` exits with 0 only when everything was measured and kept."""
     folder = tmp_path / "tests" / "benchmarks"
     folder.mkdir(parents=True)
-    for path in (*ROOT.glob("tests/benchmarks/_*.py"), ROOT / "tests/benchmarks/conftest.py"):
+    for path in found("tests/benchmarks/_*.py", "tests/benchmarks/conftest.py"):
         shutil.copy(path, folder)
     shutil.copy(ROOT / "tests/board_sample.py", folder.parent)
     (folder / "bench_one.py").write_text(
