@@ -9,13 +9,13 @@ from contextlib import ExitStack
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
-from ._postgres.block import Block, JoinedBlock, open_block
+from ._postgres.block import BlockEntry, open_block
 from ._postgres.connector import Connector
-from ._postgres.execute import InBlock, OneFlight
+from ._postgres.execute import InBlock, OneRoundTrip
 from ._postgres.pool import Pool
-from ._postgres.probe import ask, look_at
+from ._postgres.probe import check_role, on_clean_session
 from ._postgres.settings import PostgresSettings, url_source
-from ._postgres.sql import standing_context
+from ._postgres.sql import prepared_context
 from ._postgres.statements import refuse_unsuitable
 from ._rls.finding import Finding
 from ._shared.lifecycle import Lifecycle
@@ -54,7 +54,8 @@ class PostgresClient(Lifecycle):
             None: to the same server with the same role.
         min_size: How many connections are opened at once, and kept when idle.
         connect_timeout: Seconds for one connection attempt.
-        pool_timeout: Seconds to wait for a connection when all are in use.
+        pool_timeout: Seconds to wait for a connection when all are in use; with 0, a call that
+            finds all in use fails at once.
         statement_timeout: Seconds for each statement, enforced by the server; 0 is no limit.
         on_rls_bypass: What to do about a role that row-level security does not bind: ``"error"``,
             ``"warn"`` (one line in the log), or ``"ignore"``.
@@ -87,7 +88,7 @@ class PostgresClient(Lifecycle):
         )
         self.behind_pooler = False
         self._connector = Connector(
-            url_source("connection_url", connection_url), self._settings, self._look_at
+            url_source("connection_url", connection_url), self._settings, self._check_role
         )
         self._pool = self._make_pool(self._connector, self._settings.min_size)
         self._admin_pool = self._pool
@@ -124,8 +125,8 @@ class PostgresClient(Lifecycle):
                 self._pool.add(session)
             opened.pop_all()
 
-    def _look_at(self, session: Session, target: Target) -> None:
-        self.behind_pooler = look_at(session, target, self._settings.on_rls_bypass)
+    def _check_role(self, session: Session, target: Target) -> None:
+        self.behind_pooler = check_role(session, target, self._settings.on_rls_bypass)
 
     def _connect_first(self, connector: Connector, opened: ExitStack) -> Session:
         session = connector.connect(patient=False)
@@ -265,7 +266,7 @@ class PostgresClient(Lifecycle):
         refuse_unsuitable(query, "execute_many")
         outer = open_block(self._pool, user)
         if outer is None:
-            return self._one_flight(user, "execute_many").run_many(query, rows)
+            return self._one_round_trip(user, "execute_many").run_many(query, rows)
         return InBlock("execute_many", self._pool).run_many(outer, query, rows)
 
     def execute_admin(self, query: Query, params: Params = ()) -> list[dict[str, Any]]:
@@ -323,7 +324,7 @@ class PostgresClient(Lifecycle):
             PostgresError: There is none; it says why.
         """
         # The reset that precedes every question is the sign of life.
-        return ask(self._pool, "health_check", lambda session: session.reusable)
+        return on_clean_session(self._pool, "health_check", lambda session: session.reusable)
 
     def server_version(self) -> str:
         """Return the server's version, such as ``"18.6"``, as it said when we connected.
@@ -331,7 +332,9 @@ class PostgresClient(Lifecycle):
         Raises:
             PostgresError: No connection could be had.
         """
-        number = ask(self._pool, "server_version", lambda session: session.pgconn.server_version)
+        number = on_clean_session(
+            self._pool, "server_version", lambda session: session.pgconn.server_version
+        )
         return f"{number // 10000}.{number % 10000}"
 
     def check_rls(self) -> list[Finding]:
@@ -345,7 +348,7 @@ class PostgresClient(Lifecycle):
         """
         from ._rls.check import check_rls  # noqa: PLC0415 - few need its parser of SQL
 
-        return ask(self._pool, "check_rls", lambda session: check_rls(session.conn))
+        return on_clean_session(self._pool, "check_rls", lambda session: check_rls(session.conn))
 
     def credential_life(self) -> CredentialLife:
         """Return how old the credential in use is and how long it still works, never itself."""
@@ -376,15 +379,11 @@ class PostgresClient(Lifecycle):
         return self._admin_pool if user is None else self._pool
 
     def _block(self, user: User) -> AbstractContextManager[GuardedConnection]:
-        pool = self._pool_for(user)
-        outer = open_block(pool, user)
-        if outer is not None:
-            return JoinedBlock(outer)
-        return Block(pool, user, self._settings.statement_timeout_ms)
+        return BlockEntry(self._pool_for(user), user, self._settings.statement_timeout_ms)
 
-    def _one_flight(self, user: User, method: str) -> OneFlight:
-        context = standing_context(user, self._settings.statement_timeout_ms)
-        return OneFlight(self._pool_for(user), context, method)
+    def _one_round_trip(self, user: User, method: str) -> OneRoundTrip:
+        context = prepared_context(user, self._settings.statement_timeout_ms)
+        return OneRoundTrip(self._pool_for(user), context, method)
 
     def _execute(
         self, method: str, user: User, query: Query, params: Params
@@ -393,5 +392,5 @@ class PostgresClient(Lifecycle):
         pool = self._pool_for(user)
         outer = open_block(pool, user)
         if outer is None:
-            return self._one_flight(user, method).run(query, params)
+            return self._one_round_trip(user, method).run(query, params)
         return InBlock(method, pool).run(outer, query, params)

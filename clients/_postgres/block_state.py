@@ -1,31 +1,28 @@
-"""The transaction of one block: is it open, and is it still the one that has the context?"""
+"""The transaction of one block: whether it is open, and still the one that has the context."""
 
 from __future__ import annotations
 
 import os
-from typing import Protocol
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Protocol, Self
 
 import psycopg
 from psycopg import pq
 
 from .._shared.locks import OwnedLock
-from ..errors import RlsContextError, TransactionAbortedError
+from ..errors import PostgresError, RlsContextError, TransactionAbortedError
 from .errors import is_connection_loss, is_read_only, is_role_gone
-from .session import FlightError, Session
-from .sql import checked, marker
+from .session import BatchError, Session
+from .sql import context_query, marker
 
-__all__ = ["BlockState"]
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
+__all__ = ["BlockState", "BlockUse"]
 
 _ACTIVE = pq.TransactionStatus.ACTIVE
-
-
 _IDLE = pq.TransactionStatus.IDLE
-
-
 _INERROR = pq.TransactionStatus.INERROR
-
-
 _INTRANS = pq.TransactionStatus.INTRANS
 
 
@@ -53,7 +50,7 @@ class BlockState:
         #: The first SQL error that nobody has handled yet by a rollback to a savepoint.
         self.swallowed: psycopg.Error | None = None
         #: The last error that says something of the server or of the role.
-        self.telling: psycopg.Error | None = None
+        self.server_error: psycopg.Error | None = None
         self.closables: list[Closable] = []
         # Held while a statement runs and while the block ends: a thread that still has the handle
         # cannot slip a statement in between the check and the session's next borrower.
@@ -62,14 +59,14 @@ class BlockState:
         self.ended = False
         #: How many uses of it are under way, in the thread that has the lock.
         self.busy = 0
-        # What the block's first flight has set, see marked().
+        # What the block's first batch has set, see marked().
         self._marker = marker(session.application_name, 1)
         self._marks = 1
         self._expected = expected
         self._began = began
         self.context_was_lost = False
 
-    def context_is_lost(self) -> bool:
+    def refresh_context(self) -> bool:
         """Return True when the transaction that had the context has ended."""
         if self.context_was_lost:
             return True
@@ -84,12 +81,12 @@ class BlockState:
         elif pgconn.parameter_status(b"application_name") != self._marker:
             # COMMIT AND CHAIN and "COMMIT; BEGIN" leave us in a transaction, but in another one.
             # The block's own SET application_name looks the same from here: the server knows.
-            self.context_was_lost = not self._ask_server()
+            self.context_was_lost = not self._context_is_still_there()
         return self.context_was_lost
 
     def check_context(self) -> None:
         """Refuse to go on without the context."""
-        if self.context_is_lost():
+        if self.refresh_context():
             raise RlsContextError(
                 f"the transaction of {self.what} was ended by a COMMIT or ROLLBACK in its SQL, and "
                 "the context went with it: leave the block instead, or use conn.transaction()"
@@ -98,7 +95,7 @@ class BlockState:
     def note(self, error: psycopg.Error) -> None:
         """Remember the SQL error that aborts the transaction, should the caller swallow it."""
         if is_read_only(error) or is_role_gone(error):
-            self.telling = error
+            self.server_error = error
         # An error of psycopg's own, before it sent anything, has aborted nothing.
         if self.swallowed is None and self.session.transaction_status not in (_IDLE, _INTRANS):
             self.swallowed = error
@@ -120,21 +117,21 @@ class BlockState:
             try:
                 closable.close()
             except psycopg.Error as error:
-                # Never instead of the error in flight; the end of the block reports this one.
+                # Never instead of the error that is being raised; the block's end reports it.
                 self.note(error)
                 if is_connection_loss(error):
                     self.session.close()
                 closable.close()
         self.closables.clear()
 
-    def _ask_server(self) -> bool:
+    def _context_is_still_there(self) -> bool:
         pgconn = self.session.pgconn
         self._marks += 1
         # A new mark: the name that SQL has set may outlive the transaction, and then says nothing.
         name = marker(pgconn.parameter_status(b"application_name") or b"", self._marks)
         try:
-            [result] = self.session.message(checked(pgconn, name))
-        except FlightError:
+            [result] = self.session.message(context_query(pgconn, name))
+        except BatchError:
             # The connection is gone: the next statement says so in its own words.
             return True
         user, row_security, began = (result.get_value(0, column) for column in range(3))
@@ -142,3 +139,91 @@ class BlockState:
             return False
         self._marker = name
         return True
+
+
+class BlockUse:
+    """The way of one handle to the block's transaction, open until the handle ends.
+
+    Args:
+        state: The transaction.
+        parent: The use that this one is a part of, and ends with.
+        ended_words: What to say of a use after the end; None: that the block has ended.
+    """
+
+    __slots__ = ("_alive", "_ended_words", "_parent", "state")
+
+    def __init__(
+        self, state: BlockState, parent: BlockUse | None = None, ended_words: str | None = None
+    ) -> None:
+        self.state = state
+        self._parent = parent
+        self._ended_words = ended_words or (
+            f"{state.what} has ended, and its connection with it: open a new connection()"
+        )
+        self._alive = True
+
+    @property
+    def is_open(self) -> bool:
+        """Whether neither the handle nor the block has ended."""
+        parent = self._parent
+        return self._alive and not self.state.ended and (parent is None or parent.is_open)
+
+    def part(self, ended_words: str) -> Self:
+        """Return a use for something that ends before this one may.
+
+        Args:
+            ended_words: What to say of a use after its end.
+        """
+        return type(self)(self.state, self, ended_words)
+
+    def end(self) -> None:
+        """Let the handle be used no more."""
+        self._alive = False
+
+    def check_open(self) -> None:
+        """Refuse to go on when the handle or the block has ended.
+
+        Raises:
+            PostgresError: It has.
+        """
+        if self._parent is not None:
+            self._parent.check_open()
+        if not self._alive or self.state.ended:
+            raise PostgresError(self._ended_words)
+        if self.state.pid != os.getpid():
+            raise PostgresError(
+                f"{self.state.what} belongs to the parent process: open one in this process"
+            )
+
+    @contextmanager
+    def guard(self, *, sends: bool = True) -> Iterator[BlockState]:
+        """Hold the block's lock around one use of its session, and note the errors of it.
+
+        Args:
+            sends: Whether it sends something to the server.
+
+        Raises:
+            PostgresError: The handle or the block has ended, or the session is busy; nothing was
+                sent.
+            RlsContextError: The context is lost.
+        """
+        state = self.state
+        with state.lock:
+            self.check_open()
+            state.check_context()
+            if sends and state.session.transaction_status == _ACTIVE:
+                # psycopg would wait for its own lock, and for ever.
+                raise PostgresError(
+                    f"{state.what} is busy with a stream() or a COPY: read that to its end or "
+                    "close it first, or use a server-side cursor"
+                )
+            state.busy += 1
+            try:
+                yield state
+            except psycopg.Error as error:
+                state.note(error)
+                raise
+            finally:
+                state.busy -= 1
+            if state.session.transaction_status != _INERROR:
+                state.swallowed = None

@@ -17,7 +17,7 @@ from .errors import (
     is_refused,
     is_starting,
 )
-from .session import FlightError, Session
+from .session import BatchError, Session
 from .settings import Target, parse_url
 from .watchdog import SilenceWatch, WatchedConnection, activity_query
 
@@ -52,7 +52,7 @@ class Connector:
     Args:
         source: Gives the URL.
         settings: The time-outs.
-        look_at: Looks at the first session of each server and user, and may refuse it: a callable
+        check_role: Checks the first session of each server and user, and may refuse it: a callable
             may return another role's URL one day.
     """
 
@@ -60,13 +60,13 @@ class Connector:
         self,
         source: UrlSource,
         settings: PostgresSettings,
-        look_at: Callable[[Session, Target], None] | None = None,
+        check_role: Callable[[Session, Target], None] | None = None,
     ) -> None:
         self.source = source
         self.target = Target("an unknown server", None)
         self._settings = settings
         self._last_url = ""
-        self._look_at = look_at
+        self._check_role = check_role
         self._seen = ""
 
     def connect(self, *, patient: bool = True) -> Session:
@@ -136,10 +136,10 @@ class Connector:
         return failure
 
     def _check(self, session: Session, target: Target) -> None:
-        if self._look_at is None or target.description == self._seen:
+        if self._check_role is None or target.description == self._seen:
             return
         try:
-            self._look_at(session, target)
+            self._check_role(session, target)
         except BaseException:
             session.close()
             raise
@@ -158,7 +158,7 @@ class Connector:
             result = session.message(activity_query(backend_pid))[0]
             # Another process id than libpq's: a pooler stands between, and knows no such session.
             direct = result.get_value(0, 0) == b"%d" % session.pgconn.backend_pid
-        except FlightError:
+        except BatchError:
             return False
         finally:
             session.close()

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 __all__ = [
     "connect_error",
     "is_connection_loss",
-    "is_farewell",
     "is_hung_up",
     "is_login_refusal",
     "is_read_only",
@@ -24,6 +23,7 @@ __all__ = [
     "is_starting",
     "lost_error",
     "statement_error",
+    "was_terminated_by_server",
 ]
 
 # A failed connection attempt has no SQLSTATE, only text; the words are libpq's and the server's.
@@ -32,8 +32,8 @@ _STARTING = ("starting up", "shutting down", "not yet accepting connections", "i
 _HUNG_UP = ("server closed the connection unexpectedly", "Connection reset by peer")
 _REFUSED = ("Connection refused", *_HUNG_UP)
 # https://www.postgresql.org/docs/18/errcodes-appendix.html
-_FAREWELL = ("57P01", "57P02", "57P05", "25P03", "25P04")
-_CONNECTION_LOSS = ("08", "57P03", *_FAREWELL)
+_TERMINATED = ("57P01", "57P02", "57P05", "25P03", "25P04")
+_CONNECTION_LOSS = ("08", "57P03", *_TERMINATED)
 _PROTOCOL_VIOLATION = "08P01"
 
 
@@ -70,13 +70,13 @@ def is_connection_loss(error: psycopg.Error) -> bool:
     return isinstance(error, psycopg.OperationalError)
 
 
-def is_farewell(error: psycopg.Error) -> bool:
+def was_terminated_by_server(error: psycopg.Error) -> bool:
     """Return True when the server itself says that it ended the session, and at which statement.
 
     A pooler can say it too, while the answer to a statement that did run is lost; its errors name
     no function of the server's source.
     """
-    return error.sqlstate in _FAREWELL and error.diag.source_function is not None
+    return error.sqlstate in _TERMINATED and error.diag.source_function is not None
 
 
 def is_read_only(error: psycopg.Error) -> bool:

@@ -1,4 +1,4 @@
-"""``execute()`` in one round trip: context, statement and commit in one flight.
+"""``execute()`` in one round trip: context, statement and commit in one batch.
 
 Leans on two semi-public parts of psycopg, pinned by ``tests/unit/test_psycopg_contract.py``:
 ``PostgresQuery`` turns placeholders and Python values into what libpq takes, and ``Transformer``
@@ -18,10 +18,10 @@ from psycopg.pq import ExecStatus
 
 from ..errors import PostgresError
 from .block import JoinedBlock
-from .errors import is_connection_loss, is_farewell, lost_error, statement_error
+from .errors import is_connection_loss, lost_error, statement_error, was_terminated_by_server
 from .guarded import StreamedRows
-from .session import FlightError, Session
-from .sql import BEGIN, COMMIT, GUARD, LAST_COMMIT, RESET, ROLLBACK, STANDING_HEAD
+from .session import BatchError, Session
+from .sql import BEGIN, COMMIT, GUARD, LAST_COMMIT, PREPARED_RESET, RESET, ROLLBACK
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -34,13 +34,13 @@ if TYPE_CHECKING:
     from .block import Block
     from .guarded import GuardedConnection
     from .pool import Pool
-    from .prepared import Standing
+    from .prepared import OwnStatement
     from .session import Statement
 
-__all__ = ["BATCH_ROWS", "InBlock", "OneFlight", "rows_of", "twin_columns"]
+__all__ = ["BATCH_ROWS", "InBlock", "OneRoundTrip", "duplicate_columns", "rows_of"]
 
-_WHOLE_HEAD = (RESET, BEGIN)
-#: How many rows one flight of execute_many() takes.
+_FULL_RESET = (RESET, BEGIN)
+#: How many rows one batch of execute_many() takes.
 BATCH_ROWS = 1000
 
 
@@ -70,7 +70,7 @@ class _ConvertedQuery(PostgresQuery):
             raise psycopg.DataError(str(error)) from error
 
 
-class OneFlight:
+class OneRoundTrip:
     """Runs one statement in a transaction of its own.
 
     Args:
@@ -79,14 +79,14 @@ class OneFlight:
         method: The public method's name, for messages.
     """
 
-    def __init__(self, pool: Pool, context: Standing, method: str) -> None:
+    def __init__(self, pool: Pool, context: OwnStatement, method: str) -> None:
         self._pool = pool
         self._context = context
         self._method = method
         self._tries_left = pool.max_size + 1
         # The caller's statement comes behind the reset, BEGIN and the context.
         self._user_index = 0
-        self._head_stands = False
+        self._reset_is_prepared = False
 
     def run(self, query: Query, params: Params | None) -> list[dict[str, Any]]:
         """Run *query*, commit, and return its rows; ``[]`` for a statement without rows."""
@@ -95,10 +95,10 @@ class OneFlight:
             try:
                 transformer = Transformer(session.conn)
                 converted = self._convert(transformer, query, params)
-                results = session.flight((*self._head(session), converted, LAST_COMMIT))
+                results = session.run_batch((*self._head(session), converted, LAST_COMMIT))
                 self._notice_pooler(session, results[self._user_index - 1])
                 return rows_of(results[self._user_index], transformer, self._method)
-            except FlightError as failure:
+            except BatchError as failure:
                 self._tries_left -= 1
                 if self._is_out_of_date(session, failure):
                     self._undo(session)
@@ -118,13 +118,13 @@ class OneFlight:
             changed = -1
             try:
                 converted = self._convert(Transformer(session.conn), query, batch[0])
-                head: tuple[Statement, ...] = (*_WHOLE_HEAD, self._context)
+                head: tuple[Statement, ...] = (*_FULL_RESET, self._context)
                 self._user_index = len(head)
-                changed = _rows_changed(session.batch(head, converted, batch)[len(head) :])
+                changed = _rows_changed(session.run_rows(head, converted, batch)[len(head) :])
                 while batch := list(islice(remaining, BATCH_ROWS)):
-                    changed += _rows_changed(session.batch((), converted, batch))
-                session.flight((COMMIT,))
-            except FlightError as failure:
+                    changed += _rows_changed(session.run_rows((), converted, batch))
+                session.run_batch((COMMIT,))
+            except BatchError as failure:
                 self._tries_left -= 1
                 # Once a batch is through, its rows are no longer at hand.
                 if changed >= 0 or not self._may_try_again(failure):
@@ -155,10 +155,10 @@ class OneFlight:
 
     def _head(self, session: Session) -> tuple[Statement, ...]:
         """Return what comes before the caller's statement."""
-        head: tuple[Statement, ...] = _WHOLE_HEAD
-        self._head_stands = bool(session.prepared) and not session.prepared.full
-        if self._head_stands:
-            head = (GUARD, *STANDING_HEAD)
+        head: tuple[Statement, ...] = _FULL_RESET
+        self._reset_is_prepared = bool(session.prepared) and not session.prepared.full
+        if self._reset_is_prepared:
+            head = (GUARD, *PREPARED_RESET)
         self._user_index = len(head) + 1
         return (*head, self._context)
 
@@ -166,31 +166,31 @@ class OneFlight:
         # A pooler answers the start-up with a number of its own.
         session.prepared.enabled = context.get_value(0, 0) == b"%d" % session.pgconn.backend_pid
 
-    def _is_out_of_date(self, session: Session, failure: FlightError) -> bool:
-        """Return True when the flight ended before the caller's statement ran, but may yet run."""
-        if self._tries_left < 1 or failure.index is None or not self._head_stands:
+    def _is_out_of_date(self, session: Session, failure: BatchError) -> bool:
+        """Return True when the batch ended before the caller's statement ran, but may yet run."""
+        if self._tries_left < 1 or failure.index is None or not self._reset_is_prepared:
             return False
         if failure.index < self._user_index and not is_connection_loss(failure.error):
             # The guard found what SQL had prepared, or that SQL's leftovers are in the way.
             return True
         return failure.index <= self._user_index and session.prepared.is_out_of_date(failure.error)
 
-    def _may_try_again(self, failure: FlightError) -> bool:
+    def _may_try_again(self, failure: BatchError) -> bool:
         # The server said farewell at an earlier statement, or could not reset the session: by the
         # protocol's order the caller's was not run, so it may go to another session.
         return (
             self._tries_left > 0
             and failure.index is not None
             and failure.index < self._user_index
-            and (is_farewell(failure.error) or self._cannot_reset(failure))
+            and (was_terminated_by_server(failure.error) or self._cannot_reset(failure))
         )
 
-    def _cannot_reset(self, failure: FlightError) -> bool:
-        # The server's own words alone count, as in is_farewell().
+    def _cannot_reset(self, failure: BatchError) -> bool:
+        # The server's own words alone count, as in was_terminated_by_server().
         refused_by_server = failure.error.diag.source_function is not None
         return failure.index == 0 and refused_by_server and not is_connection_loss(failure.error)
 
-    def _raise(self, session: Session, failure: FlightError) -> NoReturn:
+    def _raise(self, session: Session, failure: BatchError) -> NoReturn:
         error, action = failure.error, f"{self._method}()"
         self._pool.learn_from(error)
         if failure.index is None and not isinstance(error, psycopg.NotSupportedError):
@@ -201,8 +201,8 @@ class OneFlight:
 
     def _undo(self, session: Session) -> None:
         try:
-            session.flight((ROLLBACK, RESET))
-        except FlightError:
+            session.run_batch((ROLLBACK, RESET))
+        except BatchError:
             # The statement's own error is the one to report; give_back sees the dead session.
             session.close()
 
@@ -218,8 +218,8 @@ def rows_of(result: PGresult, transformer: AnyTransformer, method: str) -> list[
         return []
     encoding = transformer.encoding
     names = [(result.fname(i) or b"").decode(encoding) for i in range(result.nfields)]
-    if twins := twin_columns(names):
-        raise PostgresError(f"{method}() returned {twins}. The statement itself was committed")
+    if duplicates := duplicate_columns(names):
+        raise PostgresError(f"{method}() returned {duplicates}. The statement itself was committed")
     transformer.set_pgresult(result)
     try:
         # Both are of one result, and to compare their lengths for each row costs a quarter.
@@ -236,7 +236,7 @@ def rows_of(result: PGresult, transformer: AnyTransformer, method: str) -> list[
         ) from error
 
 
-def twin_columns(names: list[str]) -> str:
+def duplicate_columns(names: list[str]) -> str:
     """Say which columns have one name; empty when there are none."""
     if len(set(names)) == len(names):
         return ""
@@ -270,8 +270,8 @@ class InBlock:
                 cursor = conn.execute(query, params or None)
             if cursor.description is None:
                 rows = []
-            elif twins := twin_columns([column.name for column in cursor.description]):
-                raise PostgresError(f"{self._method}() returned {twins}; it was undone")
+            elif duplicates := duplicate_columns([column.name for column in cursor.description]):
+                raise PostgresError(f"{self._method}() returned {duplicates}; it was undone")
             else:
                 rows = cursor.fetchall()
             if cursor.nextset():

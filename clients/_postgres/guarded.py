@@ -1,13 +1,11 @@
-# ruff: noqa: SLF001 - one guard for the handle and all that comes from it
 """What a ``connection()`` block yields: a connection that guards its transaction and dies with it.
 
-The handle and all that comes from it (cursors, savepoints, streams, copies) ask the block's state
-before each use: is the block still open, and is the transaction still the one with the context?
+The handle and all that comes from it (cursors, savepoints, streams, copies) check before each use
+that the block is still open and that its transaction is still the one that has the context.
 """
 
 from __future__ import annotations
 
-import os
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
@@ -25,7 +23,7 @@ if TYPE_CHECKING:
 
     from psycopg.abc import Buffer, Params, Query
 
-    from .block_state import BlockState
+    from .block_state import BlockState, BlockUse
 
 __all__ = [
     "GuardedConnection",
@@ -36,26 +34,35 @@ __all__ = [
 ]
 
 
-class GuardedConnection:
+class _PartOfBlock:
+    """What belongs to one block, and to nobody else."""
+
+    __slots__ = ("_use",)
+
+    def __init__(self, use: BlockUse) -> None:
+        self._use = use
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(f"{self._use.state.what} is its session's, and cannot be pickled or copied")
+
+
+class GuardedConnection(_PartOfBlock):
     """The connection of one block: ``execute``, ``cursor``, ``transaction``, with dict rows.
 
     It commits when the block ends normally and rolls back when it does not. After the block,
     every use of it or of its cursors raises PostgresError.
     """
 
-    __slots__ = ("_alive", "_state", "row_factory")
+    __slots__ = ("row_factory",)
 
-    def __init__(self, state: BlockState) -> None:
-        self._state = state
-        self._alive = True
+    def __init__(self, use: BlockUse) -> None:
+        super().__init__(use)
         #: Makes the rows of cursors that are given none; it ends with the block.
         self.row_factory: Any = dict_row
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} of {self._state.what}{'' if self._is_open else ', ended'}>"
-
-    def __reduce__(self) -> NoReturn:
-        raise TypeError(f"{self._state.what} is its session's, and cannot be pickled or copied")
+        ended = "" if self._use.is_open else ", ended"
+        return f"<{type(self).__name__} of {self._use.state.what}{ended}>"
 
     def execute(
         self, query: Query, params: Params | None = None, *, binary: bool = False
@@ -92,15 +99,16 @@ class GuardedConnection:
         Raises:
             PostgresError: The block has ended, or its context is lost (RlsContextError).
         """
-        self.check_open()
-        conn = self._state.session.conn
+        self._use.check_open()
+        state = self._use.state
+        conn = state.session.conn
         raw: Any
         if name is None:
             raw = conn.cursor(binary=binary)
         else:
             raw = conn.cursor(name, binary=binary, scrollable=scrollable)
-            self._state.closables.append(raw)
-        cursor = GuardedCursor(self, raw)
+            state.closables.append(raw)
+        cursor = GuardedCursor(self, self._use, raw)
         factory = row_factory or self.row_factory
         if factory is not dict_row:
             # It may keep what it is given: not psycopg's cursor, which leads to the connection.
@@ -119,16 +127,18 @@ class GuardedConnection:
         Raises:
             PostgresError: The block has ended, or its context is lost (RlsContextError).
         """
-        self.check_open()
+        self._use.check_open()
         # Not conn.transaction(): that is a generator, and one that is dropped in mid-block would
         # send its ROLLBACK TO to whoever has the session by then.
-        raw = psycopg.Transaction(self._state.session.conn, savepoint_name, force_rollback)
-        return GuardedTransaction(self, raw)
+        conn = self._use.state.session.conn
+        return GuardedTransaction(
+            self._use, psycopg.Transaction(conn, savepoint_name, force_rollback)
+        )
 
     @property
     def closed(self) -> bool:
         """Whether the block has ended or the connection is gone."""
-        return not self._is_open or self._state.session.conn.closed
+        return not self._use.is_open or self._use.state.session.conn.closed
 
     def commit(self) -> NoReturn:
         """Refuse: the block commits when it ends."""
@@ -144,36 +154,9 @@ class GuardedConnection:
 
     def _forbidden(self, method: str) -> PostgresError:
         return PostgresError(
-            f"{method}() is not for {self._state.what}: leave the block to commit, raise out of it "
-            "to roll back, and use conn.transaction() for a part that may be undone alone"
+            f"{method}() is not for {self._use.state.what}: leave it to commit, raise out of "
+            "it to roll back, and use conn.transaction() for a part that may be undone alone"
         )
-
-    @property
-    def _is_open(self) -> bool:
-        return self._alive and not self._state.ended
-
-    @contextmanager
-    def _guarded(self, *, sends: bool = True) -> Iterator[BlockState]:
-        state = self._state
-        with state.lock:
-            self.check_open()
-            state.check_context()
-            if sends and state.session.transaction_status == TransactionStatus.ACTIVE:
-                # psycopg would wait for its own lock, and for ever.
-                raise PostgresError(
-                    f"{state.what} is busy with a stream() or a COPY: read that to its end or "
-                    "close it first, or use a server-side cursor"
-                )
-            state.busy += 1
-            try:
-                yield state
-            except psycopg.Error as error:
-                state.note(error)
-                raise
-            finally:
-                state.busy -= 1
-            if state.session.transaction_status != TransactionStatus.INERROR:
-                state.swallowed = None
 
     def check_open(self) -> None:
         """Refuse to go on when the block has ended.
@@ -181,30 +164,20 @@ class GuardedConnection:
         Raises:
             PostgresError: It has.
         """
-        if not self._is_open:
-            raise PostgresError(
-                f"{self._state.what} has ended, and its connection with it: open a new connection()"
-            )
-        if self._state.pid != os.getpid():
-            raise PostgresError(
-                f"{self._state.what} belongs to the parent process: open one in this process"
-            )
-
-    def _end(self) -> None:
-        self._alive = False
+        self._use.check_open()
 
 
-class GuardedTransaction:
+class GuardedTransaction(_PartOfBlock):
     """A savepoint of a block; psycopg's ``Rollback`` works with it."""
 
-    __slots__ = ("_handle", "_raw")
+    __slots__ = ("_raw",)
 
-    def __init__(self, handle: GuardedConnection, raw: psycopg.Transaction) -> None:
-        self._handle = handle
+    def __init__(self, use: BlockUse, raw: psycopg.Transaction) -> None:
+        super().__init__(use)
         self._raw = raw
 
     def __enter__(self) -> Self:
-        with self._handle._guarded():
+        with self._use.guard():
             self._raw.__enter__()
         return self
 
@@ -214,21 +187,21 @@ class GuardedTransaction:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> bool:
-        handle = self._handle
+        state = self._use.state
         if exc is None:
-            with handle._guarded() as state:
+            with self._use.guard():
                 if state.session.transaction_status == TransactionStatus.INERROR:
                     self._undo_and_raise(state)
                 return bool(self._raw.__exit__(None, None, None))
-        with handle._state.lock:
-            if not handle._is_open:
+        with state.lock:
+            if not self._use.is_open:
                 # The session may be another user's by now: nothing of ours goes there.
                 return False
             if isinstance(exc, psycopg.Rollback) and exc.transaction is self:  # type: ignore[comparison-overlap]  # we gave the caller ourselves
                 exc_type, exc = psycopg.Rollback, psycopg.Rollback(self._raw)
             done = bool(self._raw.__exit__(exc_type, exc, traceback))
-            if handle._state.session.transaction_status != TransactionStatus.INERROR:
-                handle._state.swallowed = None
+            if state.session.transaction_status != TransactionStatus.INERROR:
+                state.swallowed = None
             return done
 
     def _undo_and_raise(self, state: BlockState) -> NoReturn:
@@ -241,12 +214,13 @@ class GuardedTransaction:
 _END = object()
 
 
-class GuardedCursor:
+class GuardedCursor(_PartOfBlock):
     """A psycopg cursor that works only while its block is open."""
 
     __slots__ = ("_fetch_sends", "_handle", "_raw")
 
-    def __init__(self, handle: GuardedConnection, raw: Any) -> None:
+    def __init__(self, handle: GuardedConnection, use: BlockUse, raw: Any) -> None:
+        super().__init__(use)
         self._handle = handle
         self._raw = raw
         # Only a server-side cursor talks to the server when it fetches.
@@ -262,7 +236,7 @@ class GuardedCursor:
         return self
 
     def __next__(self) -> Any:
-        with self._handle._guarded(sends=self._fetch_sends):
+        with self._use.guard(sends=self._fetch_sends):
             # Not fetchone(): its None can be a row, too, as a row factory makes it.
             row = next(self._raw, _END)
         if row is _END:
@@ -286,7 +260,7 @@ class GuardedCursor:
 
     @property
     def _encoding(self) -> str:
-        return str(self._raw._encoding)
+        return str(self._raw.connection.info.encoding)
 
     @property
     def rowcount(self) -> int:
@@ -306,7 +280,7 @@ class GuardedCursor:
             psycopg.Error: It failed.
             PostgresError: The block has ended, or its context is lost (RlsContextError).
         """
-        with self._handle._guarded():
+        with self._use.guard():
             self._raw.execute(_whole(query), params)
         return self
 
@@ -314,43 +288,43 @@ class GuardedCursor:
         self, query: Query, params_seq: Iterable[Params], *, returning: bool = False
     ) -> Self:
         """Run a statement once for each row of parameters; raises as ``execute`` does."""
-        with self._handle._guarded():
+        with self._use.guard():
             self._raw.executemany(_whole(query), params_seq, returning=returning)
         return self
 
     def fetchone(self) -> Any:
         """Return the next row, or None when there is no further one."""
-        with self._handle._guarded(sends=self._fetch_sends):
+        with self._use.guard(sends=self._fetch_sends):
             return self._raw.fetchone()
 
     def fetchmany(self, size: int = 0) -> list[Any]:
         """Return up to *size* further rows."""
-        with self._handle._guarded(sends=self._fetch_sends):
+        with self._use.guard(sends=self._fetch_sends):
             return list(self._raw.fetchmany(size))
 
     def fetchall(self) -> list[Any]:
         """Return all further rows."""
-        with self._handle._guarded(sends=self._fetch_sends):
+        with self._use.guard(sends=self._fetch_sends):
             return list(self._raw.fetchall())
 
     def nextset(self) -> bool:
         """Go on to the next result of several statements; return False when there is none."""
-        with self._handle._guarded(sends=False):
+        with self._use.guard(sends=False):
             return bool(self._raw.nextset())
 
     def scroll(self, value: int, mode: str = "relative") -> None:
         """Move within the rows."""
-        with self._handle._guarded(sends=self._fetch_sends):
+        with self._use.guard(sends=self._fetch_sends):
             self._raw.scroll(value, mode)
 
     def stream(self, query: Query, params: Params | None = None) -> Generator[Any, None, None]:
         """Yield the rows one by one as the server sends them."""
         rows = self._raw.stream(_whole(query), params)
-        with self._handle._guarded() as state:
+        with self._use.guard() as state:
             state.closables.append(rows)
         try:
             while True:
-                with self._handle._guarded(sends=False):
+                with self._use.guard(sends=False):
                     try:
                         row = next(rows)
                     except StopIteration:
@@ -363,7 +337,7 @@ class GuardedCursor:
                     self._cancel(rows)
 
     def _cancel(self, rows: Any) -> None:
-        state = self._handle._state
+        state = self._use.state
         with suppress(psycopg.Error):
             rows.close()
         if state.session.transaction_status == TransactionStatus.INERROR:
@@ -376,16 +350,16 @@ class GuardedCursor:
         COPY FROM is PostgreSQL's to refuse on tables with row-level security.
         """
         whole = _whole(statement)
-        with self._handle._guarded(), self._raw.copy(whole, params) as raw:
-            copy = GuardedCopy(self._handle, raw)
+        with self._use.guard(), self._raw.copy(whole, params) as raw:
+            use = self._use.part("this COPY has ended: open another with cursor.copy()")
             try:
-                yield copy
+                yield GuardedCopy(use, raw)
             finally:
-                copy._is_open = False
+                use.end()
 
     def close(self) -> None:
         """Close the cursor; it may outlive its block for that."""
-        with self._handle._state.lock:
+        with self._use.state.lock:
             if not self._handle.closed:
                 self._raw.close()
 
@@ -398,18 +372,17 @@ def _whole(query: Query) -> Query:
     return query
 
 
-class GuardedCopy:
+class GuardedCopy(_PartOfBlock):
     """A COPY of a block; dead with its ``with`` block, and never psycopg's own object.
 
     A kept one would write into whatever COPY the session's next borrower runs.
     """
 
-    __slots__ = ("_handle", "_is_open", "_raw")
+    __slots__ = ("_raw",)
 
-    def __init__(self, handle: GuardedConnection, raw: psycopg.Copy) -> None:
-        self._handle = handle
+    def __init__(self, use: BlockUse, raw: psycopg.Copy) -> None:
+        super().__init__(use)
         self._raw = raw
-        self._is_open = True
 
     def __iter__(self) -> Iterator[Buffer]:
         while data := self.read():
@@ -417,7 +390,7 @@ class GuardedCopy:
 
     def read(self) -> Buffer:
         """Return the next piece of a COPY TO; empty at the end."""
-        return self._checked().read()
+        return self._open_copy().read()
 
     def rows(self) -> Iterator[tuple[Any, ...]]:
         """Yield the rows of a COPY TO."""
@@ -426,24 +399,22 @@ class GuardedCopy:
 
     def read_row(self) -> tuple[Any, ...] | None:
         """Return the next row of a COPY TO; None at the end."""
-        return self._checked().read_row()
+        return self._open_copy().read_row()
 
     def write(self, data: Buffer | str) -> None:
         """Send a piece of a COPY FROM."""
-        self._checked().write(data)
+        self._open_copy().write(data)
 
     def write_row(self, row: Sequence[Any]) -> None:
         """Send a row of a COPY FROM."""
-        self._checked().write_row(row)
+        self._open_copy().write_row(row)
 
     def set_types(self, types: Sequence[int | str]) -> None:
         """Name the types of the columns, which a binary COPY needs."""
-        self._checked().set_types(types)
+        self._open_copy().set_types(types)
 
-    def _checked(self) -> psycopg.Copy:
-        self._handle.check_open()
-        if not self._is_open:
-            raise PostgresError("this COPY has ended: open another with cursor.copy()")
+    def _open_copy(self) -> psycopg.Copy:
+        self._use.check_open()
         return self._raw
 
 
@@ -465,7 +436,7 @@ class StreamedRows:
         mapped: Callable[[], AbstractContextManager[None]],
     ) -> None:
         self._cursor = cursor
-        self._handle = cursor.connection
+        self._check_open = cursor.connection.check_open
         self._batch_size = batch_size
         self._mapped = mapped
         self._batch: Iterator[dict[str, Any]] = iter(())
@@ -474,12 +445,10 @@ class StreamedRows:
         return self
 
     def __next__(self) -> dict[str, Any]:
-        if not self._handle._is_open:
-            self._handle.check_open()
+        self._check_open()
         for row in self._batch:
             return row
         with self._mapped():
-            # It looks whether the block is open, and whether this is the process that opened it.
             self._batch = iter(self._cursor.fetchmany(self._batch_size))
         for row in self._batch:
             return row

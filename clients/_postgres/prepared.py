@@ -1,7 +1,7 @@
 """Statements that a session has prepared: parsing and planning again costs more than running.
 
 Only where nothing stands between: behind a transaction-pooling proxy the next transaction may
-meet another session. They are prepared within the flight that uses them, so that it stays one
+meet another session. They are prepared within the batch that uses them, so that it stays one
 round trip. https://www.postgresql.org/docs/18/sql-prepare.html
 """
 
@@ -18,18 +18,18 @@ if TYPE_CHECKING:
     from psycopg._queries import PostgresQuery
     from psycopg.pq.abc import PGresult
 
-__all__ = ["Parse", "PreparedStatements", "Standing", "without_parses"]
+__all__ = ["OwnStatement", "Parse", "PreparedStatements", "without_parses"]
 
 _NAME = b"failfast_%d"
 # As often as psycopg waits for before it prepares a statement.
-_WORTH_IT = 5
-# The server keeps each in memory, and goes through them at every flight.
-_MOST = 50
-_MOST_COUNTED = 1000
+_PREPARE_AFTER = 5
+# The server keeps each in memory, and goes through them at every batch.
+_MAX_PREPARED = 50
+_MAX_COUNTED = 1000
 
 
-class Standing(NamedTuple):
-    """A statement of the client's own that runs in every flight: worth preparing at once."""
+class OwnStatement(NamedTuple):
+    """A statement of the client's own that runs in every batch: worth preparing at once."""
 
     query: bytes
     params: Sequence[bytes] | None = None
@@ -38,10 +38,10 @@ class Standing(NamedTuple):
 
 
 class Parse(NamedTuple):
-    """One preparation within a flight.
+    """One preparation within a batch.
 
     Args:
-        position: Which statement of the flight is prepared.
+        position: Which statement of the batch is prepared.
         query: Its text.
         types: The types of its parameters.
         name: Under which name.
@@ -71,21 +71,21 @@ class PreparedStatements:
     def __bool__(self) -> bool:
         return bool(self._names)
 
-    def name_of(self, statement: PostgresQuery | Standing) -> bytes | None:
+    def name_of(self, statement: PostgresQuery | OwnStatement) -> bytes | None:
         """Return the name under which it is prepared, or None."""
         found = self._names.get(statement.query)
         return found[0] if found is not None and found[1] == statement.types else None
 
-    def name_when_worth_it(self, statement: PostgresQuery | Standing) -> bytes | None:
+    def name_to_prepare(self, statement: PostgresQuery | OwnStatement) -> bytes | None:
         """Count one more use; return a name to prepare it under, or None."""
         query = statement.query
         if not self.enabled or self.full or query in self._names:
             return None
-        if not isinstance(statement, Standing):
-            if len(self._uses) >= _MOST_COUNTED:
+        if not isinstance(statement, OwnStatement):
+            if len(self._uses) >= _MAX_COUNTED:
                 self._uses.clear()
             uses = self._uses[query] = self._uses.get(query, 0) + 1
-            if uses < _WORTH_IT:
+            if uses < _PREPARE_AFTER:
                 return None
         return self.new_name()
 
@@ -105,7 +105,7 @@ class PreparedStatements:
     @property
     def full(self) -> bool:
         """Whether a statement that is worth it now would find no place."""
-        return len(self._names) >= _MOST
+        return len(self._names) >= _MAX_PREPARED
 
     def is_out_of_date(self, error: psycopg.Error) -> bool:
         """Return True when the server refused a prepared statement before it ran any of it.

@@ -10,7 +10,7 @@ import psycopg
 from .._rls.role import find_bypass
 from ..errors import RlsContextError
 from .errors import is_connection_loss, statement_error
-from .session import FlightError
+from .session import BatchError
 from .sql import RESET
 from .watchdog import SilenceError
 
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     from .session import Session
     from .settings import OnRlsBypass, Target
 
-__all__ = ["ask", "look_at"]
+__all__ = ["check_role", "on_clean_session"]
 
 T = TypeVar("T")
 
 _log = logging.getLogger("clients.postgres")
 
 
-def look_at(session: Session, target: Target, on_rls_bypass: OnRlsBypass) -> bool:
+def check_role(session: Session, target: Target, on_rls_bypass: OnRlsBypass) -> bool:
     """Refuse a role that bypasses row-level security, and notice a pooler in between.
 
     Args:
@@ -60,7 +60,7 @@ def look_at(session: Session, target: Target, on_rls_bypass: OnRlsBypass) -> boo
     return pid is not None and pid["pid"] != session.pgconn.backend_pid
 
 
-def ask(pool: Pool, method: str, question: Callable[[Session], T]) -> T:
+def on_clean_session(pool: Pool, method: str, question: Callable[[Session], T]) -> T:
     """Ask over a clean pooled session, outside any user's transaction.
 
     Args:
@@ -75,9 +75,9 @@ def ask(pool: Pool, method: str, question: Callable[[Session], T]) -> T:
         session = pool.checkout()
         try:
             # What a function called by the last borrower has set must not colour the answer.
-            session.flight((RESET,))
+            session.run_batch((RESET,))
             return question(session)
-        except FlightError as failure:
+        except BatchError as failure:
             error = failure.error
             # The session may have been killed this moment, or be past resetting: that says
             # nothing of the server.

@@ -30,13 +30,13 @@ if TYPE_CHECKING:
     from psycopg._queries import PostgresQuery
     from psycopg.pq.abc import PGresult
 
-    from .prepared import Standing
+    from .prepared import OwnStatement
     from .watchdog import SilenceWatch
 
-__all__ = ["FlightError", "Session", "Statement"]
+__all__ = ["BatchError", "Session", "Statement"]
 
 #: A text without parameters, a statement of our own that always runs, or a converted query.
-Statement: TypeAlias = "bytes | Standing | PostgresQuery"
+Statement: TypeAlias = "bytes | OwnStatement | PostgresQuery"
 
 # Plain numbers: an enumeration costs half a microsecond for each comparison.
 _SYNC = int(ExecStatus.PIPELINE_SYNC)
@@ -46,8 +46,8 @@ _FATAL = int(ExecStatus.FATAL_ERROR)
 _COPY = frozenset(map(int, (ExecStatus.COPY_IN, ExecStatus.COPY_OUT, ExecStatus.COPY_BOTH)))
 
 
-class FlightError(Exception):
-    """The server refused a statement of a flight, or the connection broke.
+class BatchError(Exception):
+    """The server refused a statement of a batch, or the connection broke.
 
     Args:
         error: psycopg's error.
@@ -77,6 +77,7 @@ class Session:
         "encoding",
         "pgconn",
         "pid",
+        "place",
         "poller",
         "prepared",
         "watch",
@@ -88,12 +89,14 @@ class Session:
         self.conn = conn
         self.pgconn = conn.pgconn
         self.watch = watch
+        #: Where the pool keeps it: a place is free when the session that has it is dropped.
+        self.place: object = None
         #: The process that it belongs to: a forked child must leave the socket alone.
         self.pid = os.getpid()
         self.prepared = PreparedStatements()
         self.born = time.monotonic()
         self.application_name = self.pgconn.parameter_status(b"application_name") or b""
-        #: psycopg converts values before the next flight resets what SQL has made of it.
+        #: psycopg converts values before the next batch resets what SQL has made of it.
         self.encoding = self.pgconn.parameter_status(b"client_encoding")
         self.poller = select.poll()
         self.poller.register(self.pgconn.socket, select.POLLIN)
@@ -132,7 +135,7 @@ class Session:
             return True
         return bool(self.poller.poll(0)) or not self.reusable
 
-    def flight(self, statements: Sequence[Statement]) -> list[PGresult]:
+    def run_batch(self, statements: Sequence[Statement]) -> list[PGresult]:
         """Send the statements with one Sync behind the last, and read all their results.
 
         Args:
@@ -142,7 +145,7 @@ class Session:
             A result for each.
 
         Raises:
-            FlightError: The server refused one, or the connection broke and is closed now.
+            BatchError: The server refused one, or the connection broke and is closed now.
         """
         pgconn = self.pgconn
         results: list[PGresult] = []
@@ -169,10 +172,10 @@ class Session:
         self._raise_failure(results, statements)
         return results
 
-    def batch(
+    def run_rows(
         self, head: Sequence[Statement], query: PostgresQuery, rows: Iterable[object]
     ) -> list[PGresult]:
-        """Send *head*, and *query* once for each of *rows*, in one flight.
+        """Send *head*, and *query* once for each of *rows*, in one batch.
 
         The statement is parsed once for each run of rows of the same types: the unnamed prepared
         statement lives until the Sync, and so is safe behind a transaction-pooling PgBouncer.
@@ -186,7 +189,7 @@ class Session:
             The results, those of *head* first; preparations have results too.
 
         Raises:
-            FlightError: As for ``flight``.
+            BatchError: As for ``run_batch``.
         """
         pgconn = self.pgconn
         results: list[PGresult] = []
@@ -225,7 +228,7 @@ class Session:
             A result for each statement that ran.
 
         Raises:
-            FlightError: The server refused one, or the connection broke and is closed now.
+            BatchError: The server refused one, or the connection broke and is closed now.
         """
         results: list[PGresult] = []
         # A simple message drops the unnamed statement.
@@ -250,11 +253,11 @@ class Session:
             self.conn.close()
 
     def _send_by_name(
-        self, index: int, statement: Standing | PostgresQuery, parses: list[Parse]
+        self, index: int, statement: OwnStatement | PostgresQuery, parses: list[Parse]
     ) -> None:
         name = self.prepared.name_of(statement)
         if name is None:
-            name = self.prepared.name_when_worth_it(statement)
+            name = self.prepared.name_to_prepare(statement)
             if name is None:
                 self._send(statement)
                 return
@@ -295,7 +298,7 @@ class Session:
         self._flush()
         pgconn = self.pgconn
         nothing = 0
-        # The hot loop: a flight has a dozen statements, and two looks for each.
+        # The hot loop: a batch has a dozen statements, and two looks for each.
         while True:
             while pgconn.is_busy():
                 self._wait(select.POLLIN)
@@ -356,8 +359,8 @@ class Session:
         for index, result in enumerate(without_parses(results, parses or [], self.prepared)):
             if result.status == _FATAL and result.error_field(DiagnosticField.SQLSTATE):
                 last_words = error_from_result(result, encoding="utf-8")
-                raise FlightError(last_words, index) from last_words
-        raise FlightError(error, None) from error
+                raise BatchError(last_words, index) from last_words
+        raise BatchError(error, None) from error
 
     def _raise_failure(self, results: list[PGresult], statements: Sequence[Statement] = ()) -> None:
         for index, result in enumerate(results):
@@ -367,4 +370,4 @@ class Session:
                 not_reset = index < len(statements) and statements[index] is RESET
                 if not_reset or self.pgconn.status != ConnStatus.OK:
                     self.close()
-                raise FlightError(error, index) from error
+                raise BatchError(error, index) from error

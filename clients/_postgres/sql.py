@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from psycopg.pq import Escaping
 
-from .prepared import Standing
+from .prepared import OwnStatement
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -18,14 +18,14 @@ __all__ = [
     "COMMIT",
     "GUARD",
     "LAST_COMMIT",
+    "PREPARED_RESET",
     "RESET",
     "ROLLBACK",
-    "STANDING_HEAD",
     "admin_context",
-    "checked",
+    "context_query",
     "marked",
     "marker",
-    "standing_context",
+    "prepared_context",
     "user_context",
 ]
 
@@ -35,8 +35,8 @@ ROLLBACK = b"ROLLBACK"
 
 #: Forgets what a session can carry over to its next borrower: settings, the role, temporary tables
 #: (which shadow real ones), cursors WITH HOLD (which hold rows), prepared statements, advisory
-#: locks, LISTEN, sequence values. A function can set each of them, so every flight begins with it,
-#: whoever ran last. It cannot share a simple message with BEGIN or COMMIT; a flight takes it, and
+#: locks, LISTEN, sequence values. A function can set each of them, so every batch begins with it,
+#: whoever ran last. It cannot share a simple message with BEGIN or COMMIT; a batch takes it, and
 #: commits it at once, so that a ROLLBACK in the transaction that follows brings nothing back.
 #: https://www.postgresql.org/docs/18/sql-discard.html
 RESET = b"DISCARD ALL"
@@ -53,8 +53,8 @@ GUARD = (
 #: What RESET stands for, less what would forget prepared statements, up to the BEGIN; the context
 #: statement sees to the rest. In a transaction of its own: the next one begins with the defaults
 #: that were reset, such as default_transaction_read_only, and no ROLLBACK brings any back.
-STANDING_HEAD = tuple(
-    Standing(text)
+PREPARED_RESET = tuple(
+    OwnStatement(text)
     for text in (
         BEGIN,
         b"CLOSE ALL",
@@ -69,15 +69,15 @@ STANDING_HEAD = tuple(
 )
 
 #: COMMIT behind the caller's statement: never under a name that this could have taken.
-LAST_COMMIT = Standing(COMMIT)
+LAST_COMMIT = OwnStatement(COMMIT)
 
-# Its columns: whether a pooler stands between, and the last of what STANDING_HEAD leaves.
-_STANDING = (
+# Its columns: whether a pooler stands between, and the last of what PREPARED_RESET leaves.
+_PREPARED_CONTEXT = (
     b"SELECT pg_backend_pid(), pg_advisory_unlock_all(), set_config('statement_timeout', $1, true),"
     b" set_config('app.current_user_id', "
 )
-_STANDING_USER = _STANDING + b"$2, true)"
-_STANDING_ADMIN = _STANDING + b"'', true), set_config('row_security', 'off', true)"
+_PREPARED_USER = _PREPARED_CONTEXT + b"$2, true)"
+_PREPARED_ADMIN = _PREPARED_CONTEXT + b"'', true), set_config('row_security', 'off', true)"
 
 # When the transaction began: no two of a session's began at the same time. As a number, its text
 # depends on no setting.
@@ -119,8 +119,8 @@ def admin_context(statement_timeout_ms: int) -> bytes:
     )
 
 
-def standing_context(user_id: UUID | None, statement_timeout_ms: int) -> Standing:
-    """Return what ``user_context`` or ``admin_context`` does, for a flight to prepare.
+def prepared_context(user_id: UUID | None, statement_timeout_ms: int) -> OwnStatement:
+    """Return what ``user_context`` or ``admin_context`` does, for a batch to prepare.
 
     Args:
         user_id: The user; None is an administrator.
@@ -128,8 +128,8 @@ def standing_context(user_id: UUID | None, statement_timeout_ms: int) -> Standin
     """
     limit = b"%d" % statement_timeout_ms
     if user_id is None:
-        return Standing(_STANDING_ADMIN, (limit,))
-    return Standing(_STANDING_USER, (limit, str(user_id).encode()))
+        return OwnStatement(_PREPARED_ADMIN, (limit,))
+    return OwnStatement(_PREPARED_USER, (limit, str(user_id).encode()))
 
 
 def marker(application_name: bytes, number: int) -> bytes:
@@ -159,7 +159,7 @@ def marked(context: bytes, pgconn: PGconn, name: bytes) -> bytes:
     return b"%b, %b, %b" % (context, _set_marker(pgconn, name), _BEGAN)
 
 
-def checked(pgconn: PGconn, name: bytes) -> bytes:
+def context_query(pgconn: PGconn, name: bytes) -> bytes:
     """Return what asks for the transaction's context, and marks it anew.
 
     The columns are the user, whether policies may filter silently, and which transaction it is.

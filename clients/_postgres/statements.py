@@ -59,7 +59,7 @@ _WORD = re.compile(r"[^\W\d][\w$]*")
 
 
 def refuse_unsuitable(query: Query, method: str) -> None:
-    """Refuse a statement that a one-flight method cannot run, before anything is sent.
+    """Refuse a statement that a one-round-trip method cannot run, before anything is sent.
 
     Args:
         query: The SQL, in any form that psycopg takes.

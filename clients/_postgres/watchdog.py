@@ -2,7 +2,7 @@
 
 ``statement_timeout`` ends a slow statement on the server, but a network that swallows the answer
 leaves libpq waiting for ever, and TCP sees nothing wrong as long as something acknowledges.
-Silence alone proves nothing: a block may raise its own ``statement_timeout``, and a flight of a
+Silence alone proves nothing: a block may raise its own ``statement_timeout``, and a batch of a
 thousand rows is a thousand statements. So after the limit the server is asked, over a connection
 of its own, whether that session is still at work.
 """

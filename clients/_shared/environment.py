@@ -17,7 +17,7 @@ from .secrecy import Masked
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["SecretPaths", "VaultSettings", "variable"]
+__all__ = ["VaultSettings", "secret_paths", "variable"]
 
 _TRUE = frozenset({"1", "t", "true", "yes", "on"})
 _FALSE = frozenset({"", "0", "f", "false", "no", "off"})
@@ -100,29 +100,13 @@ class VaultSettings:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SecretPaths:
-    """Where ``build_clients()`` finds the two connection secrets.
+def secret_paths(environ: Mapping[str, str] | None = None) -> tuple[str | None, str | None]:
+    """Return ``FAILFAST_DATABASE_PATH`` and ``FAILFAST_VALKEY_PATH``: where the URLs are in Vault.
 
     Args:
-        database: ``FAILFAST_DATABASE_PATH``.
-        valkey: ``FAILFAST_VALKEY_PATH``.
+        environ: Where to read them; the process's environment when None.
     """
-
-    database: str | None = None
-    valkey: str | None = None
-
-    @classmethod
-    def from_env(cls, environ: Mapping[str, str] | None = None) -> Self:
-        """Read the variables.
-
-        Args:
-            environ: Where to read them; the process's environment when None.
-        """
-        return cls(
-            database=variable(environ, "FAILFAST_DATABASE_PATH"),
-            valkey=variable(environ, "FAILFAST_VALKEY_PATH"),
-        )
+    return variable(environ, "FAILFAST_DATABASE_PATH"), variable(environ, "FAILFAST_VALKEY_PATH")
 
 
 def variable(environ: Mapping[str, str] | None, name: str) -> str | None:

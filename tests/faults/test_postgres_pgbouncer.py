@@ -285,7 +285,7 @@ def test_a_block_that_raised_its_time_out_gets_the_plain_limit_behind_a_pooler(
 
 
 def test_calls_stay_one_round_trip(pgbouncer: PgBouncerServer, new_client: NewClient) -> None:
-    """Nothing is prepared by name and nothing is asked first: the pooler gets one flight."""
+    """Nothing is prepared by name and nothing is asked first: the pooler gets one batch."""
     with FaultProxy(pgbouncer.port) as proxy:
         url = pgbouncer.url().replace(f":{pgbouncer.port}/", f":{proxy.port}/")
         client = new_client(url, pool_size=1, min_size=1)

@@ -147,7 +147,7 @@ def test_a_block_that_raised_its_own_time_out_is_not_taken_for_lost(
 def test_a_batch_that_takes_longer_than_one_statement_may_is_not_taken_for_lost(
     server: PostgresServer, new_client: NewClient, proxy: FaultProxy
 ) -> None:
-    """Each row of execute_many has the statement's time to itself, and the flight may be long."""
+    """Each row of execute_many has the statement's time to itself, and the batch may be long."""
     client = new_client(through(proxy), pool_size=1, statement_timeout=1.5)
     token = uuid4()
     slow = "INSERT INTO ledger SELECT %s, %s FROM pg_sleep(0.4)"

@@ -200,7 +200,7 @@ def test_a_restart_under_load_fails_only_what_was_in_flight_and_repeats_nothing(
     for call in load.failures:
         # A block's own statement raises psycopg's error, and everything else ours.
         assert isinstance(call.error, (PostgresConnectionError, psycopg.OperationalError))
-        assert call.started <= stopped, f"was not in flight: {call}"
+        assert call.started <= stopped, f"was not under way: {call}"
     # One for each session: the other threads were waiting for a place.
     assert len(load.failures) <= 4
     load.assert_exactly_once(server)

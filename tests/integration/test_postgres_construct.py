@@ -391,5 +391,5 @@ def test_an_awkward_application_name_still_marks_the_block(stack: StackEndpoints
             client.connection(uuid4()) as conn,
         ):
             assert conn.execute("SELECT 1 AS a").fetchall() == [{"a": 1}]
-            marker = conn._state.session.pgconn.parameter_status(b"application_name")
+            marker = conn._use.state.session.pgconn.parameter_status(b"application_name")
             assert (marker or b"").endswith(b"[failfast block]")

@@ -1,4 +1,4 @@
-"""Statements that come again are prepared: within their flight, and without being noticed."""
+"""Statements that come again are prepared: within their batch, and without being noticed."""
 
 from __future__ import annotations
 

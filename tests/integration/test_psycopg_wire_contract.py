@@ -28,7 +28,7 @@ def conn(stack: StackEndpoints) -> Iterator[psycopg.Connection[Any]]:
 
 
 def read(pgconn: pq.abc.PGconn) -> pq.abc.PGresult | None:
-    """Return the next result, waiting for it as the flight does."""
+    """Return the next result, waiting for it as the batch does."""
     while pgconn.is_busy():
         select.select([pgconn.socket], [], [], 10)
         pgconn.consume_input()

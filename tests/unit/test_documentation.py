@@ -31,9 +31,16 @@ PUBLIC_MODULES = (
 )
 #: What these do cannot fail: they look at, let go of, or put together what this process holds.
 CANNOT_FAIL = {
-    *("cache_stats", "clear_current_user_id", "credential_life", "pipeline", "stats"),
+    *(
+        "cache_stats",
+        "clear_current_user_id",
+        "current_identity",
+        "credential_life",
+        "pipeline",
+        "stats",
+    ),
     *("VaultClient.clear_cache", "FakeVaultSecretsResource.clear_cache"),
-    *("between", "doubt", "life", "serial", "child_environment", "variable"),
+    *("between", "doubt", "life", "serial", "child_environment", "secret_paths", "variable"),
     *("environment", "exports", "forget_ambient_servers", "from_config", "from_json", "to_json"),
     # These tell a failure otherwise: by what they return, or in the log.
     *("VaultClient.close", "PostgresClient.close", "ValkeyClient.close", "LeasedUrl.close"),

@@ -10,13 +10,13 @@ import pytest
 from clients._postgres.errors import (
     connect_error,
     is_connection_loss,
-    is_farewell,
     is_login_refusal,
     is_read_only,
     is_refused,
     is_starting,
     lost_error,
     statement_error,
+    was_terminated_by_server,
 )
 from clients._postgres.settings import Target
 from clients.errors import PostgresConnectionError, PostgresError
@@ -141,4 +141,4 @@ def test_the_kinds_are_told_apart() -> None:
 
 def test_a_farewell_that_names_no_function_of_the_server_is_a_poolers() -> None:
     """A pooler may say the server's words while the answer to a statement that ran is lost."""
-    assert not is_farewell(psycopg.errors.AdminShutdown("terminating connection"))
+    assert not was_terminated_by_server(psycopg.errors.AdminShutdown("terminating connection"))

@@ -29,7 +29,7 @@ _ROLE = {"VAULT_ROLE_ID": "role", "VAULT_SECRET_ID": "secret-id"}
 
 
 def _resolve(environ: dict[str, str] | None = None, **arguments: Any) -> VaultOptions:
-    login = {
+    login: dict[str, Any] = {
         name: arguments.pop(name)
         for name in ("auth", "auth_method", "token", "role_id", "secret_id")
         if name in arguments
