@@ -17,7 +17,7 @@ from .paths import check_mount_point
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["VaultOptions", "resolve_options"]
+__all__ = ["AuthMethod", "VaultOptions", "resolve_options"]
 
 AuthMethod = Literal["token", "approle"]
 
