@@ -190,8 +190,8 @@ def test_what_a_public_callable_raises_itself_is_named() -> None:
     } == {}
 
 
-def _raised_without_a_word(made: Callable[..., object]) -> list[str]:
-    function = inspect.unwrap(made)
+def _raised_without_a_word(public: Callable[..., object]) -> list[str]:
+    function = inspect.unwrap(public)
     tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
     raises = [node.exc for node in ast.walk(tree) if isinstance(node, ast.Raise)]
     made = [one.func.id for one in raises if isinstance(one, ast.Call) and _is_name(one.func)]
