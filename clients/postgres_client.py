@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
-from ._postgres.block import Block, JoinedBlock, open_block
+from ._postgres.block import BlockEntry, open_block
 from ._postgres.connector import Connector
 from ._postgres.execute import InBlock, OneRoundTrip
 from ._postgres.pool import Pool
@@ -379,11 +379,7 @@ class PostgresClient(Lifecycle):
         return self._admin_pool if user is None else self._pool
 
     def _block(self, user: User) -> AbstractContextManager[GuardedConnection]:
-        pool = self._pool_for(user)
-        outer = open_block(pool, user)
-        if outer is not None:
-            return JoinedBlock(outer)
-        return Block(pool, user, self._settings.statement_timeout_ms)
+        return BlockEntry(self._pool_for(user), user, self._settings.statement_timeout_ms)
 
     def _one_round_trip(self, user: User, method: str) -> OneRoundTrip:
         context = prepared_context(user, self._settings.statement_timeout_ms)

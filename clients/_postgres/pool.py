@@ -34,6 +34,7 @@ from psycopg_pool.pool import AddConnection
 from .._shared.locks import OwnedLock
 from ..errors import ClientError, PostgresConnectionError, PostgresError
 from .errors import is_read_only, is_role_gone
+from .owner import Owner, current_owner
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -274,9 +275,9 @@ class _Places(ConnectionPool[Any]):
         return self._new_place() if self._nconns < self.max_size else None
 
     def _is_hopeless(self) -> bool:
-        """Whether the calling thread would wait for itself alone."""
-        me, places = threading.get_ident(), self.alive()
-        return all(one.holder is not None and one.holder.thread_id == me for one in places)
+        """Whether no place can come back while the caller waits."""
+        holders = [place.holder for place in self.alive()]
+        return all(holder is not None and holder.owner.blocks_caller() for holder in holders)
 
     def _maybe_grow_pool(self) -> None:
         # The first in the queue looked before what is free now came free.
@@ -373,8 +374,11 @@ class Pool:
         """Server and role of the newest session, for messages."""
         return self._connector.target
 
-    def checkout(self) -> Session:
+    def checkout(self, owner: Owner | None = None) -> Session:
         """Take a session.
+
+        Args:
+            owner: Who takes it; the caller when None.
 
         Raises:
             PostgresConnectionError: All are taken, and none came back in time; it says by whom.
@@ -386,7 +390,7 @@ class Pool:
         session, place.session = place.session, None
         if session is None:
             session = self._connect_in(place)
-        place.holder = Holder(threading.get_ident(), time.monotonic(), calling_place())
+        place.holder = Holder(owner or current_owner(), time.monotonic(), calling_place())
         session.place = place
         self._count("checkouts")
         return session
@@ -551,9 +555,9 @@ _PACKAGE = str(Path(__file__).parents[1])
 
 
 class Holder(NamedTuple):
-    """Which thread has held a session since when, and the line that took it."""
+    """Who has held a session since when, and the line that took it."""
 
-    thread_id: int
+    owner: Owner
     since: float
     place: str
 
@@ -571,8 +575,7 @@ def calling_place() -> str:
 def describe_holders(holders: Iterable[Holder]) -> str:
     """Name them, the oldest first."""
     now = time.monotonic()
-    names = {thread.ident: thread.name for thread in threading.enumerate()}
     return "; ".join(
-        f"{names.get(thread_id, f'ended thread {thread_id}')} for {now - since:.2f} s at {place}"
-        for thread_id, since, place in sorted(holders, key=lambda holder: holder.since)
+        f"{owner} for {now - since:.2f} s at {place}"
+        for owner, since, place in sorted(holders, key=lambda holder: holder.since)
     )

@@ -272,7 +272,7 @@ def test_a_block_that_was_dropped_before_its_generator_ends_in_silence(
     client = new_client(pool_size=1, min_size=1)
     block: Any = client.connection(ALICE)
     block.__enter__()
-    block.__del__()
+    block._entered.__del__()
     assert client.stats()["retired"] == 1
     block.__exit__(GeneratorExit, GeneratorExit(), None)
     with pytest.raises(PostgresError, match="is not open"):
