@@ -307,7 +307,9 @@ class PostgresClient(Lifecycle):
             PostgresError: As for ``connection``.
             PostgresConfigurationError: *batch_size* is unusable.
         """
-        checked_count("batch_size", batch_size, PostgresConfigurationError, least=1, most=2**31 - 1)
+        checked_count(
+            "batch_size", batch_size, PostgresConfigurationError, minimum=1, maximum=2**31 - 1
+        )
         name = f"failfast_{next(self._cursor_numbers)}"
         in_block = InBlock("stream", self._pool)
         return in_block.stream(self.connection(user_id), name, query, params, batch_size)
