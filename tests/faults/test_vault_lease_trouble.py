@@ -108,7 +108,7 @@ def test_an_interrupt_right_after_the_lock_was_taken_leaves_it_free(
     with leased_url(rotation_lab) as url:
         url()
         url.suspect_revoked()
-        for call in (url.serial, url):
+        for call in (url.generation, url):
             with interrupted_once_locked():
                 call()
         with ThreadPoolExecutor(1) as other:
