@@ -133,7 +133,9 @@ class PostgresClient(Lifecycle):
             opened.pop_all()
 
     def _check_role(self, session: Session, target: Target) -> None:
-        self.behind_pooler = check_role(session, target, self._settings.on_rls_bypass)
+        self.behind_pooler = check_role(
+            session, target, self._settings.on_rls_bypass, self._contexts.local_role
+        )
 
     def _connect_first(self, connector: Connector, opened: ExitStack) -> Session:
         session = connector.connect(patient=False)

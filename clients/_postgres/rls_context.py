@@ -94,8 +94,8 @@ class RlsContexts:
         local_role: str | None,
         statement_timeout_ms: int,
     ) -> None:
-        self.settings = checked_identity(DEFAULT_IDENTITY if identity is None else identity)
-        self.local_role = checked_role(local_role)
+        self.settings = _checked_identity(DEFAULT_IDENTITY if identity is None else identity)
+        self.local_role = _checked_role(local_role)
         self._statement_timeout_ms = statement_timeout_ms
         self._sql = ContextSql([one.name for one in self.settings.values()], self.local_role)
         #: Without a user: for ``admin_connection()``.
@@ -168,7 +168,7 @@ class RlsContexts:
         return {**current_identity(), **given}
 
 
-def checked_identity(identity: object) -> dict[str, RlsSetting]:
+def _checked_identity(identity: object) -> dict[str, RlsSetting]:
     """Return the settings by name.
 
     Raises:
@@ -199,7 +199,7 @@ def checked_identity(identity: object) -> dict[str, RlsSetting]:
     return dict(identity)
 
 
-def checked_role(local_role: object) -> str | None:
+def _checked_role(local_role: object) -> str | None:
     """Return the name of a role to run under, or None.
 
     Raises:

@@ -55,7 +55,7 @@ class RlsSetting:
 
     def __post_init__(self) -> None:
         """Refuse what cannot work."""
-        check_setting_name(self.name)
+        _check_setting_name(self.name)
         if self.encode is not None and not callable(self.encode):
             raise PostgresConfigurationError(
                 f"RlsSetting({self.name!r}): encode must be callable: it makes a str of a value"
@@ -116,7 +116,7 @@ class RlsSetting:
         raise RlsContextError(f"{_named(name)}: {failure}")
 
 
-def check_setting_name(name: object) -> None:
+def _check_setting_name(name: object) -> None:
     """Refuse a name that no policy can read a value of ours under.
 
     Raises:
