@@ -17,6 +17,7 @@ pytest_plugins = [
     "tests.stack_fixtures",
     "tests.vault_fixtures",
     "tests.postgres_faults",
+    "tests.identity_examples",
     "tests.pgbouncer_server",
     "tests.dagster_fixtures",
     "tests.rls_tables",
