@@ -16,7 +16,7 @@ from ._postgres.pool import Pool
 from ._postgres.probe import check_role, on_clean_session
 from ._postgres.settings import PostgresSettings, url_source
 from ._postgres.sql import prepared_context
-from ._postgres.statements import refuse_unsuitable
+from ._postgres.statements import checked_params, refuse_unsendable, refuse_unsuitable
 from ._rls.finding import Finding
 from ._shared.lifecycle import Lifecycle
 from ._shared.validation import checked_count
@@ -308,9 +308,11 @@ class PostgresClient(Lifecycle):
             PostgresConfigurationError: *batch_size* is unusable.
         """
         checked_count("batch_size", batch_size, PostgresConfigurationError, least=1, most=2**31 - 1)
+        values = checked_params(params, "stream()")
+        refuse_unsendable(query, values, "stream()")
         name = f"failfast_{next(self._cursor_numbers)}"
         in_block = InBlock("stream", self._pool)
-        return in_block.stream(self.connection(user_id), name, query, params, batch_size)
+        return in_block.stream(self.connection(user_id), name, query, values, batch_size)
 
     # -- health --
 
@@ -388,9 +390,10 @@ class PostgresClient(Lifecycle):
     def _execute(
         self, method: str, user: User, query: Query, params: Params
     ) -> list[dict[str, Any]]:
-        refuse_unsuitable(query, method)
+        values = checked_params(params, f"{method}()")
+        refuse_unsuitable(query, method, values)
         pool = self._pool_for(user)
         outer = open_block(pool, user)
         if outer is None:
-            return self._one_round_trip(user, method).run(query, params)
-        return InBlock(method, pool).run(outer, query, params)
+            return self._one_round_trip(user, method).run(query, values)
+        return InBlock(method, pool).run(outer, query, values)
