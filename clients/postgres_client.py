@@ -9,13 +9,13 @@ from contextlib import ExitStack
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
-from ._postgres.block import BlockEntry, open_block
+from ._postgres.block import Block, BlockEntry, open_block
 from ._postgres.connector import Connector
 from ._postgres.execute import InBlock, OneRoundTrip
 from ._postgres.pool import Pool
 from ._postgres.probe import check_role, on_clean_session
 from ._postgres.settings import PostgresSettings, url_source
-from ._postgres.sql import prepared_context
+from ._postgres.sql import BEGIN, prepared_context
 from ._postgres.statements import refuse_unsuitable
 from ._rls.finding import Finding
 from ._shared.lifecycle import Lifecycle
@@ -311,6 +311,23 @@ class PostgresClient(Lifecycle):
         name = f"failfast_{next(self._cursor_numbers)}"
         in_block = InBlock("stream", self._pool)
         return in_block.stream(self.connection(user_id), name, query, params, batch_size)
+
+    def begin_block(
+        self, user_id: UUID | str | None = None, *, admin: bool = False, begin: bytes = BEGIN
+    ) -> Block:
+        """Return a transaction that an adapter begins and ends itself; no call joins it.
+
+        Args:
+            user_id: Whose rows: a UUID or its text; None: the current user.
+            admin: Whether it has no user, as ``admin_connection()``.
+            begin: The statement that opens it.
+
+        Raises:
+            RlsContextError: No user, or a bad one.
+        """
+        user = None if admin else self._user(user_id)
+        timeout = self._settings.statement_timeout_ms
+        return Block(self._pool_for(user), user, timeout, begin=begin, joinable=False)
 
     # -- health --
 
