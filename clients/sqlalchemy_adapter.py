@@ -32,6 +32,8 @@ from .errors import PostgresConfigurationError, PostgresError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from sqlalchemy.engine.interfaces import IsolationLevel
+
     from ._postgres.block import Block
     from ._postgres.guarded import GuardedConnection, GuardedCursor
     from .postgres_client import PostgresClient
@@ -139,7 +141,7 @@ class _Connection:
         if self.read_only is not None:
             modes += " READ ONLY" if self.read_only else " READ WRITE"
         block = self._postgres.begin_block(
-            (self.identity or {}).get("user_id"), admin=self._admin, begin=f"BEGIN{modes}".encode()
+            self.identity, admin=self._admin, begin=f"BEGIN{modes}".encode()
         )
         self._block = block
         if first is None:
@@ -236,13 +238,14 @@ class Dialect(PGDialect_psycopg):
         # The first transaction is not begun before its first statement.
         return None
 
-    def get_default_isolation_level(self, dbapi_conn: Any) -> str:
-        return "READ COMMITTED"
+    def get_default_isolation_level(self, dbapi_conn: Any) -> IsolationLevel:
+        return self.get_isolation_level(dbapi_conn)
 
-    def get_isolation_level(self, dbapi_connection: Any) -> str:
-        return dbapi_connection.isolation_level or "READ COMMITTED"
+    def get_isolation_level(self, dbapi_connection: Any) -> IsolationLevel:
+        level: IsolationLevel = dbapi_connection.isolation_level or "READ COMMITTED"
+        return level
 
-    def set_isolation_level(self, dbapi_connection: Any, level: str) -> None:
+    def set_isolation_level(self, dbapi_connection: Any, level: IsolationLevel) -> None:
         _refuse_autocommit(level)
         dbapi_connection.isolation_level = level
 

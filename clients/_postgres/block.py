@@ -6,8 +6,7 @@ import logging
 import os
 import weakref
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, TypeAlias
-from uuid import UUID
+from typing import TYPE_CHECKING
 
 import psycopg
 from psycopg.pq import ConnStatus, TransactionStatus
@@ -23,10 +22,7 @@ from .sql import (
     COMMIT,
     RESET,
     ROLLBACK,
-    admin_context,
-    marked,
     marker,
-    user_context,
 )
 from .watchdog import SilenceError
 
@@ -35,49 +31,41 @@ if TYPE_CHECKING:
 
     from .first_statement import FirstStatement
     from .pool import Pool
+    from .rls_context import RlsContext
 
-__all__ = ["Block", "BlockEntry", "JoinedBlock", "User", "context_statement", "open_block"]
+__all__ = ["Block", "BlockEntry", "JoinedBlock", "open_block"]
 
 _log = logging.getLogger("clients.postgres")
-
-#: Whose rows a transaction sees; None is an administrator, without any user.
-User: TypeAlias = UUID | None
 
 # Blocks entered in this context, the innermost last; clients are told apart by their pools. Weak:
 # one that a signal's exception kept from ending is dropped, and must not be joined.
 _open_blocks: ContextVar[tuple[weakref.ref[Block], ...]] = ContextVar("open_blocks", default=())
 
 
-def context_statement(user: User, statement_timeout_ms: int) -> bytes:
-    """Return the statement that gives a transaction its context."""
-    if user is None:
-        return admin_context(statement_timeout_ms)
-    return user_context(user, statement_timeout_ms)
-
-
-def open_block(pool: Pool, user: User) -> Block | None:
-    """Return the block that a call for *user* has to join; None when there is none.
+def open_block(pool: Pool, context: RlsContext) -> Block | None:
+    """Return the block that a call in *context* has to join; None when there is none.
 
     It is one of the same thread, and of the same asyncio task or greenlet: a task that is started
     inside a block inherits the context, and must not write into the other's transaction.
 
     Args:
         pool: The pool that the call would take a session from.
-        user: For whom it is.
+        context: For whom it is.
 
     Raises:
-        RlsContextError: There is one, for another user.
+        RlsContextError: There is one, for another identity.
     """
     for ref in reversed(_open_blocks.get()):
         block = ref()
         # A copied context can carry another thread's or task's blocks here.
         if block and block.pool is pool and block.is_open and block.owner.is_current():
-            if (block.user is None) != (user is None):
+            if block.context.is_admin != context.is_admin:
                 continue
-            if block.user != user:
+            if block.context != context:
                 raise RlsContextError(
-                    f"{block.what} is open in this thread or task, and this call is for user "
-                    f"{user}: end that block first, one transaction belongs to one user"
+                    f"{block.what} is open in this thread or task, and this call is for "
+                    f"{context.other_words(block.context)}: end that block first, one transaction "
+                    "belongs to one user"
                 )
             return block
     return None
@@ -88,22 +76,22 @@ class BlockEntry:
 
     Args:
         pool: Where a session comes from.
-        user: Whose rows it sees; None is an administrator.
-        statement_timeout_ms: Limits each statement, in milliseconds.
+        context: Whose rows it sees.
     """
 
-    def __init__(self, pool: Pool, user: User, statement_timeout_ms: int) -> None:
+    def __init__(self, pool: Pool, context: RlsContext) -> None:
         self._pool = pool
-        self._user = user
-        self._statement_timeout_ms = statement_timeout_ms
+        self._context = context
         self._entered: Block | JoinedBlock | None = None
 
     def __enter__(self) -> GuardedConnection:
         if self._entered is not None:
-            raise PostgresError(f"{what(self._user)} can be entered once: call connection() again")
-        outer = open_block(self._pool, self._user)
+            raise PostgresError(
+                f"{self._context.what} can be entered once: call connection() again"
+            )
+        outer = open_block(self._pool, self._context)
         if outer is None:
-            self._entered = Block(self._pool, self._user, self._statement_timeout_ms)
+            self._entered = Block(self._pool, self._context)
         else:
             self._entered = JoinedBlock(outer)
         return self._entered.__enter__()
@@ -115,14 +103,8 @@ class BlockEntry:
         traceback: TracebackType | None,
     ) -> None:
         if self._entered is None:
-            raise PostgresError(f"{what(self._user)} is not open")
+            raise PostgresError(f"{self._context.what} is not open")
         self._entered.__exit__(exc_type, exc, traceback)
-
-
-def what(user: User) -> str:
-    """Return what a block of *user* is called in messages."""
-    method = "admin_connection()" if user is None else f"connection() for user {user}"
-    return f"the block of {method}"
 
 
 class Block:
@@ -130,10 +112,9 @@ class Block:
 
     Args:
         pool: Where its session comes from.
-        user: Whose rows it sees; None is an administrator.
-        statement_timeout_ms: Limits each statement, in milliseconds.
+        context: Whose rows it sees.
         begin: What opens the transaction; BEGIN with other modes where they are asked for.
-        joinable: Whether calls of this thread or task for the same user become a part of it.
+        joinable: Whether calls of this thread or task for the same identity become a part of it.
     """
 
     _state: BlockState | None = None
@@ -142,8 +123,7 @@ class Block:
     def __init__(
         self,
         pool: Pool,
-        user: User,
-        statement_timeout_ms: int,
+        context: RlsContext,
         *,
         begin: bytes = BEGIN,
         joinable: bool = True,
@@ -151,10 +131,9 @@ class Block:
         self._begin_statement = begin
         self._joinable = joinable
         self.pool = pool
-        self.user = user
-        self.what = what(user)
+        self.context = context
+        self.what = context.what
         self.owner = current_owner()
-        self._context = context_statement(user, statement_timeout_ms)
         self._clean = False
 
     @property
@@ -192,8 +171,7 @@ class Block:
         return handle, handle.adopt(first.cursor)
 
     def _open(self, session: Session, began: bytes) -> GuardedConnection:
-        expected = b"off" if self.user is None else str(self.user).encode()
-        self._state = BlockState(session, expected, began, self.what)
+        self._state = BlockState(session, self.context, began)
         self.pool.pin(session)
         if self._joinable:
             self.owner.begin_block()
@@ -255,7 +233,7 @@ class Block:
             session = self.pool.checkout(self.owner)
             try:
                 name = marker(session.application_name, 1)
-                head = (RESET, self._begin_statement, marked(self._context, session.pgconn, name))
+                head = (RESET, self._begin_statement, self.context.of_block(name))
                 if first is None:
                     context = session.run_batch(head)[-1]
                 else:

@@ -95,6 +95,7 @@ class OneRoundTrip:
             try:
                 transformer = Transformer(session.conn)
                 converted = self._convert(transformer, query, params)
+                session.prepared.context = self._context.query
                 results = session.run_batch((*self._head(session), converted, LAST_COMMIT))
                 self._notice_pooler(session, results[self._user_index - 1])
                 return rows_of(results[self._user_index], transformer, self._method)

@@ -261,7 +261,7 @@ class Session:
             if name is None:
                 self._send(statement)
                 return
-            parses.append(Parse(index, statement.query, statement.types, name))
+            parses.append(Parse(index, self.prepared.key_of(statement), statement.types, name))
             self.pgconn.send_prepare(name, statement.query, statement.types or None)
         self.pgconn.send_query_prepared(name, statement.params, statement.formats)
 
