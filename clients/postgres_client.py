@@ -367,6 +367,7 @@ class PostgresClient(Lifecycle):
 
         Raises:
             RlsContextError: A value is missing, unknown or unfit.
+            PostgresConnectionError: When the block begins: no connection could be had.
         """
         context = self._contexts.admin if admin else self._contexts.of(None, identity)
         return Block(self._pool_for(context), context, begin=begin, joinable=False)

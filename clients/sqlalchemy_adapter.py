@@ -224,7 +224,7 @@ class _Cursor:
         return self._cursor
 
 
-class Dialect(PGDialect_psycopg):
+class _Dialect(PGDialect_psycopg):
     """SQLAlchemy's dialect for psycopg, without what the client does itself."""
 
     driver = "failfast"
@@ -265,7 +265,7 @@ def _take_execution_options(connection: sqlalchemy.Connection) -> None:
 
 
 def _take_session_info(session: Session, _: object, connection: sqlalchemy.Connection) -> None:
-    if connection.dialect.driver == Dialect.driver and "identity" in session.info:
+    if connection.dialect.driver == _Dialect.driver and "identity" in session.info:
         _adapted(connection).identity = session.info["identity"]
 
 
@@ -274,5 +274,5 @@ def _adapted(connection: sqlalchemy.Connection) -> _Connection:
     return adapted
 
 
-registry.register(_NAME, __name__, "Dialect")
+registry.register(_NAME, __name__, "_Dialect")
 event.listen(Session, "after_begin", _take_session_info)
