@@ -50,6 +50,7 @@ def _tool(
     )
 
 
+@pytest.mark.slow
 def test_up_env_down(tmp_path: Path) -> None:
     """A stack is left running, found again, not started twice, and stopped without a trace."""
     assert "no stack is running" in _tool("env", cwd=tmp_path).stderr
@@ -93,6 +94,7 @@ def test_run_gives_the_exports_and_the_exit_code(tmp_path: Path) -> None:
     assert done.stdout.endswith("False\n")
 
 
+@pytest.mark.slow
 def test_a_command_that_is_not_there_is_named(tmp_path: Path) -> None:
     """``run`` with a misspelt command, or none, says so without a traceback."""
     done = _tool("run", "--", "no-such-command", cwd=tmp_path)
@@ -179,6 +181,7 @@ def test_a_server_that_does_not_stop_is_killed_and_can_start_again(
         assert (server.port, server.ready()) == (port, True)
 
 
+@pytest.mark.slow
 def test_postgres_runs_from_a_place_that_only_root_may_enter(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
