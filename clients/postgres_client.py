@@ -17,7 +17,7 @@ from ._postgres.probe import check_role, on_clean_session
 from ._postgres.rls_context import RlsContexts
 from ._postgres.settings import PostgresSettings, url_source
 from ._postgres.sql import BEGIN
-from ._postgres.statements import refuse_unsuitable
+from ._postgres.statements import checked_params, refuse_unsendable, refuse_unsuitable
 from ._rls.finding import Finding
 from ._shared.lifecycle import Lifecycle
 from ._shared.validation import checked_count
@@ -345,10 +345,12 @@ class PostgresClient(Lifecycle):
             PostgresConfigurationError: *batch_size* is unusable.
         """
         checked_count("batch_size", batch_size, PostgresConfigurationError, least=1, most=2**31 - 1)
+        values = checked_params(params, "stream()")
+        refuse_unsendable(query, values, "stream()")
         name = f"failfast_{next(self._cursor_numbers)}"
         in_block = InBlock("stream", self._pool)
         return in_block.stream(
-            self.connection(user_id, identity=identity), name, query, params, batch_size
+            self.connection(user_id, identity=identity), name, query, values, batch_size
         )
 
     def begin_block(
@@ -444,9 +446,10 @@ class PostgresClient(Lifecycle):
     def _execute(
         self, method: str, context: RlsContext, query: Query, params: Params
     ) -> list[dict[str, Any]]:
-        refuse_unsuitable(query, method)
+        values = checked_params(params, f"{method}()")
+        refuse_unsuitable(query, method, values)
         pool = self._pool_for(context)
         outer = open_block(pool, context)
         if outer is None:
-            return self._one_round_trip(context, method).run(query, params)
-        return InBlock(method, pool).run(outer, query, params)
+            return self._one_round_trip(context, method).run(query, values)
+        return InBlock(method, pool).run(outer, query, values)

@@ -245,12 +245,14 @@ class Block:
                 self.pool.retire(session)
                 tries_left -= 1
                 target = self.pool.target
-                lost = is_connection_loss(failure.error)
+                lost = failure.index is None or is_connection_loss(failure.error)
                 if not lost and (tries_left == 0 or failure.index != 0):
                     raise statement_error(failure.error, "BEGIN", target) from failure.error
                 # A network that swallows answers would cost the time-out again on each session.
                 if tries_left == 0 or isinstance(failure.error, SilenceError):
-                    raise lost_error(failure.error, "BEGIN", target) from failure.error
+                    raise lost_error(
+                        failure.error, "BEGIN", target, maybe_applied=False
+                    ) from failure.error
             except psycopg.Error:
                 # The caller's statement cannot be converted: nothing was sent.
                 self.pool.give_back(session)
@@ -293,13 +295,15 @@ class Block:
         try:
             session.run_batch((COMMIT, RESET))
         except BatchError as failure:
-            if failure.index:
-                # Committed; only the reset failed, and the session is retired for it.
+            if failure.committed:
+                # Only the reset failed, and the session is retired for it.
                 return
             target = self.pool.target
             self.pool.learn_from(failure.error)
-            if failure.index is None:
-                raise lost_error(failure.error, "COMMIT", target) from failure.error
+            if failure.committed is None:
+                raise lost_error(
+                    failure.error, "COMMIT", target, maybe_applied=True
+                ) from failure.error
             self._roll_back(session)
             raise statement_error(failure.error, "COMMIT", target) from failure.error
         self._clean = True
