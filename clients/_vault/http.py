@@ -121,7 +121,7 @@ class _TlsConnection(HTTPSConnection):
             # The server's alert may be there to read, and urllib3 reads on after a broken pipe.
             raise BrokenPipeError(*error.args) from error
 
-    def getresponse(self) -> HTTPResponse:
+    def getresponse(self) -> HTTPResponse:  # type: ignore[override]  # as urllib3 does
         # Since TLS 1.3 a client learns only now that the server does not do without its
         # certificate, and a reset may overtake the alert that says so: RFC 8446, section 4.4.2.4.
         try:
