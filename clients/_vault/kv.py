@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["KvMounts"]
 
-KvVersion: TypeAlias = Literal[1, 2]
+_KvVersion: TypeAlias = Literal[1, 2]
 
 #: Seconds until a mount that could not be looked up is looked up again, and until one of version
 #: 1, where nothing was found, is: it may have been upgraded.
@@ -54,7 +54,7 @@ class KvMounts:
 
     def __init__(self, session: VaultSession) -> None:
         self._session = session
-        self._versions: dict[str, KvVersion] = {}
+        self._versions: dict[str, _KvVersion] = {}
         self._next_lookup: dict[str, float] = {}
 
     def read(self, place: SecretPath, version: int | None, deadline: Deadline) -> dict[str, Any]:
@@ -139,7 +139,7 @@ class KvMounts:
         self._versions[place.mount] = 2
         return secret
 
-    def _looked_up(self, mount: str, deadline: Deadline) -> KvVersion | None:
+    def _looked_up(self, mount: str, deadline: Deadline) -> _KvVersion | None:
         """Return the mount's version; None where the server does not tell it."""
         if time.monotonic() < self._next_lookup.get(mount, float("-inf")):
             return None
@@ -223,7 +223,7 @@ class KvMounts:
     def _send(
         self,
         place: SecretPath,
-        kv: KvVersion,
+        kv: _KvVersion,
         version: int | None,
         deadline: Deadline,
         *,
@@ -248,7 +248,7 @@ class KvMounts:
         raise not_vault(operation, f"HTTP 200 with more than {DEEPEST} levels of a secret")
 
     def _names(
-        self, place: SecretPath, kv: KvVersion, deadline: Deadline, *, heal: bool = True
+        self, place: SecretPath, kv: _KvVersion, deadline: Deadline, *, heal: bool = True
     ) -> list[str]:
         operation = self._operation("list", place, kv)
         body = self._session.ask(
@@ -264,7 +264,7 @@ class KvMounts:
         self,
         kind: Literal["read", "list"],
         place: SecretPath,
-        kv: KvVersion,
+        kv: _KvVersion,
         version: int | None = None,
     ) -> Operation:
         which = "" if version is None else f", version {version}"

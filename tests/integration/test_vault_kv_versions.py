@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tests.http_fault_proxy import HttpFaultProxy
     from tests.vault_fixtures import VaultLab
 
-_MOUNT = "team-a/kv1"
+_MOUNT = "nested/kv1"
 _POLICY = f"""
 path "{_MOUNT}/*" {{ capabilities = ["read", "list"] }}
 path "secret/*" {{ capabilities = ["read", "list"] }}
