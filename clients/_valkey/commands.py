@@ -25,7 +25,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
 
-__all__ = ["Command", "CommandSet", "Script", "same", "script_command"]
+__all__ = [
+    "GET_MANY",
+    "INCREMENT",
+    "SET_MANY",
+    "Command",
+    "CommandSet",
+    "Script",
+    "same",
+    "script_command",
+]
 
 T = TypeVar("T")
 

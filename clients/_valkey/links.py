@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from .commands import Command
     from .connections import AnyConnection, ConnectionFactory
 
-__all__ = ["Link", "SentinelPrimary", "SingleServer"]
+__all__ = ["Link", "SentinelPrimary", "SingleServer", "call_on"]
 
 
 class Link(Protocol):

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from .connections import AnyConnection
     from .settings import Limits
 
-__all__ = ["Arguments", "ServerPool"]
+__all__ = ["Arguments", "ServerPool", "pack"]
 
 #: One command's words, numbers as text: see ``pack``.
 Arguments = tuple[str, ...]

@@ -15,7 +15,7 @@ from .commands import Script, script_command
 if TYPE_CHECKING:
     from .commands import Command
 
-__all__ = ["RateLimit", "rate_limit_command"]
+__all__ = ["GCRA", "RateLimit", "rate_limit_command"]
 
 _MICROSECONDS = 1_000_000
 # Beyond this, sums with the clock would no longer be exact in Lua's 53-bit numbers.

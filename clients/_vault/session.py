@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..errors import VaultAuthenticationError, VaultConnectionError
+from .._shared.secrecy import Masked
+from ..errors import VaultAuthenticationError, VaultConnectionError, VaultError
+from ..vault_auth import Agent, Token
 from .api import read_health
-from .approle import AppRoleTokens
 from .errors import Operation, not_vault
-from .tokens import StaticToken, TokenSource
+from .login_tokens import LoginTokens
+from .logins import login_for
+from .tokens import AgentTokens, StaticToken, TokenSource
 from .transport import Body, VaultTransport
 
 if TYPE_CHECKING:
@@ -44,7 +47,9 @@ class VaultSession:
             self.tokens.verify(deadline)
         except VaultConnectionError as error:
             self._tell_uninitialised(error, deadline)
-            raise
+            raise self._explained(error) from error.__cause__
+        except VaultAuthenticationError as error:
+            raise self._explained(error) from error.__cause__
 
     def ask(
         self, operation: Operation, send: Callable[[VaultAdapter], Body], deadline: Deadline
@@ -88,10 +93,10 @@ class VaultSession:
         except VaultAuthenticationError as refusal:
             if refusal.reason == "permission_denied":  # by policy, so the token itself is good
                 self.tokens.denied(grant)
-            raise
+            raise self._explained(refusal) from refusal.__cause__
         except VaultConnectionError as error:
             self._tell_uninitialised(error, deadline)
-            raise
+            raise self._explained(error) from error.__cause__
         self.tokens.accepted(grant)
         return body, grant
 
@@ -122,10 +127,16 @@ class VaultSession:
             self.transport.close()
 
     def _state(self, operation: Operation, deadline: Deadline) -> Body:
-        body = self.transport.call(operation, read_health, deadline=deadline)
+        try:
+            body = self.transport.call(operation, read_health, deadline=deadline)
+        except VaultConnectionError as error:
+            raise self._explained(error) from error.__cause__
         if not isinstance(body.get("initialized"), bool):
             raise not_vault(operation, "HTTP 200 without a health report")
         return body
+
+    def _explained(self, error: VaultError) -> VaultError:
+        return self.tokens.explained(error)
 
     def _tell_uninitialised(self, error: VaultConnectionError, deadline: Deadline) -> None:
         # An uninitialised server says "sealed" to everything but a health check.
@@ -140,9 +151,9 @@ class VaultSession:
 
 def _token_source(transport: VaultTransport) -> TokenSource:
     """Return the source that the options ask for."""
-    options = transport.options
-    if options.token is not None:
-        return StaticToken(transport, options.token)
-    if options.role_id is None or options.secret_id is None:
-        raise AssertionError("resolve_options() lets no AppRole without its ids through")
-    return AppRoleTokens(transport, options.role_id, options.secret_id)
+    auth = transport.options.auth
+    if isinstance(auth, Agent):
+        return AgentTokens(transport)
+    if isinstance(auth, Token) and isinstance(auth.token, Masked):
+        return StaticToken(transport, auth.token)
+    return LoginTokens(transport, login_for(auth))
