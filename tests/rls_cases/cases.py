@@ -273,9 +273,7 @@ class Case:
         name = sql.Identifier(f"case_{self.kind}_{self.name}")
         with psycopg.connect(url, autocommit=True) as conn:
             for role, attributes in _ROLES:
-                if not conn.execute("SELECT FROM pg_roles WHERE rolname = %s", (role,)).fetchall():
-                    make = sql.SQL("CREATE ROLE {} " + attributes)
-                    conn.execute(make.format(sql.Identifier(role)))
+                conn.execute(sql.SQL("CREATE ROLE {} " + attributes).format(sql.Identifier(role)))
             if self.before:
                 conn.execute(self.before)
             conn.execute(sql.SQL("CREATE DATABASE {} OWNER app_owner").format(name))
@@ -290,6 +288,8 @@ class Case:
                 conn.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(name))
                 if self.after:
                     conn.execute(self.after)
+                for role, _ in _ROLES:
+                    conn.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(role)))
 
 
 _DOCS = _reads("SELECT title FROM docs")
