@@ -9,14 +9,15 @@ from contextlib import ExitStack
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
-from ._postgres.block import BlockEntry, open_block
+from ._postgres.block import Block, BlockEntry, open_block
 from ._postgres.connector import Connector
 from ._postgres.execute import InBlock, OneRoundTrip
 from ._postgres.pool import Pool
 from ._postgres.probe import check_role, on_clean_session
 from ._postgres.rls_context import RlsContexts
 from ._postgres.settings import PostgresSettings, url_source
-from ._postgres.statements import refuse_unsuitable
+from ._postgres.sql import BEGIN
+from ._postgres.statements import checked_params, refuse_unsendable, refuse_unsuitable
 from ._rls.finding import Finding
 from ._shared.lifecycle import Lifecycle
 from ._shared.validation import checked_count
@@ -344,11 +345,34 @@ class PostgresClient(Lifecycle):
             PostgresConfigurationError: *batch_size* is unusable.
         """
         checked_count("batch_size", batch_size, PostgresConfigurationError, least=1, most=2**31 - 1)
+        values = checked_params(params, "stream()")
+        refuse_unsendable(query, values, "stream()")
         name = f"failfast_{next(self._cursor_numbers)}"
         in_block = InBlock("stream", self._pool)
         return in_block.stream(
-            self.connection(user_id, identity=identity), name, query, params, batch_size
+            self.connection(user_id, identity=identity), name, query, values, batch_size
         )
+
+    def begin_block(
+        self,
+        identity: Mapping[str, object] | None = None,
+        *,
+        admin: bool = False,
+        begin: bytes = BEGIN,
+    ) -> Block:
+        """Return a transaction that an adapter begins and ends itself; no call joins it.
+
+        Args:
+            identity: Values of the identity by name; they stand over ambient ones.
+            admin: Whether it has no user, as ``admin_connection()``.
+            begin: The statement that opens it.
+
+        Raises:
+            RlsContextError: A value is missing, unknown or unfit.
+            PostgresConnectionError: When the block begins: no connection could be had.
+        """
+        context = self._contexts.admin if admin else self._contexts.of(None, identity)
+        return Block(self._pool_for(context), context, begin=begin, joinable=False)
 
     # -- health --
 
@@ -422,9 +446,10 @@ class PostgresClient(Lifecycle):
     def _execute(
         self, method: str, context: RlsContext, query: Query, params: Params
     ) -> list[dict[str, Any]]:
-        refuse_unsuitable(query, method)
+        values = checked_params(params, f"{method}()")
+        refuse_unsuitable(query, method, values)
         pool = self._pool_for(context)
         outer = open_block(pool, context)
         if outer is None:
-            return self._one_round_trip(context, method).run(query, params)
-        return InBlock(method, pool).run(outer, query, params)
+            return self._one_round_trip(context, method).run(query, values)
+        return InBlock(method, pool).run(outer, query, values)

@@ -134,7 +134,7 @@ class PreparedStatements:
 
 
 def without_parses(
-    results: list[PGresult], parses: list[Parse], prepared: PreparedStatements
+    results: list[PGresult], parses: Sequence[Parse], prepared: PreparedStatements
 ) -> list[PGresult]:
     """Remember what was prepared, and return one result for each statement."""
     kept = list(results)

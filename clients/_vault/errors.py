@@ -6,6 +6,7 @@ cause                                             error                        r
 refused, reset, no such host, connect time-out    VaultConnectionError         yes
 no answer in time                                 VaultConnectionError         yes
 bad certificate, TLS file, URL or header          VaultConfigurationError      no
+TLS ended unanswered, no client certificate       VaultConnectionError         yes
 412, 429, 5xx                                     VaultConnectionError         yes
 501, 503 "sealed"                                 VaultConnectionError         no
 3xx to elsewhere, 200 that is no JSON object      VaultConnectionError         no
@@ -38,6 +39,7 @@ from ..errors import (
     VaultError,
     VaultSecretNotFoundError,
 )
+from .http import UnansweredTlsError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -179,10 +181,14 @@ def error_from_exception(
     if isinstance(error, _BODY_ERRORS) or _speaks_no_http(root):
         return not_vault(operation, f"an answer that cannot be read: {type(root).__name__}")
     if isinstance(error, _CONNECTION_ERRORS):
-        return VaultConnectionError(
-            f"{operation}: unreachable: {words}; see whether Vault runs and VAULT_ADDR is right",
-            reason="unreachable",
-        )
+        reason, text = "unreachable", f"unreachable: {words}; see whether Vault runs"
+        if any(isinstance(one, UnansweredTlsError) for one in chain):
+            reason = "tls"
+            text = (
+                f"the server ended the TLS connection without an answer: {words}; see whether it "
+                "requires a client certificate (VAULT_CLIENT_CERT and VAULT_CLIENT_KEY)"
+            )
+        return VaultConnectionError(f"{operation}: {text} and VAULT_ADDR is right", reason=reason)
     if isinstance(error, OSError | ValueError):
         # Its text may hold a header, that is the token: the kind of error has to do.
         return VaultConfigurationError(
