@@ -57,8 +57,10 @@ def test_no_secret_and_an_empty_one_change_nothing() -> None:
 SECRETS = st.text(min_size=1)
 #: What people take for passwords: words of messages among them.
 WORDS = st.sampled_from(
-    ["on", "a", "to", "host", "server", "password", "connection", "root", "Refused", "FATAL"]
-    + ["5432", "0", "127", ":", "=", "@", "-", "no", "is", "the", "SQLSTATE", "running"]
+    (
+        *("on", "a", "to", "host", "server", "password", "connection", "root", "Refused"),
+        *("FATAL", "5432", "0", "127", ":", "=", "@", "-", "no", "is", "the", "running"),
+    )
 )
 MESSAGES = st.sampled_from(
     [
