@@ -18,6 +18,7 @@ pytest_plugins = [
     "tests.vault_fixtures",
     "tests.postgres_faults",
     "tests.pgbouncer_server",
+    "tests.missing_parts",
     "tests.dagster_fixtures",
     "tests.rls_tables",
     "tests.rotation_lab",

@@ -36,8 +36,7 @@ _FIXES = {
     "database": "check the name of the database, and the role's right to connect to it",
     "exhausted": "lower pool_size, or raise the limit of the server, database or role",
     "resources": "this process has no file descriptors left: close some, or raise its limit",
-    "tls": "check sslmode and the certificates; where the key has a password, add sslpassword to the "
-    "URL",
+    "tls": "check sslmode and certificates; for a key with a password, add sslpassword to the URL",
 }
 
 

@@ -521,7 +521,8 @@ class Pool:
         return PostgresConnectionError(
             f"the pool for {self.target.description} is exhausted: {why}. "
             f"pool_size={self.max_size}, {waiting} more waiting, held by: "
-            f"{holders or 'threads still connecting'}. Shorten these blocks, or raise pool_size"
+            f"{holders or 'threads still connecting'}. Shorten these blocks, or raise pool_size",
+            reason="exhausted",
         )
 
     def _forget_after_fork(self) -> None:
