@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-import psycopg
 from psycopg.rows import dict_row
 
 from .._shared.secrecy import Masked
@@ -52,14 +51,14 @@ class Connector:
         source: Gives the URL.
         settings: The time-outs.
         check_role: Checks the first session of each server and user, and may refuse it: a callable
-            may return another role's URL one day.
+            may return another role's URL one day. It returns whether a pooler stands between.
     """
 
     def __init__(
         self,
         source: UrlSource,
         settings: PostgresSettings,
-        check_role: Callable[[Session, Target], None] | None = None,
+        check_role: Callable[[Session, Target], bool] | None = None,
     ) -> None:
         self.source = source
         self.target = Target("an unknown server", None)
@@ -67,6 +66,8 @@ class Connector:
         self._last_url = Masked("")
         self._check_role = check_role
         self._seen = ""
+        #: Whether a pooler stands between us and the server.
+        self.behind_pooler = False
 
     def connect(self, *, patient: bool = True) -> Session:
         """Connect in the caller's thread.
@@ -134,7 +135,7 @@ class Connector:
         if self._check_role is None or target.description == self._seen:
             return
         try:
-            self._check_role(session, target)
+            self.behind_pooler = self._check_role(session, target)
         except BaseException:
             session.close()
             raise
@@ -147,8 +148,9 @@ class Connector:
         try:
             # Not from the callable: it may be slow, and a fresh credential has no news for us.
             session = self._connect_once(self._last_url, watch)
-        except psycopg.Error:
-            return False
+        except StartupError as error:
+            # A server that takes no more connections works, and the session may.
+            return error.reason == "exhausted"
         try:
             result = session.message(activity_query(backend_pid))[0]
             # Another process id than libpq's: a pooler stands between, and knows no such session.
