@@ -10,13 +10,14 @@ from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
-from ._postgres.block import BlockEntry, open_block
+from ._postgres.block import Block, BlockEntry, open_block
 from ._postgres.connector import Connector
 from ._postgres.execute import InBlock, OneRoundTrip
 from ._postgres.pool import Pool
 from ._postgres.probe import answers, check_role, on_clean_session
 from ._postgres.rls_context import RlsContexts
 from ._postgres.settings import PostgresSettings, url_source
+from ._postgres.sql import BEGIN
 from ._postgres.statements import checked_params, refuse_unsendable, refuse_unsuitable
 from ._rls.finding import Finding
 from ._shared.lifecycle import Lifecycle
@@ -370,6 +371,27 @@ class PostgresClient(Lifecycle):
         return in_block.stream(
             self.connection(user_id, identity=identity), name, query, values, batch_size
         )
+
+    def begin_block(
+        self,
+        identity: Mapping[str, object] | None = None,
+        *,
+        admin: bool = False,
+        begin: bytes = BEGIN,
+    ) -> Block:
+        """Return a transaction that an adapter begins and ends itself; no call joins it.
+
+        Args:
+            identity: Values of the identity by name; they stand over ambient ones.
+            admin: Whether it has no user, as ``admin_connection()``.
+            begin: The statement that opens it.
+
+        Raises:
+            RlsContextError: A value is missing, unknown or unfit.
+            PostgresConnectionError: When the block begins: no connection could be had.
+        """
+        context = self._contexts.admin if admin else self._contexts.of(None, identity)
+        return Block(self._pool_for(context), context, begin=begin, joinable=False)
 
     # -- health --
 

@@ -8,12 +8,13 @@ import weakref
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
+import psycopg
 from psycopg.pq import ConnStatus, TransactionStatus
 
 from ..errors import PostgresConnectionError, PostgresError, RlsContextError
 from .block_state import BlockState, BlockUse
 from .errors import is_connection_loss, lost_error, statement_error
-from .guarded import GuardedConnection
+from .guarded import GuardedConnection, GuardedCursor
 from .owner import current_owner
 from .session import BatchError, Session
 from .sql import (
@@ -28,6 +29,7 @@ from .watchdog import SilenceError
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from .first_statement import FirstStatement
     from .pool import Pool
     from .rls_context import RlsContext
 
@@ -111,12 +113,23 @@ class Block:
     Args:
         pool: Where its session comes from.
         context: Whose rows it sees.
+        begin: What opens the transaction; BEGIN with other modes where they are asked for.
+        joinable: Whether calls of this thread or task for the same identity become a part of it.
     """
 
     _state: BlockState | None = None
     _dropped = False
 
-    def __init__(self, pool: Pool, context: RlsContext) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        context: RlsContext,
+        *,
+        begin: bytes = BEGIN,
+        joinable: bool = True,
+    ) -> None:
+        self._begin_statement = begin
+        self._joinable = joinable
         self.pool = pool
         self.context = context
         self.what = context.what
@@ -136,11 +149,33 @@ class Block:
         return self._state
 
     def __enter__(self) -> GuardedConnection:
-        session, began = self._begin()
+        return self._open(*self._begin(None))
+
+    def begin_with(self, first: FirstStatement) -> tuple[GuardedConnection, GuardedCursor]:
+        """Open the transaction and run its first statement in the same round trip.
+
+        Args:
+            first: The statement.
+
+        Returns:
+            The handle, and the cursor that has the statement's result.
+
+        Raises:
+            psycopg.Error: The statement failed. The block is open all the same, and aborted.
+            PostgresError: No transaction could be opened.
+        """
+        handle = self._open(*self._begin(first))
+        if first.error is not None:
+            self.state.note(first.error)
+            raise first.error
+        return handle, handle.adopt(first.cursor)
+
+    def _open(self, session: Session, began: bytes) -> GuardedConnection:
         self._state = BlockState(session, self.context, began)
         self.pool.pin(session)
-        self.owner.begin_block()
-        _open_blocks.set((*_others_than(self), weakref.ref(self)))
+        if self._joinable:
+            self.owner.begin_block()
+            _open_blocks.set((*_others_than(self), weakref.ref(self)))
         return GuardedConnection(BlockUse(self._state))
 
     def __exit__(
@@ -159,8 +194,9 @@ class Block:
         with state.lock:
             state.ended = True
             try:
-                self.owner.end_block()
-                _open_blocks.set(_others_than(self))
+                if self._joinable:
+                    self.owner.end_block()
+                    _open_blocks.set(_others_than(self))
                 state.close_what_is_open()
                 self._finish(state, exc)
             finally:
@@ -187,18 +223,25 @@ class Block:
                 "child with os._exit() inside the block, or fork outside it"
             )
 
-    def _begin(self) -> tuple[Session, bytes]:
+    def _begin(self, first: FirstStatement | None) -> tuple[Session, bytes]:
         """Open the transaction; a session that is dead, or cannot be reset, is replaced.
 
-        No statement of the caller's has run yet, so trying again repeats nothing.
+        As long as no statement of the caller's has run, trying again repeats nothing.
         """
         tries_left = self.pool.max_size + 1
         while True:
             session = self.pool.checkout(self.owner)
             try:
                 name = marker(session.application_name, 1)
-                context = session.run_batch((RESET, BEGIN, self.context.of_block(name)))[-1]
+                head = (RESET, self._begin_statement, self.context.of_block(name))
+                if first is None:
+                    context = session.run_batch(head)[-1]
+                else:
+                    context = first.run_behind(head, session)
             except BatchError as failure:
+                if first is not None and (failure.index is None or failure.index >= len(head)):
+                    first.error = failure.error
+                    return session, b""
                 self.pool.retire(session)
                 tries_left -= 1
                 target = self.pool.target
@@ -210,6 +253,10 @@ class Block:
                     raise lost_error(
                         failure.error, "BEGIN", target, maybe_applied=False
                     ) from failure.error
+            except psycopg.Error:
+                # The caller's statement cannot be converted: nothing was sent.
+                self.pool.give_back(session)
+                raise
             except BaseException:
                 self.pool.retire(session)
                 raise

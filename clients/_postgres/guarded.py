@@ -113,13 +113,21 @@ class GuardedConnection(_PartOfBlock):
         else:
             raw = conn.cursor(name, binary=binary, scrollable=scrollable)
             state.closables.append(raw)
-        cursor = GuardedCursor(self, self._use, raw)
+        cursor = self.adopt(raw)
         factory = row_factory or self.row_factory
         if factory is not dict_row:
             # It may keep what it is given: not psycopg's cursor, which leads to the connection.
             raw.row_factory = lambda _: factory(cursor)
             cursor.has_callers_rows = True
         return cursor
+
+    def adopt(self, raw: Any) -> GuardedCursor:
+        """Return a guarded cursor over one of psycopg's on this block's connection.
+
+        Args:
+            raw: psycopg's cursor.
+        """
+        return GuardedCursor(self, self._use, raw)
 
     def transaction(
         self, savepoint_name: str | None = None, *, force_rollback: bool = False
