@@ -344,7 +344,9 @@ class PostgresClient(Lifecycle):
             PostgresError: As for ``connection``.
             PostgresConfigurationError: *batch_size* is unusable.
         """
-        checked_count("batch_size", batch_size, PostgresConfigurationError, least=1, most=2**31 - 1)
+        checked_count(
+            "batch_size", batch_size, PostgresConfigurationError, minimum=1, maximum=2**31 - 1
+        )
         values = checked_params(params, "stream()")
         refuse_unsendable(query, values, "stream()")
         name = f"failfast_{next(self._cursor_numbers)}"
