@@ -9,6 +9,7 @@ import os
 import weakref
 from typing import TYPE_CHECKING, Any
 
+from ._shared.credentials import is_past_cache
 from ._shared.lifecycle import Lifecycle
 from ._shared.secrecy import Masked, MaskedEnvironment
 from ._shared.validation import LARGEST, shown
@@ -160,6 +161,7 @@ class VaultClient(TypedGetters, Lifecycle):
         self._check_open()
         place = secret_path(self._options.mount_point, path)
         key = (self._options.namespace, place.mount, place.path, _checked_version(version))
+        use_cache = use_cache and not is_past_cache()
         if use_cache and (found := self._cache.hit(key)) is not None:
             return found
         deadline = self._deadline()
