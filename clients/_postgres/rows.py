@@ -159,7 +159,7 @@ def _check_columns(
         )
 
 
-def _parameters(row_type: object) -> list[inspect.Parameter]:
+def _parameters(row_type: Any) -> list[inspect.Parameter]:
     try:
         signature = inspect.signature(row_type)
     except (TypeError, ValueError):
