@@ -130,6 +130,11 @@ class VaultClient(TypedGetters, Lifecycle):
         inside = f", namespace={namespace!r}" if namespace else ""
         return f"<VaultClient {self.addr} mount_point={mount!r}{inside}, {state}>"
 
+    @property
+    def server(self) -> str:
+        """Where the server is: its URL, as ``addr``."""
+        return self.addr
+
     def get_secret(
         self,
         path: str,
@@ -246,6 +251,23 @@ class VaultClient(TypedGetters, Lifecycle):
     def cache_stats(self) -> CacheStats:
         """Return the cache's counts; ``hits + misses + coalesced`` is the number of reads."""
         return self._cache.stats()
+
+    def stats(self) -> dict[str, int]:
+        """Return counts: logins and renewals of the token, and what the cache did.
+
+        The keys are ``logins``, ``renewals``, ``cache_hits``, ``cache_misses``,
+        ``cache_coalesced`` and ``cache_entries``; a forked child counts anew.
+        """
+        logins, renewals = self._session.tokens.counts()
+        cache = self._cache.stats()
+        return {
+            "logins": logins,
+            "renewals": renewals,
+            "cache_hits": cache["hits"],
+            "cache_misses": cache["misses"],
+            "cache_coalesced": cache["coalesced"],
+            "cache_entries": cache["entries"],
+        }
 
     def clear_cache(self) -> None:
         """Forget all cached secrets."""

@@ -16,6 +16,7 @@ pytest_plugins = [
     "tests.credential_world",
     "tests.stack_fixtures",
     "tests.vault_fixtures",
+    "tests.vault_logins",
     "tests.postgres_faults",
     "tests.pgbouncer_server",
     "tests.dagster_fixtures",

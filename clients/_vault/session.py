@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .._shared.secrecy import Masked
-from ..errors import VaultAuthenticationError, VaultConnectionError
+from ..errors import VaultAuthenticationError, VaultConnectionError, VaultError
 from ..vault_auth import Agent, Token
 from .api import read_health
 from .errors import Operation, not_vault
@@ -47,7 +47,9 @@ class VaultSession:
             self.tokens.verify(deadline)
         except VaultConnectionError as error:
             self._tell_uninitialised(error, deadline)
-            raise
+            raise self._explained(error) from error.__cause__
+        except VaultAuthenticationError as error:
+            raise self._explained(error) from error.__cause__
 
     def ask(
         self, operation: Operation, send: Callable[[VaultAdapter], Body], deadline: Deadline
@@ -91,10 +93,10 @@ class VaultSession:
         except VaultAuthenticationError as refusal:
             if refusal.reason == "permission_denied":  # by policy, so the token itself is good
                 self.tokens.denied(grant)
-            raise
+            raise self._explained(refusal) from refusal.__cause__
         except VaultConnectionError as error:
             self._tell_uninitialised(error, deadline)
-            raise
+            raise self._explained(error) from error.__cause__
         self.tokens.accepted(grant)
         return body, grant
 
@@ -125,10 +127,16 @@ class VaultSession:
             self.transport.close()
 
     def _state(self, operation: Operation, deadline: Deadline) -> Body:
-        body = self.transport.call(operation, read_health, deadline=deadline)
+        try:
+            body = self.transport.call(operation, read_health, deadline=deadline)
+        except VaultConnectionError as error:
+            raise self._explained(error) from error.__cause__
         if not isinstance(body.get("initialized"), bool):
             raise not_vault(operation, "HTTP 200 without a health report")
         return body
+
+    def _explained(self, error: VaultError) -> VaultError:
+        return self.tokens.explained(error)
 
     def _tell_uninitialised(self, error: VaultConnectionError, deadline: Deadline) -> None:
         # An uninitialised server says "sealed" to everything but a health check.

@@ -189,6 +189,7 @@ def test_a_request_that_got_no_answer_is_not_sent_again(
     assert lab.database_users() == before
 
 
+@pytest.mark.slow
 def test_a_renewal_that_got_no_answer_is_tried_again_before_the_lease_ends(
     rotation_lab: RotationLab, vault_proxy: HttpFaultProxy
 ) -> None:
@@ -218,6 +219,7 @@ def test_a_renewed_lease_is_counted_from_the_question(
         assert 0 < (url.life().remaining or 0) <= 3 - 0.8
 
 
+@pytest.mark.slow
 def test_a_database_that_is_slow_to_make_users_costs_no_call(
     rotation_lab: RotationLab, vault_proxy: HttpFaultProxy
 ) -> None:

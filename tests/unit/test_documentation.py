@@ -24,6 +24,7 @@ PUBLIC_MODULES = (
     "clients.factory",
     "clients.identity",
     "clients.postgres_client",
+    "clients.sqlalchemy_adapter",
     "clients.valkey_client",
     "clients.vault_client",
     "utils._stack.settings",
