@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeAlias
 from uuid import UUID
 
@@ -74,6 +74,16 @@ class RlsContext:
             mark: What ``marker`` returned.
         """
         return self.sql.of_block(self.values, self.statement_timeout_ms, mark)
+
+    def limited(self, statement_timeout_ms: int | None) -> RlsContext:
+        """Return the same context with a time-out of one call's own.
+
+        Args:
+            statement_timeout_ms: Limits each statement, in milliseconds; None: as it is.
+        """
+        if statement_timeout_ms is None:
+            return self
+        return replace(self, statement_timeout_ms=statement_timeout_ms)
 
 
 class RlsContexts:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 from typing import (
     TYPE_CHECKING,
@@ -20,12 +19,16 @@ from ..errors import PostgresConfigurationError, PostgresError, RowCountError
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
 
-__all__ = ["Expectation", "RowMaker", "Rows", "check_count", "row_maker"]
+__all__ = ["PLAIN_SHAPE", "Expectation", "Rows", "Shape", "row_maker"]
 
 T = TypeVar("T")
 
 #: How many rows a statement has to return or change: a number, a range, or what accepts a number.
 Expectation: TypeAlias = "int | range | Callable[[int], bool]"
+
+#: How many statements are known to fit a type, and how long the text of one may be.
+_MOST_KNOWN = 1000
+_LONGEST_KNOWN = 10_000
 
 
 class Rows(list[T], Generic[T]):
@@ -47,22 +50,121 @@ class Rows(list[T], Generic[T]):
         return type(self), (list(self), self.rowcount)
 
 
-class RowMaker(Generic[T]):
-    """Makes rows of one type from columns of given names.
+class Shape:
+    """What one call wants its rows to be, and how many.
 
     Args:
-        make: Makes one row from its values, in the order of the columns.
-        can_fail: Whether *make* may refuse a value, as a class that validates does.
+        row_type: The type of the rows; None: dicts.
+        expect: How many rows have to be returned or changed; None: any number.
+        query: The statement.
+        fitting: Statements whose columns are known to fit a type; shared by the client's calls.
+
+    Raises:
+        PostgresConfigurationError: An argument is unusable.
     """
 
-    __slots__ = ("can_fail", "make")
+    def __init__(
+        self,
+        row_type: type | None,
+        expect: Expectation | None,
+        query: object,
+        fitting: set[tuple[object, type]],
+    ) -> None:
+        if row_type is not None:
+            _check_row_type(row_type)
+        if expect is not None and (
+            isinstance(expect, bool) or not (isinstance(expect, int | range) or callable(expect))
+        ):
+            raise PostgresConfigurationError(
+                f"expect is {expect!r}: it must be a number of rows, a range of them, or a "
+                "callable that takes the number"
+            )
+        self._row_type = row_type
+        self._expect = expect
+        self._fitting = fitting
+        self._key = (
+            (query, row_type)
+            if row_type is not None and isinstance(query, str) and len(query) <= _LONGEST_KNOWN
+            else None
+        )
+        #: Whether the rows are made before the COMMIT, which costs a round trip: always for an
+        #: expected number, and for a type until its columns have fitted once.
+        self.is_checked_first = expect is not None or (
+            row_type is not None and (self._key is None or self._key not in fitting)
+        )
 
-    def __init__(self, make: Callable[[Sequence[Any]], T], *, can_fail: bool) -> None:
-        self.make = make
-        self.can_fail = can_fail
+    def maker(self, names: Sequence[str], method: str) -> Callable[[Sequence[Any]], Any]:
+        """Return what makes one row from its values.
+
+        Args:
+            names: The columns of the result, in their order.
+            method: The public method's name, for messages.
+
+        Raises:
+            PostgresError: They do not fit the type of the rows.
+        """
+        if self._row_type is None:
+            return _dicts(names)
+        try:
+            make: Callable[[Sequence[Any]], Any] = row_maker(self._row_type, names)
+        except PostgresError as error:
+            raise self.unreadable(f"the rows of {method}() were not made: {error}") from None
+        if self._key is not None and self._key not in self._fitting:
+            if len(self._fitting) >= _MOST_KNOWN:
+                self._fitting.clear()
+            self._fitting.add(self._key)
+        return make
+
+    def check_count(self, actual: int, method: str) -> None:
+        """Refuse a number of rows that is not the expected one.
+
+        Args:
+            actual: How many rows the statement returned or changed.
+            method: The public method's name, for the message.
+
+        Raises:
+            RowCountError: It is another number.
+        """
+        expect = self._expect
+        if expect is None:
+            return
+        if isinstance(expect, int):
+            met, wanted = actual == expect, str(expect)
+        elif isinstance(expect, range):
+            met, wanted = actual in expect, f"one of {expect!r}"
+        else:
+            met = bool(expect(actual))
+            wanted = f"what {getattr(expect, '__name__', 'expect')}() accepts"
+        if not met:
+            raise RowCountError(
+                f"{method}() returned or changed {actual} rows, and {wanted} was expected: nothing "
+                "was committed. Under row-level security, the rows of others cannot be changed and "
+                "are not counted",
+                # Not a callable: an error can be pickled.
+                expected=expect if isinstance(expect, int | range) else wanted,
+                actual=actual,
+            )
+
+    def unreadable(self, message: str) -> PostgresError:
+        """Return the error for rows that cannot be made, and say what became of the statement.
+
+        Args:
+            message: Why they cannot.
+        """
+        if self.is_checked_first:
+            return PostgresError(f"{message}. Nothing was committed")
+        # Committed in the same round trip that brought the rows.
+        return PostgresError(
+            f"{message}. The statement itself was committed: do not repeat a change",
+            maybe_applied=True,
+        )
 
 
-def row_maker(row_type: type[T], names: Sequence[str]) -> RowMaker[T]:
+#: Dicts, as many as there are.
+PLAIN_SHAPE = Shape(None, None, None, set())
+
+
+def row_maker(row_type: type[T], names: Sequence[str]) -> Callable[[Sequence[Any]], T]:
     """Return what makes rows of *row_type* from columns called *names*.
 
     Args:
@@ -72,21 +174,20 @@ def row_maker(row_type: type[T], names: Sequence[str]) -> RowMaker[T]:
 
     Raises:
         PostgresError: A column is missing, or one too many.
-        PostgresConfigurationError: *row_type* is no such type.
     """
     if is_typeddict(row_type):
         # Not __required_keys__: annotations that are text hide NotRequired from it.
         every = get_type_hints(row_type)
         _check_columns(row_type, names, every, getattr(row_type, "__required_keys__", every))
-        return RowMaker(cast("Callable[[Sequence[Any]], T]", _dicts(names)), can_fail=False)
+        return cast("Callable[[Sequence[Any]], T]", _dicts(names))
     if fields := _pydantic_names(row_type):
         known, required, takes_more = fields
         _check_columns(row_type, names, names if takes_more else known, required)
         # Documented by pydantic as the way in for a mapping of names to values.
         validate = row_type.model_validate  # type: ignore[attr-defined]  # it is a pydantic model
         as_dict = _dicts(names)
-        return RowMaker(lambda values: validate(as_dict(values)), can_fail=True)
-    parameters = _parameters(row_type)
+        return lambda values: validate(as_dict(values))
+    parameters = inspect.signature(row_type).parameters.values()
     takes_more = any(one.kind is one.VAR_KEYWORD for one in parameters)
     named = [one for one in parameters if one.kind in _NAMED]
     _check_columns(
@@ -95,46 +196,14 @@ def row_maker(row_type: type[T], names: Sequence[str]) -> RowMaker[T]:
         names if takes_more else [one.name for one in named],
         [one.name for one in named if one.default is one.empty],
     )
-    plain = dataclasses.is_dataclass(row_type) or issubclass(row_type, tuple)
-    can_fail = not plain or hasattr(row_type, "__post_init__")
     positions = [one.name for one in named if one.kind is not one.KEYWORD_ONLY]
     if list(names) == positions[: len(names)]:
-        return RowMaker(lambda values: row_type(*values), can_fail=can_fail)
+        return lambda values: row_type(*values)
     as_dict = _dicts(names)
-    return RowMaker(lambda values: row_type(**as_dict(values)), can_fail=can_fail)
+    return lambda values: row_type(**as_dict(values))
 
 
 _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-
-
-def check_count(expect: Expectation, actual: int, method: str) -> None:
-    """Refuse a number of rows that is not the expected one.
-
-    Args:
-        expect: The number, a range of numbers, or a callable that says whether a number will do.
-        actual: How many rows the statement returned or changed.
-        method: The public method's name, for the message.
-
-    Raises:
-        RowCountError: It is another number.
-    """
-    if isinstance(expect, int):
-        met, wanted = actual == expect, str(expect)
-    elif isinstance(expect, range):
-        met, wanted = actual in expect, f"one of {expect!r}"
-    else:
-        met, wanted = (
-            bool(expect(actual)),
-            f"what {getattr(expect, '__name__', 'expect')}() accepts",
-        )
-    if not met:
-        raise RowCountError(
-            f"{method}() returned or changed {actual} rows, and {wanted} was expected: nothing was "
-            "committed. Under row-level security, rows of others are not there to be changed",
-            # Not a callable: an error can be pickled.
-            expected=expect if isinstance(expect, int | range) else wanted,
-            actual=actual,
-        )
 
 
 def _dicts(names: Sequence[str]) -> Callable[[Sequence[Any]], dict[str, Any]]:
@@ -159,17 +228,25 @@ def _check_columns(
         )
 
 
-def _parameters(row_type: Any) -> list[inspect.Parameter]:
-    try:
-        signature = inspect.signature(row_type)
-    except (TypeError, ValueError):
-        signature = None
-    if not isinstance(row_type, type) or signature is None or row_type.__module__ == "builtins":
-        raise PostgresConfigurationError(
-            f"row_type is {row_type!r}: it must be a dataclass, a NamedTuple, a TypedDict, a "
-            "pydantic model, or a class that takes the columns as keyword arguments"
-        )
-    return list(signature.parameters.values())
+def _check_row_type(row_type: Any) -> None:
+    """Refuse what cannot be made from columns.
+
+    Raises:
+        PostgresConfigurationError: It cannot.
+    """
+    if isinstance(row_type, type) and row_type.__module__ != "builtins":
+        try:
+            inspect.signature(row_type)
+        except (TypeError, ValueError):
+            pass
+        else:
+            return
+    if is_typeddict(row_type):
+        return
+    raise PostgresConfigurationError(
+        f"row_type is {row_type!r}: it must be a dataclass, a NamedTuple, a TypedDict, a pydantic "
+        "model, or a class that takes the columns as keyword arguments"
+    )
 
 
 def _pydantic_names(row_type: type) -> tuple[set[str], set[str], bool] | None:
