@@ -263,7 +263,7 @@ class PostgresClient(Lifecycle):
             RlsContextError: No user, or a bad one.
             PostgresConfigurationError: An argument is unusable.
         """
-        checked_count("attempts", attempts, PostgresConfigurationError, least=1)
+        checked_count("attempts", attempts, PostgresConfigurationError, minimum=1)
         context = self._context(user_id, identity, admin=admin)
         pool, modes = self._pool_for(context), Modes(isolation)
         if (outer := open_block(pool, context)) is not None:
@@ -574,7 +574,9 @@ class PostgresClient(Lifecycle):
             PostgresError: As for ``connection``.
             PostgresConfigurationError: *batch_size* is unusable.
         """
-        checked_count("batch_size", batch_size, PostgresConfigurationError, least=1, most=2**31 - 1)
+        checked_count(
+            "batch_size", batch_size, PostgresConfigurationError, minimum=1, maximum=2**31 - 1
+        )
         values = checked_params(params, "stream()")
         refuse_unsendable(query, values, "stream()")
         name = f"failfast_{next(self._cursor_numbers)}"

@@ -18,6 +18,7 @@ pytest_plugins = [
     "tests.vault_fixtures",
     "tests.vault_logins",
     "tests.postgres_faults",
+    "tests.identity_examples",
     "tests.pgbouncer_server",
     "tests.dagster_fixtures",
     "tests.rls_tables",

@@ -48,7 +48,7 @@ class Modes:
             )
         if self.timeout is not None:
             checked_seconds(
-                "timeout", self.timeout, PostgresConfigurationError, most=LONGEST_STATEMENT
+                "timeout", self.timeout, PostgresConfigurationError, maximum=LONGEST_STATEMENT
             )
 
     @property
