@@ -110,9 +110,9 @@ def test_a_pipeline_with_bytes_is_executed_on_all_servers(client: ValkeyClient) 
 def test_an_exhausted_pool_waits_once(topology: ClusterTopology) -> None:
     """A place that is not to be had is no reason to look for another server."""
     with ValkeyClient(topology.url, max_connections=1, connect_timeout=1.0) as client:
-        link: Any = client._link
+        link: Any = client.runner.link
         pool = link._pool(link._owner(0))
-        held = pool._take()
+        held = pool.take()
         start = time.monotonic()
         with pytest.raises(ValkeyConnectionError, match="all 1 connections"):
             client.get(_name_in_slots_of_the_first())
@@ -173,7 +173,7 @@ def test_a_child_does_not_wait_for_locks_of_its_parent_s_threads(
         answer.clear()
         while asked.acquire(blocking=False):
             pass
-        client._link._stale = True  # type: ignore[attr-defined]  # a cluster's
+        client.runner.link._stale = True  # type: ignore[attr-defined]  # a cluster's
         calls: list[Future[Any]] = [
             threads.submit(client.exists, "a"),
             threads.submit(lambda: client.client),

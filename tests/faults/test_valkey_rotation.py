@@ -164,7 +164,7 @@ def test_an_interrupted_login_leaves_no_half_open_connection(
             raise RuntimeError("the store fell over")
 
         old = store.url()
-        monkeypatch.setattr(client._factory.source, "_url", fail)
+        monkeypatch.setattr(client.runner.factory.source, "_url", fail)
         driver: Any = client.client
         for get in (client.get, driver.get):
             with pytest.raises(RuntimeError, match="fell over"):
@@ -204,8 +204,8 @@ def test_a_connection_that_returns_after_a_change_of_users_is_given_up(
 ) -> None:
     """It was in use when the user changed: its call ends well, and no further one gets it."""
     with ValkeyClient(store.url) as client:
-        pool: Any = client._link.pool  # type: ignore[attr-defined]  # one server
-        in_use = pool._take()
+        pool: Any = client.runner.link.pool  # type: ignore[attr-defined]  # one server
+        in_use = pool.take()
         changed = pool._generation + 1
         monkeypatch.setattr(pool, "_newest_generation", lambda: changed)
         client.set("a", "x")
