@@ -2,29 +2,132 @@
 
 ``PostgresClient`` reads it for every call that is given no ``user_id``. A context variable
 follows the thread (and the asyncio task) that set it: two requests never see each other's user.
+
+What each sees of ``with user_context(ada)``:
+
+========================================  ==========================================================
+who                                       the current user
+========================================  ==========================================================
+the block, and what it calls              Ada; after the block the one before it
+a generator or async generator that       its own code is Ada, wherever and by whomever it is
+entered it                                resumed; its consumer, and who closes it, never
+a ``@contextmanager`` or                  Ada in the ``with`` body, and the one before after it
+``@asynccontextmanager`` that entered it
+a pytest fixture or hook wrapper          Ada in the test, until the fixture's teardown
+a FastAPI dependency, ``async def``       Ada in the endpoint, sync or async
+a FastAPI dependency, ``def``             nobody in the endpoint: FastAPI runs it in another context
+ASGI middleware around ``await app()``    Ada in endpoint, background tasks and streamed bodies
+``BaseHTTPMiddleware`` around             Ada in the endpoint; nobody in what is sent after
+``await call_next()``                     ``call_next()`` has returned, such as a streamed body
+a streamed body's generator               as any generator: enter it there
+``asyncio.create_task``, ``gather``,      Ada while the block is open, then nobody
+``asyncio.to_thread``
+``copy_context().run``, in any thread     likewise
+``ThreadPoolExecutor.submit(work)``,      nobody
+``threading.Thread(target=work)``
+``threading.Thread`` on a free-threaded   as ``copy_context().run``: a thread begins with a copy of
+Python 3.14, or under                     its starter's context there
+``-X thread_inherit_context=1``
+========================================  ==========================================================
+
+A thread or task that runs with a copy of a context in which a generator has entered
+``user_context`` cannot tell whether the generator or its consumer has started it. It sees Ada
+when the consumer has no user and the generator waits for something; whoever both of them are when
+they are the same; and else nobody.
 """
 
 from __future__ import annotations
 
-from contextlib import contextmanager
-from contextvars import ContextVar
-from typing import TYPE_CHECKING
+import sys
+import weakref
+from contextlib import ContextDecorator
+from contextvars import ContextVar, Token
+from functools import partial
+from inspect import CO_ASYNC_GENERATOR, CO_GENERATOR
+from opcode import opmap
+from typing import TYPE_CHECKING, NamedTuple
 from uuid import UUID
 
 from .errors import RlsContextError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Mapping
+    from types import FrameType, TracebackType
+    from typing import Self
 
 __all__ = [
     "clear_current_user_id",
+    "current_identity",
     "get_current_user_id",
     "parse_user_id",
     "set_current_user_id",
     "user_context",
 ]
 
-_current_user_id: ContextVar[UUID | None] = ContextVar("current_user_id", default=None)
+# Who resumes a generator in order to go on with a block of its own while the generator waits.
+# All of them resume generators in their own code; whoever else does so consumes what it yields.
+_DRIVERS = frozenset({"contextlib", "_pytest.fixtures", "pluggy._callers"})
+_ASYNC_DRIVERS = frozenset(
+    {
+        "contextlib",
+        "pytest_asyncio.plugin",
+        "anyio._backends._asyncio",
+        "anyio._backends._trio",
+    }
+)
+
+
+# What the argument of a RESUME instruction says: after which kind of stop it stands.
+_REASON, _AWAIT = 0b11, 3
+
+
+class _Entry(NamedTuple):
+    """What a context variable holds: values, and the scope that they end with."""
+
+    values: Mapping[str, object]
+    scope: _Scope | None
+
+
+class _Scope:
+    """From ``user_context.__enter__`` to its end, however it ends."""
+
+    __slots__ = ("__weakref__", "anchor", "ended", "frame", "latest", "outer", "token")
+
+    def __init__(self, values: Mapping[str, object]) -> None:
+        self.latest = _Entry(values, self)
+        self.ended = False
+        #: Held by the ``with`` statement alone, which lets go of it whatever interrupts its entry
+        #: or its exit. None before the entry.
+        self.anchor: weakref.ref[object] | None = None
+        #: Of the generator to whose code it is bound.
+        self.frame: FrameType | None = None
+        #: What the same generator had entered before.
+        self.outer: _Scope | None = None
+        #: Works in the context that it was made in, and not in copies of it.
+        self.token: Token[_Entry | None] | None = None
+
+    @property
+    def is_open(self) -> bool:
+        return not self.ended and self.anchor is not None and self.anchor() is not None
+
+    def take_off(self) -> bool:
+        """Bring the entry before it back; return False in a copy of the context it is from."""
+        if self.token is None:
+            return False
+        try:
+            _entries.reset(self.token)
+        except (ValueError, RuntimeError):  # of another context; used in the original of a copy
+            return False
+        return True
+
+    def put_on(self) -> None:
+        self.token = _entries.set(self.latest)
+
+
+_entries: ContextVar[_Entry | None] = ContextVar("current_identity", default=None)
+
+# The innermost scope of each generator that has one, by the frame's id.
+_generators: weakref.WeakValueDictionary[int, _Scope] = weakref.WeakValueDictionary()
 
 
 def parse_user_id(user_id: object) -> UUID:
@@ -56,6 +159,15 @@ def parse_user_id(user_id: object) -> UUID:
     ) from None
 
 
+def current_identity() -> dict[str, object]:
+    """Return the values that ``user_context`` and ``set_current_user_id`` have set, by name.
+
+    Returns:
+        A copy; the current user's id is under ``user_id``. Empty when there is nobody.
+    """
+    return dict(_current())
+
+
 def get_current_user_id() -> UUID:
     """Return the current user's id.
 
@@ -65,18 +177,21 @@ def get_current_user_id() -> UUID:
     Raises:
         RlsContextError: There is none. Threads of a pool start without one; the message says so.
     """
-    user_id = _current_user_id.get()
+    user_id = _current().get("user_id")
     if user_id is None:
         raise RlsContextError(
             "no current user: call set_current_user_id() or enter user_context() first, or pass "
             "user_id=. A thread pool's threads do not inherit the caller's user: submit "
-            "contextvars.copy_context().run, or enter user_context() inside the task"
+            "contextvars.copy_context().run, or enter user_context() inside the task. What was "
+            "set in a user_context() ends with it, in every thread and task"
         )
-    return user_id
+    return parse_user_id(user_id)
 
 
 def set_current_user_id(user_id: UUID | str) -> None:
     """Make *user_id* the current user of this thread or task.
+
+    Inside a ``user_context`` it ends with that.
 
     Args:
         user_id: A UUID, or its text.
@@ -84,33 +199,237 @@ def set_current_user_id(user_id: UUID | str) -> None:
     Raises:
         RlsContextError: *user_id* is neither; the current user stays as it was.
     """
-    _current_user_id.set(parse_user_id(user_id))
+    _replace({**_current(), "user_id": parse_user_id(user_id)})
 
 
 def clear_current_user_id() -> None:
-    """Leave this thread or task without a current user."""
-    _current_user_id.set(None)
+    """Leave this thread or task without a current user; inside a ``user_context``, to its end."""
+    _replace({})
 
 
-@contextmanager
-def user_context(user_id: UUID | str) -> Iterator[UUID]:
+class _Exit:
+    """``__exit__`` of a ``user_context``: what it returns is what the scope lives with.
+
+    An interrupt may come at the entry of any function in Python. Then nothing of the exit has run,
+    but the ``with`` statement lets go of what it has got from here, and that ends the scope.
+    """
+
+    def __get__(self, handle: user_context | None, _: object = None) -> Callable[..., None]:
+        if handle is None:
+            return self
+        leave = partial(_leave, handle._scope)  # noqa: SLF001 - of the same module
+        handle._leave = weakref.ref(leave)  # noqa: SLF001
+        return leave
+
+    def __call__(self, handle: user_context, *exc_info: object) -> None:
+        # contextlib.ExitStack takes it from the class, and holds the object itself.
+        _leave(handle._scope, *exc_info)  # noqa: SLF001
+
+
+class user_context(ContextDecorator):  # noqa: N801 - it is used as a function
     """Make *user_id* the current user inside a ``with`` block, and restore the former after it.
+
+    What has ended is nobody: neither a thread or task that runs with a copy of the block's context,
+    nor a block that was left by an interrupt, in another order or in another thread, goes on as
+    that user. Entered by a generator, it holds for the generator's own code, and not for whoever
+    reads from the generator; the table in ``clients.identity`` has it all. It decorates a function
+    as well.
 
     Args:
         user_id: A UUID, or its text.
 
-    Yields:
-        The UUID.
-
     Raises:
-        RlsContextError: *user_id* is neither.
+        RlsContextError: *user_id* is neither; or it is entered a second time.
     """
-    parsed = parse_user_id(user_id)
-    token = _current_user_id.set(parsed)
+
+    def __init__(self, user_id: UUID | str) -> None:
+        self._user_id = parse_user_id(user_id)
+        self._scope = _Scope({"user_id": self._user_id})
+        self._leave: weakref.ref[object] | None = None
+
+    def __enter__(self) -> UUID:
+        scope = self._scope
+        if scope.anchor is not None:
+            raise RlsContextError("this user_context() was entered before: make another one")
+        former = _entries.get()
+        leave = self._leave
+        scope.anchor = weakref.ref(self) if leave is None or leave() is None else leave
+        try:
+            scope.frame = _innermost_generator()
+            scope.put_on()
+            if scope.frame is not None:
+                scope.outer = _scope_of(scope.frame)
+                _generators[id(scope.frame)] = scope
+        except BaseException:
+            scope.ended = True
+            scope.frame = None
+            if _entries.get() is scope.latest:
+                _entries.set(former)
+            raise
+        return self._user_id
+
+    if TYPE_CHECKING:
+
+        def __exit__(
+            self,
+            exc_type: type[BaseException] | None,
+            exc: BaseException | None,
+            traceback: TracebackType | None,
+        ) -> None: ...
+
+    else:
+        __exit__ = _Exit()
+
+    def _recreate_cm(self) -> Self:
+        # ContextDecorator: another one for each call.
+        return type(self)(self._user_id)
+
+
+def _leave(scope: _Scope, *_: object) -> None:
+    scope.ended = True
+    entry = _entries.get()
+    if entry is not None and entry.scope is scope and scope.take_off():
+        # It leads to its context, which has held the entry: a cycle for the collector.
+        scope.token = None
+    if scope.frame is not None:
+        key = id(scope.frame)
+        if _generators.get(key) is scope:
+            if scope.outer is None:
+                _generators.pop(key, None)
+            else:
+                _generators[key] = scope.outer
+        scope.frame = None
+
+
+def _current() -> Mapping[str, object]:
+    if _generators and (bound := _scope_on_the_stack()) is not None:
+        return bound.latest.values
+    entry = _entries.get()
+    if entry is None:
+        return {}
+    scope = entry.scope
+    if scope is None or (scope.frame is None and scope.is_open):
+        return entry.values
+    skipped: list[_Entry] = []
     try:
-        yield parsed
+        entry = _take_off_others(skipped)
+        return {} if entry is None else _as_copied(entry)
     finally:
-        _current_user_id.reset(token)
+        _put_on_again(skipped)
+
+
+def _replace(values: Mapping[str, object]) -> None:
+    if _generators and (bound := _scope_on_the_stack()) is not None:
+        entry = _entries.get()
+        bound.latest = _Entry(values, bound)
+        if entry is not None and entry.scope is bound:
+            _entries.set(bound.latest)
+        return
+    skipped: list[_Entry] = []
+    try:
+        entry = _take_off_others(skipped)
+        scope = None if entry is None else entry.scope
+        if scope is None or not scope.is_open or not scope.take_off():
+            _entries.set(_Entry(values, None))
+            return
+        try:
+            scope.latest = _Entry(values, scope)
+        finally:
+            scope.put_on()
+    finally:
+        _put_on_again(skipped)
+
+
+def _take_off_others(skipped: list[_Entry]) -> _Entry | None:
+    """Leave on top what this code sees: take off what has ended, and other code's generators'.
+
+    Args:
+        skipped: Gets the entries of generators that are only suspended.
+
+    Returns:
+        The entry on top; of a scope that is open, or of a context that this one is a copy of.
+    """
+    while (entry := _entries.get()) is not None:
+        scope = entry.scope
+        if scope is None or (scope.frame is None and scope.is_open):
+            break
+        if not scope.take_off():
+            break
+        if scope.is_open:
+            skipped.append(entry)
+    return entry
+
+
+def _put_on_again(skipped: list[_Entry]) -> None:
+    for entry in reversed(skipped):
+        if entry.scope is not None:
+            entry.scope.put_on()
+
+
+def _as_copied(entry: _Entry) -> Mapping[str, object]:
+    """Return the values of an entry that may have come here with a copy of its context."""
+    scope = entry.scope
+    if scope is None:
+        return entry.values
+    if not scope.is_open:
+        return {}
+    frame = scope.frame
+    if frame is None:
+        return entry.values
+    # The generator may have copied the context, or its consumer.
+    before: object = entry
+    while isinstance(before, _Entry) and before.scope is not None and before.scope.frame is frame:
+        before = before.scope.token.old_value if before.scope.token is not None else None
+    outside = _as_copied(before) if isinstance(before, _Entry) else {}
+    if outside == entry.values or (not outside and _is_waiting(frame)):
+        return entry.values
+    return {}
+
+
+def _scope_of(frame: FrameType) -> _Scope | None:
+    scope = _generators.get(id(frame))
+    while scope is not None and not (scope.frame is frame and scope.is_open):
+        scope = scope.outer
+    return scope
+
+
+def _scope_on_the_stack() -> _Scope | None:
+    """Return the innermost scope of the generators whose code is running in this thread."""
+    frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 - the documented way to the caller
+    while frame is not None:
+        if (scope := _scope_of(frame)) is not None:
+            return scope
+        frame = frame.f_back
+    return None
+
+
+def _innermost_generator() -> FrameType | None:
+    """Return the frame of the innermost running generator that yields to a consumer."""
+    frame: FrameType | None = sys._getframe(2)  # noqa: SLF001
+    while frame is not None:
+        flags = frame.f_code.co_flags
+        if flags & (CO_GENERATOR | CO_ASYNC_GENERATOR):
+            drivers = _ASYNC_DRIVERS if flags & CO_ASYNC_GENERATOR else _DRIVERS
+            driver = frame.f_back
+            if driver is None or driver.f_globals.get("__name__") not in drivers:
+                return frame
+        frame = frame.f_back
+    return None
+
+
+def _is_waiting(frame: FrameType) -> bool:
+    """Return True when a generator is at work, or waits for something, and has not yielded.
+
+    The instruction at which it goes on says what it had stopped for.
+    https://docs.python.org/3/library/dis.html#opcode-RESUME
+    """
+    if frame.f_back is not None:
+        return True
+    code, last = frame.f_code.co_code, frame.f_lasti
+    for at in (last, last + 2):
+        if 0 <= at < len(code) - 1 and code[at] == opmap["RESUME"]:
+            return code[at + 1] & _REASON == _AWAIT
+    return False
 
 
 def _shorten(value: object) -> str:

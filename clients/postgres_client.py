@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
-from ._postgres.block import Block, JoinedBlock, open_block
+from ._postgres.block import BlockEntry, open_block
 from ._postgres.connector import Connector
 from ._postgres.execute import InBlock, OneRoundTrip
 from ._postgres.pool import Pool
@@ -54,7 +54,8 @@ class PostgresClient(Lifecycle):
             None: to the same server with the same role.
         min_size: How many connections are opened at once, and kept when idle.
         connect_timeout: Seconds for one connection attempt.
-        pool_timeout: Seconds to wait for a connection when all are in use.
+        pool_timeout: Seconds to wait for a connection when all are in use; with 0, a call that
+            finds all in use fails at once.
         statement_timeout: Seconds for each statement, enforced by the server; 0 is no limit.
         on_rls_bypass: What to do about a role that row-level security does not bind: ``"error"``,
             ``"warn"`` (one line in the log), or ``"ignore"``.
@@ -378,11 +379,7 @@ class PostgresClient(Lifecycle):
         return self._admin_pool if user is None else self._pool
 
     def _block(self, user: User) -> AbstractContextManager[GuardedConnection]:
-        pool = self._pool_for(user)
-        outer = open_block(pool, user)
-        if outer is not None:
-            return JoinedBlock(outer)
-        return Block(pool, user, self._settings.statement_timeout_ms)
+        return BlockEntry(self._pool_for(user), user, self._settings.statement_timeout_ms)
 
     def _one_round_trip(self, user: User, method: str) -> OneRoundTrip:
         context = prepared_context(user, self._settings.statement_timeout_ms)

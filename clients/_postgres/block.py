@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import threading
 import weakref
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, TypeAlias
@@ -16,6 +15,7 @@ from ..errors import PostgresConnectionError, PostgresError, RlsContextError
 from .block_state import BlockState, BlockUse
 from .errors import is_connection_loss, lost_error, statement_error
 from .guarded import GuardedConnection
+from .owner import current_owner
 from .session import BatchError, Session
 from .sql import (
     BEGIN,
@@ -34,14 +34,14 @@ if TYPE_CHECKING:
 
     from .pool import Pool
 
-__all__ = ["Block", "JoinedBlock", "User", "context_statement", "open_block"]
+__all__ = ["Block", "BlockEntry", "JoinedBlock", "User", "context_statement", "open_block"]
 
 _log = logging.getLogger("clients.postgres")
 
 #: Whose rows a transaction sees; None is an administrator, without any user.
 User: TypeAlias = UUID | None
 
-# Blocks of this thread or task, the innermost last; clients are told apart by their pools. Weak:
+# Blocks entered in this context, the innermost last; clients are told apart by their pools. Weak:
 # one that a signal's exception kept from ending is dropped, and must not be joined.
 _open_blocks: ContextVar[tuple[weakref.ref[Block], ...]] = ContextVar("open_blocks", default=())
 
@@ -56,6 +56,9 @@ def context_statement(user: User, statement_timeout_ms: int) -> bytes:
 def open_block(pool: Pool, user: User) -> Block | None:
     """Return the block that a call for *user* has to join; None when there is none.
 
+    It is one of the same thread, and of the same asyncio task or greenlet: a task that is started
+    inside a block inherits the context, and must not write into the other's transaction.
+
     Args:
         pool: The pool that the call would take a session from.
         user: For whom it is.
@@ -63,20 +66,61 @@ def open_block(pool: Pool, user: User) -> Block | None:
     Raises:
         RlsContextError: There is one, for another user.
     """
-    me = threading.get_ident()
     for ref in reversed(_open_blocks.get()):
         block = ref()
-        # A copied context can carry another thread's blocks here: those are not ours.
-        if block and block.pool is pool and block.thread_id == me and block.is_open:
+        # A copied context can carry another thread's or task's blocks here.
+        if block and block.pool is pool and block.is_open and block.owner.is_current():
             if (block.user is None) != (user is None):
                 continue
             if block.user != user:
                 raise RlsContextError(
-                    f"{block.what} is open in this thread, and this call is for user {user}: end "
-                    "that block first, one transaction belongs to one user"
+                    f"{block.what} is open in this thread or task, and this call is for user "
+                    f"{user}: end that block first, one transaction belongs to one user"
                 )
             return block
     return None
+
+
+class BlockEntry:
+    """What ``connection()`` returns: whether it joins an open block is decided when it is entered.
+
+    Args:
+        pool: Where a session comes from.
+        user: Whose rows it sees; None is an administrator.
+        statement_timeout_ms: Limits each statement, in milliseconds.
+    """
+
+    def __init__(self, pool: Pool, user: User, statement_timeout_ms: int) -> None:
+        self._pool = pool
+        self._user = user
+        self._statement_timeout_ms = statement_timeout_ms
+        self._entered: Block | JoinedBlock | None = None
+
+    def __enter__(self) -> GuardedConnection:
+        if self._entered is not None:
+            raise PostgresError(f"{what(self._user)} can be entered once: call connection() again")
+        outer = open_block(self._pool, self._user)
+        if outer is None:
+            self._entered = Block(self._pool, self._user, self._statement_timeout_ms)
+        else:
+            self._entered = JoinedBlock(outer)
+        return self._entered.__enter__()
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._entered is None:
+            raise PostgresError(f"{what(self._user)} is not open")
+        self._entered.__exit__(exc_type, exc, traceback)
+
+
+def what(user: User) -> str:
+    """Return what a block of *user* is called in messages."""
+    method = "admin_connection()" if user is None else f"connection() for user {user}"
+    return f"the block of {method}"
 
 
 class Block:
@@ -94,11 +138,9 @@ class Block:
     def __init__(self, pool: Pool, user: User, statement_timeout_ms: int) -> None:
         self.pool = pool
         self.user = user
-        self.thread_id = threading.get_ident()
-        method = "admin_connection()" if user is None else f"connection() for user {user}"
-        self.what = f"the block of {method}"
+        self.what = what(user)
+        self.owner = current_owner()
         self._context = context_statement(user, statement_timeout_ms)
-        self._handle: GuardedConnection | None = None
         self._clean = False
 
     @property
@@ -114,20 +156,13 @@ class Block:
         return self._state
 
     def __enter__(self) -> GuardedConnection:
-        if self._handle is not None:
-            raise PostgresError(f"{self.what} can be entered once: call connection() again")
-        if (outer := open_block(self.pool, self.user)) is not None:
-            raise PostgresError(
-                f"{self.what} was made before {outer.what}: call connection() where it is entered"
-            )
-        self.thread_id = threading.get_ident()
         session, began = self._begin()
         expected = b"off" if self.user is None else str(self.user).encode()
         self._state = BlockState(session, expected, began, self.what)
         self.pool.pin(session)
-        self._handle = GuardedConnection(BlockUse(self._state))
+        self.owner.begin_block()
         _open_blocks.set((*_others_than(self), weakref.ref(self)))
-        return self._handle
+        return GuardedConnection(BlockUse(self._state))
 
     def __exit__(
         self,
@@ -145,6 +180,7 @@ class Block:
         with state.lock:
             state.ended = True
             try:
+                self.owner.end_block()
                 _open_blocks.set(_others_than(self))
                 state.close_what_is_open()
                 self._finish(state, exc)
@@ -159,12 +195,12 @@ class Block:
         state = self._state
         self._state, self._dropped = None, True
         if state is not None and state.pid == os.getpid():
-            state.ended = True
+            state.ended = self.owner.has_ended = True
             self.pool.retire(state.session)
 
     def _leave_to_the_parent(self, exc: BaseException | None) -> None:
         """End a block that a forked child has inherited: the transaction is the parent's."""
-        self.state.ended = True
+        self.state.ended = self.owner.has_ended = True
         self._state = None
         if exc is None:
             raise PostgresError(
@@ -179,7 +215,7 @@ class Block:
         """
         tries_left = self.pool.max_size + 1
         while True:
-            session = self.pool.checkout()
+            session = self.pool.checkout(self.owner)
             try:
                 name = marker(session.application_name, 1)
                 context = session.run_batch(

@@ -1,34 +1,46 @@
-"""The pool: connections made in the caller's thread, handed on in order, never waited for twice.
+"""The pool: psycopg_pool keeps the places, and the caller's thread connects what is in them.
 
-It has no threads of its own, so a failure comes out where it happened and with its own words,
-no back-off stands between a server that is back and the next call, and nothing is left running.
-That is what psycopg_pool, whose threads connect, cannot be set to; the benchmarks run beside it.
+What psycopg_pool pools here are places, which it makes and closes at no cost; whoever takes one
+connects a session into it. So a failure comes out where it happened and with its own words, no
+back-off stands between a server that is back and the next call, and psycopg_pool's threads have
+nothing to do: they are not started, and its tasks run where they come up.
 
 A place is taken by whoever holds its session, and free when that is dropped: an exception that a
 signal raises between any two steps loses none. The garbage collector, too, may end a block in the
 middle of any method here, in the same thread.
+
+Leans on semi-private parts of psycopg_pool, pinned by ``tests/unit/test_psycopg_pool_contract.py``.
 """
 
 from __future__ import annotations
 
+import copy
+import logging
 import os
-import random
 import sys
 import threading
 import time
 import weakref
+from _thread import allocate_lock
 from collections import deque
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, cast
+
+from psycopg.pq import TransactionStatus
+from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout, TooManyRequests
+from psycopg_pool.pool import AddConnection
 
 from .._shared.locks import OwnedLock
 from ..errors import ClientError, PostgresConnectionError, PostgresError
 from .errors import is_read_only, is_role_gone
+from .owner import Owner, current_owner
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
     import psycopg
+    from psycopg_pool.pool import MaintenanceTask, WaitingClient
 
     from .connector import Connector
     from .session import Session
@@ -36,28 +48,287 @@ if TYPE_CHECKING:
 
 __all__ = ["Holder", "Pool", "calling_place", "describe_holders"]
 
-T = TypeVar("T", bound="Session | _Right")
-
+_NAME = "clients.postgres"
 _MAX_LIFETIME = 3600.0
 _MAX_IDLE = 600.0
-# Connections made together shall not expire together.
-_LIFETIME_JITTER = 0.1
 
 
-class _Right:
-    """The right to connect a session."""
+class _Place:
+    """What psycopg_pool takes for a connection: room for one, and the session that is idle in it.
 
-    __slots__ = ("__weakref__",)
+    Args:
+        home: The pool that it belongs to.
+    """
+
+    # The first three are psycopg_pool's own, which it sets.
+    __slots__ = (
+        "__weakref__",
+        "_created_at",
+        "_expire_at",
+        "_pool",
+        "closed",
+        "holder",
+        "home",
+        "session",
+    )
+    _created_at: float
+    _expire_at: float
+
+    def __init__(self, home: weakref.ref[_Places]) -> None:
+        self.home = home
+        self.session: Session | None = None
+        #: Who has it; None while it is idle or still being connected.
+        self.holder: Holder | None = None
+        self.closed = False
+
+    @classmethod
+    def connect(cls, _conninfo: str, *, home: weakref.ref[_Places]) -> Self:
+        """Make one, without a session."""
+        return cls(home)
+
+    @property
+    def pgconn(self) -> Self:
+        """Itself: psycopg_pool reads ``pgconn.transaction_status``."""
+        return self
+
+    @property
+    def transaction_status(self) -> TransactionStatus:
+        """Whether it can be lent; one without a session is dropped when it comes back."""
+        return TransactionStatus.UNKNOWN if self.session is None else TransactionStatus.IDLE
+
+    @property
+    def is_over_age(self) -> bool:
+        """Whether its session has lived for long enough; psycopg_pool drew the limit once."""
+        return self._expire_at <= time.monotonic()
+
+    def was_connected(self, born: float) -> None:
+        """Note when its session was asked for: before a drain, or after it."""
+        self._created_at = born
+
+    def close(self) -> None:
+        """Close the session, and free the place; more than once does no harm."""
+        self.closed = True
+        session, self.session = self.session, None
+        if session is not None:
+            session.close()
+        if (home := self.home()) is not None:
+            home.free(retired=session is not None)
+
+    def __del__(self) -> None:
+        # Whoever had it has dropped it.
+        if not self.closed:
+            self.close()
 
 
-class _Waiter:
-    """A caller in the queue; it is given a session, or the right to connect one."""
+class _Wakeup:
+    """Wakes one waiting caller, in place of the condition that psycopg_pool gives it.
 
-    __slots__ = ("granted", "share")
+    A condition forgets a notification that comes before the wait: here one that the collector
+    makes, when it ends a block in the waiting thread itself. And a lock of its own would be held
+    while that block waits for the pool's lock, whose holder may be waiting for this one.
+    """
+
+    __slots__ = ("_bell",)
 
     def __init__(self) -> None:
-        self.granted = threading.Event()
-        self.share: Session | _Right | None = None
+        self._bell = allocate_lock()
+        self._bell.acquire()
+
+    def __enter__(self) -> None:
+        """Take no lock: the pool's own is held by whoever notifies."""
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def wait(self, timeout: float) -> bool:
+        """Return True when notified, also before this, and False after *timeout* seconds."""
+        return self._bell.acquire(timeout=max(timeout, 0.0))
+
+    def notify_all(self) -> None:
+        """Let the wait end."""
+        with suppress(RuntimeError):
+            self._bell.release()
+
+
+class _Queue(deque[Any]):
+    """The waiting callers; it knows which of them this thread is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._mine = threading.local()
+
+    def append(self, client: WaitingClient[Any]) -> None:
+        """Put *client* last."""
+        client._cond = cast("Any", _Wakeup())  # noqa: SLF001 - see _Wakeup
+        # Not itself: it keeps the place that it is given.
+        self._mine.last = id(client)
+        super().append(client)
+
+    def begin(self) -> None:
+        """Forget which caller this thread has been before."""
+        self._mine.last = None
+
+    def withdraw(self) -> None:
+        """Take this thread's caller out; psycopg_pool leaves it there after a failure."""
+        for client in [one for one in list(self) if id(one) == self._mine.last]:
+            self.remove(client)
+
+
+class _Places(ConnectionPool[Any]):
+    """psycopg_pool without its threads, with places that are counted by who has them."""
+
+    _waiting: _Queue
+
+    def __init__(self, min_size: int, max_size: int) -> None:
+        self._made: list[weakref.ref[_Place]] = []
+        self._due: tuple[float, MaintenanceTask] | None = None
+        self.stale = self.retired = 0
+        super().__init__(
+            connection_class=cast("Any", _Place),
+            kwargs={"home": weakref.ref(self)},
+            name=_NAME,
+            min_size=min(min_size, max_size),
+            max_size=max_size,
+            open=False,
+            max_lifetime=_MAX_LIFETIME,
+            max_idle=_MAX_IDLE,
+        )
+        self._lock = OwnedLock()
+        self._waiting = _Queue()
+        self.open()
+
+    # -- who has a place --
+
+    def alive(self) -> list[_Place]:
+        """Return the places that are taken or idle."""
+        return [one for ref in list(self._made) if (one := ref()) is not None and not one.closed]
+
+    def holders(self) -> list[Holder]:
+        """Return who has one."""
+        return [one.holder for one in self.alive() if one.holder is not None]
+
+    @property
+    def _nconns(self) -> int:
+        return len(self.alive())
+
+    @_nconns.setter
+    def _nconns(self, value: int) -> None:
+        """Ignore what psycopg_pool counts: an interrupt may come between the count and the deed."""
+
+    def free(self, *, retired: bool) -> None:
+        """Let the next caller in the queue have what a closed place has left."""
+        with self._lock:
+            self.retired += retired
+            self._maybe_grow_pool()
+
+    # -- no threads --
+
+    def _start_workers(self) -> None:
+        pass
+
+    def run_task(self, task: MaintenanceTask) -> None:
+        """Do it here; a place that is free is not filled before somebody wants one."""
+        if not isinstance(task, AddConnection):
+            task.run()
+
+    def schedule_task(self, task: MaintenanceTask, delay: float) -> None:
+        """Keep the one that is repeated: it shrinks the pool."""
+        self._due = (time.monotonic() + delay, task)
+
+    def run_due(self) -> None:
+        """Do what is due; whoever gives back calls this."""
+        if self._due is not None and time.monotonic() >= self._due[0]:
+            self._due[1].run()
+
+    # -- taking one --
+
+    def take(self, timeout: float) -> _Place:
+        """Take a place, with a session or without one.
+
+        Raises:
+            PoolTimeout: None came free in time.
+            TooManyRequests: This thread holds them all.
+            PoolClosed: The pool is closed.
+        """
+        self._waiting.begin()
+        try:
+            # Not getconn(): its loop takes a signal's exception for a failed check, and goes on.
+            return cast("_Place", self._getconn_unchecked(timeout))
+        except BaseException:
+            with self._lock:
+                self._waiting.withdraw()
+            raise
+
+    def _get_ready_connection(self, timeout: float | None) -> _Place | None:
+        if self.closed:
+            raise PoolClosed
+        if (place := self._take_now()) is None and timeout is not None:
+            self._check_worth_waiting()
+        return place
+
+    def _take_now(self) -> _Place | None:
+        # The most recently used first: the others may grow old and go.
+        self._pool.rotate(1)
+        # Without a time-out: a caller who has no time gets what is there, too.
+        if (place := super()._get_ready_connection(None)) is not None:
+            return cast("_Place", place)
+        return self._new_place() if self._nconns < self.max_size else None
+
+    def _check_worth_waiting(self) -> None:
+        holders = [place.holder for place in self.alive()]
+        if all(holder is not None and holder.owner.blocks_caller() for holder in holders):
+            raise TooManyRequests
+
+    def _maybe_grow_pool(self) -> None:
+        # The first in the queue looked before what is free now came free.
+        if not self._waiting or self.closed:
+            return
+        if (place := self._take_now()) is not None:
+            self._add_to_pool(place)
+            if place.session is None and place in self._pool:
+                # That caller has given up in this moment.
+                self._pool.remove(place)
+                place.close()
+
+    def _new_place(self) -> _Place:
+        place = cast("_Place", self._connect())
+        self._made = [*map(weakref.ref, self.alive()), weakref.ref(place)]
+        return place
+
+    def add(self, session: Session) -> None:
+        """Make a place for *session*, idle."""
+        with self._lock:
+            place = self._new_place()
+        place.session = session
+        self._add_to_pool(place)
+
+    def sweep(self) -> None:
+        """Close all idle sessions that the server has hung up on."""
+        with self._lock:
+            stale = self._take_out_stale()
+        for place in stale:
+            place.close()
+
+    def _take_out_stale(self) -> list[_Place]:
+        stale = [one for one in list(self._pool) if one.session is None or one.session.is_stale()]
+        self.stale += len(stale)
+        for place in stale:
+            self._pool.remove(place)
+        return stale
+
+    def counts(self) -> dict[str, int]:
+        """Return what is true at this moment."""
+        with self._lock:
+            now, in_use = self.get_stats(), len(self.holders())
+        return {
+            "max_size": self.max_size,
+            "size": now["pool_size"],
+            "idle": now["pool_available"],
+            "in_use": in_use,
+            "waiting": now["requests_waiting"],
+            "stale": self.stale,
+            "retired": self.retired,
+        }
 
 
 class Pool:
@@ -67,7 +338,7 @@ class Pool:
         connector: Makes the sessions, and knows when their credential has changed.
         min_size: How many idle ones stay open however long they are idle.
         max_size: How many there may be.
-        timeout: Seconds to wait for one when all are taken.
+        timeout: Seconds to wait for one when all are taken; 0 is no wait.
     """
 
     def __init__(
@@ -88,28 +359,26 @@ class Pool:
 
     def _reset(self) -> None:
         self._lock = OwnedLock()
-        # Who has a place: sessions and rights to connect one, by their id().
-        self._shares: dict[int, weakref.ref[Session | _Right]] = {}
-        # The most recently used last: it is taken first, and the others may grow old and go.
-        self._idle: deque[tuple[Session, float]] = deque()
-        self._holders: dict[int, Holder] = {}
+        self._places = _Places(self.min_size, self.max_size)
+        if self._closed:
+            self._places.close()
+        self._sessions: weakref.WeakSet[Session] = weakref.WeakSet()
         self._pinned: set[Session] = set()
-        self._waiters: deque[_Waiter] = deque()
-        self._drained_at = 0.0
         #: The credential's generation that the sessions are of; None before the first of them.
         self._generation: int | None = None
         self._last_failure: ClientError | None = None
-        self._counts = dict.fromkeys(
-            ("checkouts", "connects", "connect_failures", "stale", "retired", "exhausted"), 0
-        )
+        self._counts = dict.fromkeys(("checkouts", "connects", "connect_failures", "exhausted"), 0)
 
     @property
     def target(self) -> Target:
         """Server and role of the newest session, for messages."""
         return self._connector.target
 
-    def checkout(self) -> Session:
+    def checkout(self, owner: Owner | None = None) -> Session:
         """Take a session.
+
+        Args:
+            owner: Who takes it; the caller when None.
 
         Raises:
             PostgresConnectionError: All are taken, and none came back in time; it says by whom.
@@ -117,11 +386,13 @@ class Pool:
             PostgresError: The pool is closed.
         """
         self._notice_rotation()
-        session = self._take()
-        holder = Holder(threading.get_ident(), time.monotonic(), calling_place())
-        with self._lock:
-            self._holders[id(session)] = holder
-            self._counts["checkouts"] += 1
+        place = self._take()
+        session, place.session = place.session, None
+        if session is None:
+            session = self._connect_in(place)
+        place.holder = Holder(owner or current_owner(), time.monotonic(), calling_place())
+        session.place = place
+        self._count("checkouts")
         return session
 
     def pin(self, session: Session) -> None:
@@ -137,20 +408,18 @@ class Pool:
 
     def give_back(self, session: Session) -> None:
         """Return a session; one that is not fit for the next borrower is closed."""
-        with self._lock:
-            self._holders.pop(id(session), None)
-            self.unpin(session)
-            fit = not self._closed and session.reusable and not self._is_over_age(session)
-            if fit:
-                self._keep(session)
-            else:
-                self._free_place(session)
-                self._counts["retired"] += 1
-            surplus = self._pop_surplus()
-        if not fit:
-            session.close()
-        if surplus is not None:
-            surplus.close()
+        self.unpin(session)
+        place, session.place = session.place, None
+        if not isinstance(place, _Place):
+            return
+        place.session = session
+        place.holder = None
+        # A forked child may come back with a session of its parent's pool.
+        if session.reusable and place.home() is self._places:
+            self._places.putconn(place)
+        else:
+            place.close()
+        self._places.run_due()
 
     def retire(self, session: Session) -> None:
         """Close a session that was taken, and free its place."""
@@ -159,11 +428,7 @@ class Pool:
 
     def drain(self) -> None:
         """Let no session that is open now be used again; those in use go when they return."""
-        with self._lock:
-            self._drained_at = time.monotonic()
-            idle = self._take_out(lambda _: True)
-        for session in idle:
-            session.close()
+        self._places.drain()
 
     def learn_from(self, error: psycopg.Error) -> None:
         """Draw the conclusions for all sessions from a statement's error."""
@@ -176,31 +441,22 @@ class Pool:
     def add(self, session: Session) -> None:
         """Put a session that was connected elsewhere into the pool as an idle one."""
         self._generation = self._connector.source.generation()
-        with self._lock:
-            self._admit(session)
-            self._counts["connects"] += 1
-            self._keep(session)
+        self._sessions.add(session)
+        self._count("connects")
+        self._places.add(session)
 
     def close(self) -> None:
         """Close all idle sessions, and the others when they return."""
-        with self._lock:
-            self._closed = True
-            waiters, self._waiters = self._waiters, deque()
-        for waiter in waiters:
-            waiter.granted.set()
-        self.drain()
+        self._closed = True
+        self._places.close()
 
     def stats(self) -> dict[str, int]:
         """Return how many sessions there are, and what has happened to them."""
+        return {**self._places.counts(), **self._counts}
+
+    def _count(self, what: str) -> None:
         with self._lock:
-            return {
-                "max_size": self.max_size,
-                "size": len(self._shares),
-                "idle": len(self._idle),
-                "in_use": len(self._holders),
-                "waiting": len(self._waiters),
-                **self._counts,
-            }
+            self._counts[what] += 1
 
     def _notice_rotation(self) -> None:
         """Let the sessions of a credential that has been replaced go: at once, or on return."""
@@ -214,176 +470,73 @@ class Pool:
             if known is not None and generation > known:
                 self.drain()
 
-    def _take(self) -> Session:
+    def _take(self) -> _Place:
+        """Take a place, with a session that is alive or none yet."""
         while True:
-            share = self._take_now() or self._queue()
-            if isinstance(share, _Right):
-                return self._connect_by(share)
-            if self._is_over_age(share):
-                self._discard(share)
-            elif share.is_stale():
-                with self._lock:
-                    self._counts["stale"] += 1
-                self._discard(share)
+            try:
+                place = self._places.take(self.timeout)
+            except TooManyRequests:
+                why = "this thread holds them all, and waiting would not help"
+                raise self._exhausted(why) from self._last_failure
+            except PoolTimeout:
+                raise self._exhausted(
+                    f"none came back within pool_timeout={self.timeout:.1f} s"
+                ) from self._last_failure
+            except PoolClosed:
+                raise PostgresError(
+                    f"the PostgreSQL client for {self.target.description} is closed: make a new one"
+                ) from None
+            if place.session is None:
+                return place
+            if place.is_over_age:
+                place.close()
+            elif place.session.is_stale():
+                self._places.stale += 1
+                place.close()
                 # A restart leaves none alive: look at all of them now, and not one by one later.
-                self._sweep()
+                self._places.sweep()
             else:
-                return share
+                return place
 
-    def _take_now(self) -> Session | _Right | None:
-        with self._lock:
-            self._check_open()
-            if self._idle:
-                return self._idle.pop()[0]
-            if len(self._shares) < self.max_size:
-                return self._admit(_Right())
-            return None
-
-    def _queue(self) -> Session | _Right:
-        waiter = _Waiter()
-        with self._lock:
-            me, holders = threading.get_ident(), list(self._holders.values())
-            if len(holders) == len(self._shares) and all(h.thread_id == me for h in holders):
-                raise self._exhausted("this thread holds them all, and waiting would not help")
-            self._waiters.append(waiter)
-            # What came back before that has not found us in the queue.
-            if (share := self._take_now()) is not None:
-                self._withdraw(waiter)
-                return share
-        return self._wait(waiter)
-
-    def _wait(self, waiter: _Waiter) -> Session | _Right:
-        """Wait for the grant: of a session, or of the right to connect one."""
-        try:
-            waiter.granted.wait(self.timeout)
-        except BaseException:
-            with self._lock:
-                self._withdraw(waiter)
-            raise
-        with self._lock:
-            if not waiter.granted.is_set():
-                self._withdraw(waiter)
-                raise self._exhausted(f"none came back within pool_timeout={self.timeout:.1f} s")
-            if self._closed or waiter.share is None:
-                self._withdraw(waiter)
-                raise self._closed_error()
-            return waiter.share
-
-    def _withdraw(self, waiter: _Waiter) -> None:
-        if waiter in self._waiters:
-            self._waiters.remove(waiter)
-        elif isinstance(waiter.share, _Right):
-            self._free_place(waiter.share)
-        elif waiter.share is not None:
-            self.give_back(waiter.share)
-
-    def _connect_by(self, right: _Right) -> Session:
+    def _connect_in(self, place: _Place) -> Session:
         try:
             session = self._connector.connect()
         except BaseException as error:
-            with self._lock:
-                self._counts["connect_failures"] += 1
-                if isinstance(error, ClientError):
-                    self._last_failure = error
-                self._free_place(right)
+            self._count("connect_failures")
+            if isinstance(error, ClientError):
+                # A copy without the frames, which hold what the caller had in hand.
+                self._last_failure = copy.copy(error)
+            place.close()
             raise
-        with self._lock:
-            self._admit(session)
-            del self._shares[id(right)]
-            self._counts["connects"] += 1
-            self._last_failure = None
+        place.was_connected(session.born)
+        self._sessions.add(session)
+        self._count("connects")
+        self._last_failure = None
         return session
 
-    def _admit(self, share: T) -> T:
-        me, key = weakref.ref(self), id(share)
-
-        def dropped(_: object) -> None:
-            if (pool := me()) is not None:
-                with pool._lock:  # noqa: SLF001 - its own
-                    pool._holders.pop(key, None)  # noqa: SLF001 - likewise
-                    pool._free_place(key)  # noqa: SLF001 - likewise
-
-        self._shares[key] = weakref.ref(share, dropped)
-        return share
-
-    def _discard(self, session: Session) -> None:
-        session.close()
-        with self._lock:
-            self._free_place(session)
-            self._counts["retired"] += 1
-
-    def _sweep(self) -> None:
-        with self._lock:
-            stale = self._take_out(lambda session: session.is_stale())
-            self._counts["stale"] += len(stale)
-        for session in stale:
-            session.close()
-
-    def _take_out(self, unfit: Callable[[Session], bool]) -> list[Session]:
-        idle, self._idle = self._idle, deque()
-        gone = [session for session, _ in idle if unfit(session)]
-        self._idle.extend(entry for entry in idle if entry[0] not in gone)
-        for session in gone:
-            self._free_place(session)
-        return gone
-
-    def _keep(self, session: Session) -> None:
-        if self._waiters:
-            self._grant(session)
-        else:
-            self._idle.append((session, time.monotonic()))
-
-    def _grant(self, share: Session | _Right) -> None:
-        waiter = self._waiters.popleft()
-        waiter.share = share
-        waiter.granted.set()
-
-    def _free_place(self, share: Session | _Right | int) -> None:
-        freed = self._shares.pop(share if isinstance(share, int) else id(share), None)
-        if freed is not None and self._waiters:
-            self._grant(self._admit(_Right()))
-
-    def _pop_surplus(self) -> Session | None:
-        if len(self._shares) > self.min_size and self._idle:
-            session, since = self._idle[0]
-            if time.monotonic() - since > _MAX_IDLE:
-                self._idle.popleft()
-                self._free_place(session)
-                return session
-        return None
-
-    def _is_over_age(self, session: Session) -> bool:
-        if session.born <= self._drained_at:
-            return True
-        limit = _MAX_LIFETIME * (1 - _LIFETIME_JITTER * random.random())  # noqa: S311 - no secret
-        return time.monotonic() - session.born > limit
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise self._closed_error()
-
-    def _closed_error(self) -> PostgresError:
-        return PostgresError(
-            f"the PostgreSQL client for {self.target.description} is closed: make a new one"
-        )
-
     def _exhausted(self, why: str) -> PostgresConnectionError:
-        self._counts["exhausted"] += 1
-        holders = describe_holders(self._holders.values())
-        error = PostgresConnectionError(
+        self._count("exhausted")
+        holders = describe_holders(self._places.holders())
+        waiting = self._places.counts()["waiting"]
+        return PostgresConnectionError(
             f"the pool for {self.target.description} is exhausted: {why}. "
-            f"pool_size={self.max_size}, {len(self._waiters)} more waiting, held by: "
+            f"pool_size={self.max_size}, {waiting} more waiting, held by: "
             f"{holders or 'threads still connecting'}. Shorten these blocks, or raise pool_size"
         )
-        error.__cause__ = self._last_failure
-        return error
 
     def _forget_after_fork(self) -> None:
         # Closing them here would say good-bye to the server in the parent's name; psycopg itself
         # leaves a connection of another process alone, as long as nobody closes it.
-        _inherited.append([ref() for ref in list(self._shares.values())])
+        _inherited.append((self._places, list(self._sessions)))
         self._reset()
 
+
+def _is_not_ours(record: logging.LogRecord) -> bool:
+    return _NAME not in (record.args or ())
+
+
+# psycopg_pool would write a line for each call where a program logs at INFO.
+logging.getLogger("psycopg.pool").addFilter(_is_not_ours)
 
 _pools: weakref.WeakSet[Pool] = weakref.WeakSet()
 _inherited: list[object] = []
@@ -397,13 +550,14 @@ def _forget_all_after_fork() -> None:
 os.register_at_fork(after_in_child=_forget_all_after_fork)
 
 
-_PACKAGE = str(Path(__file__).parent)
+# The folder of the package, whose own lines are nobody's call.
+_PACKAGE = str(Path(__file__).parents[1])
 
 
 class Holder(NamedTuple):
-    """Which thread has held a session since when, and the line that took it."""
+    """Who has held a session since when, and the line that took it."""
 
-    thread_id: int
+    owner: Owner
     since: float
     place: str
 
@@ -421,8 +575,7 @@ def calling_place() -> str:
 def describe_holders(holders: Iterable[Holder]) -> str:
     """Name them, the oldest first."""
     now = time.monotonic()
-    names = {thread.ident: thread.name for thread in threading.enumerate()}
     return "; ".join(
-        f"{names.get(thread_id, f'ended thread {thread_id}')} for {now - since:.2f} s at {place}"
-        for thread_id, since, place in sorted(holders, key=lambda holder: holder.since)
+        f"{owner} for {now - since:.2f} s at {place}"
+        for owner, since, place in sorted(holders, key=lambda holder: holder.since)
     )

@@ -77,6 +77,7 @@ class Session:
         "encoding",
         "pgconn",
         "pid",
+        "place",
         "poller",
         "prepared",
         "watch",
@@ -88,6 +89,8 @@ class Session:
         self.conn = conn
         self.pgconn = conn.pgconn
         self.watch = watch
+        #: Where the pool keeps it: a place is free when the session that has it is dropped.
+        self.place: object = None
         #: The process that it belongs to: a forked child must leave the socket alone.
         self.pid = os.getpid()
         self.prepared = PreparedStatements()

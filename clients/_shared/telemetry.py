@@ -198,11 +198,11 @@ class Call(AbstractContextManager["Call"]):
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         took = time.perf_counter() - self._started
-        failure = {} if error is None else failure_attributes(error)
+        failure: Attributes = {} if error is None else failure_attributes(error)
         if self._span is not None and self._tracing is not None:
             self._tracing.end(self._span, failure)
         if self._instruments is not None:
-            self._instruments.record(_DURATION, took, self._measured | failure)
+            self._instruments.record(_DURATION, took, {**self._measured, **failure})
 
     def note(self, name: str, value: str | float) -> None:
         """Add an attribute that is known only now, such as ``db.response.returned_rows``."""
@@ -219,7 +219,7 @@ class Call(AbstractContextManager["Call"]):
         return self._tracing.context_of(parent._span)  # noqa: SLF001 - likewise
 
 
-def failure_attributes(error: BaseException) -> dict[str, str]:
+def failure_attributes(error: BaseException) -> dict[str, str | int]:
     """Return what a span and a measurement say of a failure: codes and types, never a message.
 
     Args:
@@ -231,7 +231,7 @@ def failure_attributes(error: BaseException) -> dict[str, str]:
     if isinstance(code, str) and code:
         return {"error.type": code, "db.response.status_code": code}
     if isinstance(status, int):
-        return {"error.type": str(status)}
+        return {"error.type": str(status), "http.response.status_code": status}
     return {"error.type": f"{kind.__module__}.{kind.__qualname__}"}
 
 
@@ -282,7 +282,7 @@ class _Tracing:
     def context_of(self, span: Any) -> Any:
         return self._api.set_span_in_context(span)
 
-    def end(self, span: Any, failure: Mapping[str, str]) -> None:
+    def end(self, span: Any, failure: Attributes) -> None:
         if failure:
             span.set_attributes(failure)
             span.set_status(self._api.StatusCode.ERROR)

@@ -20,6 +20,7 @@ from hvac.adapters import Adapter
 from urllib3 import Timeout
 
 from .._shared.secrecy import redact
+from .._shared.telemetry import Telemetry, is_enabled, suppressed
 from ..errors import VaultError
 from .errors import (
     Answer,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from .._shared.secrecy import Masked
+    from .._shared.telemetry import Call
     from .settings import VaultOptions
 
 __all__ = ["Body", "VaultAdapter", "VaultTransport"]
@@ -44,6 +46,7 @@ __all__ = ["Body", "VaultAdapter", "VaultTransport"]
 Body: TypeAlias = dict[str, Any]
 
 _CHUNK = 65536
+_PORTS = {"http": 80, "https": 443}
 #: Vault refuses requests over 32 MiB by default, so no honest secret is larger.
 _LARGEST_BODY = 32 * 1024 * 1024
 #: The HTTP library refuses a time-out of nothing.
@@ -74,6 +77,15 @@ class VaultTransport:
     def __init__(self, options: VaultOptions) -> None:
         self.options = options
         self._closed = False
+        server = urlsplit(options.addr)
+        self.telemetry = Telemetry(
+            {
+                "server.address": server.hostname or options.addr,
+                "server.port": server.port or _PORTS.get(server.scheme, 8200),
+            },
+            "vault",
+            system="vault",
+        )
         self.session = make_session()
         # hvac lets the session's own values win over the adapter's, but not all: set both.
         self.session.verify = options.verify
@@ -100,12 +112,14 @@ class VaultTransport:
         Raises:
             VaultError: Whatever went wrong.
         """
+        recorded: Call | None = None
 
         def attempt(patience: Deadline) -> _T:
             if self._closed:
                 raise VaultError(f"{operation}: the client was closed meanwhile", reason="closed")
+            adapter = VaultAdapter(self, operation, deadline, patience, token)
             try:
-                return send(VaultAdapter(self, operation, deadline, patience, token))
+                return send(adapter)
             except VaultError as error:
                 # hvac's own frames go: a login's hold the secret id as a local variable.
                 raise error.with_traceback(None)  # noqa: B904 - the same error, not another one
@@ -113,12 +127,18 @@ class VaultTransport:
                 raise error_from_exception(
                     operation, error, timeout=deadline.timeout, secrets=self.options.secrets()
                 ) from None  # it has hvac's frames too
+            finally:
+                if recorded is not None and adapter.method is not None:
+                    recorded.note("http.request.method", adapter.method.upper())
+                if recorded is not None and adapter.status is not None:
+                    recorded.note("http.response.status_code", adapter.status)
 
-        return retry(
-            attempt,
-            deadline=deadline,
-            retries=self.options.retries if retries is None else retries,
-        )
+        tries = self.options.retries if retries is None else retries
+        if not is_enabled():
+            return retry(attempt, deadline=deadline, retries=tries)
+        with self.telemetry.call(operation.kind) as call, suppressed():
+            recorded = call
+            return retry(attempt, deadline=deadline, retries=tries)
 
     def close(self) -> None:
         """Close all connections; a call of another thread makes no new ones."""
@@ -155,6 +175,9 @@ class VaultAdapter(_AdapterOfBodies):
         # What got no answer may have used up a secret id, or made a user: it is not sent again.
         self._answer_by = deadline if operation.kind in {"login", "lease"} else patience
         self._masked_token = token
+        #: The last request's method and the status of its answer, for telemetry.
+        self.method: str | None = None
+        self.status: int | None = None
 
     def get_login_token(self, response: Body) -> str:
         """Return the token of a login's answer."""
@@ -179,6 +202,7 @@ class VaultAdapter(_AdapterOfBodies):
             # Proxies know GET; both servers take it for LIST with this parameter.
             method, kwargs["params"] = "get", {"list": "true"}
         target = self.base_uri + url
+        self.method = method
         reply = self._send(method, target, kwargs)
         if not isinstance(reply, Exception) and reply.is_redirect:
             target = self._redirect_target(method, reply)
@@ -191,6 +215,7 @@ class VaultAdapter(_AdapterOfBodies):
                 secrets=self._secrets(),
             )
             raise error from _scrubbed(reply, self._secrets())
+        self.status = reply.status_code
         return self._body(reply)
 
     def _send(self, method: str, url: str, kwargs: dict[str, Any]) -> requests.Response | Exception:

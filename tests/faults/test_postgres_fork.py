@@ -300,7 +300,7 @@ def test_a_child_that_closes_an_inherited_session_says_no_good_bye_for_its_paren
 ) -> None:
     """Whoever reaches an inherited session in the child cannot end it on the server."""
     client = new_client(pool_size=1)
-    session = client._pool._idle[0][0]
+    session = client._pool._places._pool[0].session
     before = backend_pid(client)
     assert in_child(lambda: [session.close(), "closed"]) == [None, "closed"]
     assert backend_pid(client) == before

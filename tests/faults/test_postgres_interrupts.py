@@ -179,7 +179,7 @@ def collect_at_every_step(client: PostgresClient) -> int:
         lambda: client.execute(QUERY, user_id=ALICE),
         lambda: in_a_block(client),
         client.stats,
-        client._pool._sweep,
+        client._pool._places.sweep,
         client._pool.drain,
     ):
         step, done = 1, False
@@ -261,7 +261,7 @@ def test_a_block_that_was_dropped_before_its_generator_ends_in_silence(
     client = new_client(pool_size=1, min_size=1)
     block: Any = client.connection(ALICE)
     block.__enter__()
-    block.__del__()
+    block._entered.__del__()
     assert client.stats()["retired"] == 1
     block.__exit__(GeneratorExit, GeneratorExit(), None)
     with pytest.raises(PostgresError, match="is not open"):

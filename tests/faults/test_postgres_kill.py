@@ -293,7 +293,7 @@ def test_one_stale_session_has_all_others_looked_at(
 ) -> None:
     """The stale ones behind a living one are swept as well, and hold no place on the pool."""
     client = new_client(pool_size=5, min_size=5)
-    pids = [session.pgconn.backend_pid for session, _ in client._pool._idle]
+    pids = [place.session.pgconn.backend_pid for place in client._pool._places._pool]
     dead = [*pids[:3], pids[4]]
     alive = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE pid = ANY(%s))"
     with superuser(server) as conn:

@@ -318,16 +318,17 @@ def test_a_block_of_another_user_inside_a_block_raises(client: PostgresClient, u
         assert context(conn) == str(user)
 
 
-def test_a_block_made_outside_and_entered_inside_another_raises(
+def test_a_block_made_outside_and_entered_inside_another_is_a_part_of_it(
     client: PostgresClient, user: UUID
 ) -> None:
     """What counts is when it is entered, for another user and for the same one."""
     others, own = client.connection(uuid4()), client.connection(user)
-    with client.connection(user):
+    with client.connection(user) as outer:
         with pytest.raises(RlsContextError):
             others.__enter__()
-        with pytest.raises(PostgresError, match="call connection"):
-            own.__enter__()
+        with own as conn:
+            conn.execute(INSERT, (user, "joined"))
+        assert contact_names(outer) == ["joined"]
 
 
 def test_another_thread_is_another_user_in_another_transaction(stack: StackEndpoints) -> None:

@@ -13,7 +13,12 @@ from uuid import UUID, uuid4
 import psycopg
 import pytest
 
-from clients.errors import PostgresConnectionError, PostgresError, TransactionAbortedError
+from clients.errors import (
+    PostgresConnectionError,
+    PostgresError,
+    RlsContextError,
+    TransactionAbortedError,
+)
 from tests.postgres_helpers import add_contact, contact_names, one_session_client, run_in_thread
 
 if TYPE_CHECKING:
@@ -146,11 +151,13 @@ def test_a_handle_of_a_joined_block_is_dead_with_the_outer_one(
         assert conn.execute("SELECT 1 AS a").fetchall() == [{"a": 1}]
 
 
-def test_a_joined_block_that_is_entered_late_is_dead(client: PostgresClient, user: UUID) -> None:
-    """It was made inside a block that is over: it never runs on the next borrower's session."""
+def test_a_block_that_is_entered_late_joins_nothing_that_is_over(
+    client: PostgresClient, user: UUID
+) -> None:
+    """It was made inside a block that is over: it never runs in the next borrower's transaction."""
     with client.connection(user):
         late = client.connection(user)
-    with client.connection(uuid4()), pytest.raises(PostgresError, match="has ended"):
+    with client.connection(uuid4()), pytest.raises(RlsContextError, match="is open in this thread"):
         late.__enter__()
 
 

@@ -10,6 +10,7 @@ import time
 from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid4
 
+import psycopg_pool
 import pytest
 
 from clients.errors import PostgresConnectionError, PostgresError, RlsContextError
@@ -77,7 +78,7 @@ def test_the_place_is_the_line_of_the_call(stack: StackEndpoints, user: UUID) ->
         places: list[str] = []
 
         def look() -> None:
-            places.extend(holder.place for holder in client._pool._holders.values())
+            places.extend(holder.place for holder in client._pool._places.holders())
 
         class Looking:
             def __iter__(self) -> Any:
@@ -205,9 +206,7 @@ def test_a_drained_pool_connects_anew(stack: StackEndpoints, user: UUID) -> None
         assert client.execute_scalar(pid, user_id=user) != before
 
 
-def test_the_pool_shrinks_to_its_least_size(
-    stack: StackEndpoints, user: UUID, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_pool_shrinks_to_its_least_size(stack: StackEndpoints, user: UUID) -> None:
     """Calls one after the other use one session, and let the others grow old and go."""
     with PostgresClient(stack.database_url, 4, min_size=2) as client:
         holders = [Holder(client, f"holder {number}") for number in range(4)]
@@ -215,7 +214,8 @@ def test_the_pool_shrinks_to_its_least_size(
             holder.end()
         assert client.stats()["idle"] == 4
         pid = client.execute_scalar("SELECT pg_backend_pid()", user_id=user)
-        monkeypatch.setattr("clients._postgres.pool._MAX_IDLE", 0.0)
+        places: Any = client._pool._places
+        places.max_idle, places._due = 0.0, (0.0, places._due[1])
         for _ in range(4):
             assert client.execute_scalar("SELECT pg_backend_pid()", user_id=user) == pid
         assert client.stats()["size"] == client.stats()["idle"] == 2
@@ -314,3 +314,36 @@ def interrupted(call: Callable[[], object]) -> None:
         call()
     finally:
         timer.join()
+
+
+def test_a_call_writes_no_line_where_the_program_logs_at_info(
+    stack: StackEndpoints, user: UUID, caplog: pytest.LogCaptureFixture
+) -> None:
+    """psycopg_pool's lines about our pools are left out; an application's own pool keeps its."""
+    with caplog.at_level(logging.INFO, "psycopg.pool"):
+        with PostgresClient(stack.database_url, 2) as client:
+            client.execute("SELECT 1", user_id=user)
+            client._pool.drain()
+            client.execute("SELECT 1", user_id=user)
+        ours = list(caplog.records)
+        with (
+            psycopg_pool.ConnectionPool(stack.database_url, min_size=1, open=True) as pool,
+            pool.connection(),
+        ):
+            pass
+
+    assert ours == []
+    assert caplog.records
+
+
+def test_without_time_to_wait_a_place_that_is_free_is_taken(
+    stack: StackEndpoints, user: UUID
+) -> None:
+    """``pool_timeout=0`` is no wait, and not no look."""
+    with one_session_client(stack, pool_timeout=0) as client:
+        assert client.execute_scalar("SELECT 1", user_id=user) == 1
+        holder = Holder(client, "holder")
+        with pytest.raises(PostgresConnectionError, match="pool_timeout=0"):
+            client.execute("SELECT 1", user_id=user)
+        holder.end()
+        assert client.execute_scalar("SELECT 1", user_id=user) == 1

@@ -1,4 +1,4 @@
-"""The README cannot rot: its Python runs, and every public name and variable stands in it."""
+"""The README cannot rot: its Python runs, and every public name stands in it or the reference."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
+REFERENCE = (ROOT / "clients" / "README.md").read_text()
 PYTHON = re.findall(r"^```python\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
 SHELL = re.findall(r"^```sh\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
 
@@ -73,7 +74,7 @@ def test_every_public_name_stands_in_it(name: str) -> None:
     """A name that users import is mentioned."""
     short = re.sub(r"^(Vault|Postgres|Valkey)(?=ConfigurationError)", "", name)
 
-    assert re.search(rf"\b{short}\b", README)
+    assert re.search(rf"\b{short}\b", README + REFERENCE)
 
 
 def _settings(made: Any) -> list[str]:
@@ -101,7 +102,7 @@ def _settings(made: Any) -> list[str]:
 )
 def test_every_setting_stands_in_it_with_its_default(made: Any) -> None:
     """The table has the settings of the code, in its order, with its defaults, and no others."""
-    rows = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", README, re.MULTILINE))
+    rows = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", REFERENCE, re.MULTILINE))
     told = re.findall(r"`([a-z]\w+(?:=[^`]*)?)`", rows[made.__name__])
     if rows[made.__name__].startswith("the same, and "):
         told = _settings(VaultSecretsResource) + told
@@ -111,7 +112,7 @@ def test_every_setting_stands_in_it_with_its_default(made: Any) -> None:
 
 def test_every_default_of_a_stack_variable_stands_in_it() -> None:
     """Likewise for the ports and the kind of the development stack."""
-    rows = re.findall(r"^\| `(STACK|SDK_.*)` \|.*\| ([^|]*) \| +\|$", README, re.MULTILINE)
+    rows = re.findall(r"^\| `(STACK|SDK_.*)` \|.*\| ([^|]*) \| +\|$", REFERENCE, re.MULTILINE)
     told = {n: v for names, values in rows for n, v in zip(
         names.split("`, `"), values.split(", "), strict=True
     )}  # fmt: skip
@@ -128,11 +129,11 @@ def test_every_default_of_a_stack_variable_stands_in_it() -> None:
 @pytest.mark.parametrize("name", [f"VAULT_{f.name.upper()}" for f in fields(VaultSettings)])
 def test_every_variable_stands_in_it(name: str) -> None:
     """A variable that is read is in the table."""
-    assert f"`{name}`" in README
+    assert f"`{name}`" in REFERENCE
 
 
 def test_every_stack_variable_stands_in_it() -> None:
     """Likewise for the development stack's."""
     names = {"STACK"} | {f"SDK_{f.name.upper()}" for f in fields(StackSettings) if f.name != "kind"}
 
-    assert [name for name in sorted(names) if f"`{name}`" not in README] == []
+    assert [name for name in sorted(names) if f"`{name}`" not in REFERENCE] == []

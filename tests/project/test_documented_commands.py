@@ -39,7 +39,7 @@ def _inline(page: str) -> list[str]:
     return [" ".join(one.split()) for one in _INLINE.findall(_BLOCK.sub("", _text(page)))]
 
 
-PAGES = ("README.md", "CONTRIBUTING.md")
+PAGES = ("README.md", "clients/README.md", "CONTRIBUTING.md")
 SCRIPTS = [(page, block) for page in PAGES for block in _blocks(page, "sh")]
 #: What a sentence names; the lines of the blocks are run with their block.
 COMMANDS = sorted(

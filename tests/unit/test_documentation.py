@@ -31,7 +31,14 @@ PUBLIC_MODULES = (
 )
 #: What these do cannot fail: they look at, let go of, or put together what this process holds.
 CANNOT_FAIL = {
-    *("cache_stats", "clear_current_user_id", "credential_life", "pipeline", "stats"),
+    *(
+        "cache_stats",
+        "clear_current_user_id",
+        "current_identity",
+        "credential_life",
+        "pipeline",
+        "stats",
+    ),
     *("VaultClient.clear_cache", "FakeVaultSecretsResource.clear_cache"),
     *("between", "doubt", "life", "serial", "missing_names", "child_environment", "variable"),
     *("environment", "exports", "forget_ambient_servers", "from_config", "from_json", "to_json"),

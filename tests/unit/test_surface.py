@@ -123,14 +123,14 @@ def test_any_module_can_be_imported_first(first: str) -> None:
 
 
 def test_every_logger_has_a_name_that_users_know() -> None:
-    """A logger is named for what users see, in the README, and not for a private module."""
+    """A logger is named for what users see, in the reference, and not for a private module."""
     made = [
         (module_name(path), line)
         for path in found("clients/**/*.py")
         for line in path.read_text().splitlines()
-        if "getLogger" in line
+        if "getLogger" in line and "addFilter" not in line  # the latter is another package's
     ]
-    known = set(re.findall(r"`(clients\.\w+)`", (ROOT / "README.md").read_text()))
+    known = set(re.findall(r"`(clients\.\w+)`", (ROOT / "clients" / "README.md").read_text()))
 
     assert made
     for module, line in made:
