@@ -94,9 +94,9 @@ class ValkeyClient(KeyOperations, Lifecycle):
             checked_count("max_connections", max_connections, ValkeyConfigurationError, least=1),
             checked_seconds("pool_timeout", pool_timeout, ValkeyConfigurationError),
         )
+        commands = CommandSet(checked_prefix(key_prefix), JsonCodec(json_default))
         source = url_source(connection_url)
         del connection_url  # error reporters collect local variables
-        commands = CommandSet(checked_prefix(key_prefix), JsonCodec(json_default))
         super().__init__(Runner(source, limits, commands))
         self._flights: Flights = {}
         self._driver: redis.Redis | None = None
@@ -251,6 +251,15 @@ class ValkeyClient(KeyOperations, Lifecycle):
     def credential_life(self) -> CredentialLife:
         """Return how old the credential in use is and how long it still works, never itself."""
         return self.runner.factory.source.life()
+
+    def stats(self) -> dict[str, int]:
+        """Return the pool's numbers; in a cluster those of all servers together.
+
+        Returns:
+            Now ``max_size``, ``size``, ``idle``, ``in_use``, ``waiting``; in all ``checkouts``,
+            ``connects``, ``connect_failures``, ``stale``, ``retired``, ``exhausted``.
+        """
+        return self.runner.link.stats()
 
     def close(self) -> None:
         """Close every connection; more than once does no harm."""

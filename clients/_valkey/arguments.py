@@ -136,11 +136,15 @@ def encodable(text: str, what: str) -> str:
     Raises:
         ValkeyConfigurationError: UTF-8 cannot hold it.
     """
+    if not _is_utf8(text):
+        raise ValkeyConfigurationError(f"{what} holds a lone surrogate, which UTF-8 cannot hold")
+    return text
+
+
+def _is_utf8(text: str) -> bool:
+    # The codec's error carries the whole text: nothing may be raised while it is handled.
     try:
         text.encode()
     except UnicodeEncodeError:
-        # Not chained: the codec's error carries the whole text.
-        raise ValkeyConfigurationError(
-            f"{what} holds a lone surrogate, which UTF-8 cannot hold"
-        ) from None
-    return text
+        return False
+    return True

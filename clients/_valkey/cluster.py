@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections import Counter
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -145,6 +146,13 @@ class ClusterNodes:
             )
         for address in sorted(set(self._owners.values())):
             self._watched(address, partial(self._pool(address).call, ("PING",), pong))
+
+    def stats(self) -> dict[str, int]:
+        """Return the numbers of all pools together."""
+        total: Counter[str] = Counter()
+        for pool in list(self._pools.values()):
+            total.update(pool.stats())
+        return dict(total)
 
     def close(self) -> None:
         """Close every connection."""

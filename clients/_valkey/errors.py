@@ -121,7 +121,7 @@ def valkey_error(
     cause, maybe_applied = error, False
     if isinstance(error, ReplyLost):
         cause = error.error
-        maybe_applied = error.maybe_applied and server_code(cause) is None
+        maybe_applied = error.maybe_applied
     if isinstance(cause, UnicodeError):
         # The codec's error carries the whole value, so it is not chained.
         return ValkeyError(

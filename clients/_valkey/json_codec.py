@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 __all__ = ["JsonCodec"]
 
 
+_NOT_OURS = "something other than set_json() wrote it; delete the key or read it with get()"
+
+
 class _RefusedError(Exception):
     """Why a value is refused."""
 
@@ -51,18 +54,11 @@ class JsonCodec:
             ValkeyConfigurationError: It is not JSON, NaN and Infinity included, or two keys of a
                 dict become one. The message names *key*; nothing was written.
         """
-        try:
-            text = self._encode(value)
-            # The reader's own parser: whatever it cannot read is not written.
-            self._verify(text)
-        except Exception as error:
-            if is_interrupt(error, "json"):
-                raise
-            # Not chained: the encoder may quote the value.
+        text, reason = self._encoded(value)
+        if reason:
             raise ValkeyConfigurationError(
-                f"the value for key {key!r} is not JSON: {self._reason(error, value)}; nothing "
-                "was written"
-            ) from None
+                f"the value for key {key!r} is not JSON: {reason}; nothing was written"
+            )
         return encodable(text, f"the value for key {key!r}")
 
     def load(self, key: str, text: str) -> Any:
@@ -71,17 +67,34 @@ class JsonCodec:
         Raises:
             ValkeyError: It is not JSON.
         """
+        value, reason = self._decoded(text)
+        if reason:
+            raise ValkeyError(f"the value of key {key!r} {reason}")
+        return value
+
+    # What the encoder and the decoder raise carries the value: nothing of ours is raised while it
+    # is handled.
+
+    def _encoded(self, value: object) -> tuple[str, str]:
         try:
-            return self._decode(text)
-        except (ValueError, RecursionError) as error:
-            where = f" at character {error.pos}" if isinstance(error, JSONDecodeError) else ""
-            # Not chained: the decoder's error carries the whole value.
-            raise ValkeyError(
-                f"the value of key {key!r} is not JSON{where}: something other than set_json() "
-                "wrote it; delete the key or read it with get()"
-                if isinstance(error, ValueError)
-                else f"the value of key {key!r} is nested too deeply to be read from here"
-            ) from None
+            text = self._encode(value)
+            # The reader's own parser: whatever it cannot read is not written.
+            self._verify(text)
+        except Exception as error:
+            if is_interrupt(error, "json"):
+                raise
+            return "", self._reason(error, value)
+        return text, ""
+
+    def _decoded(self, text: str) -> tuple[Any, str]:
+        try:
+            return self._decode(text), ""
+        except JSONDecodeError as error:
+            return None, f"is not JSON at character {error.pos}: {_NOT_OURS}"
+        except ValueError:
+            return None, f"is not JSON: {_NOT_OURS}"
+        except RecursionError:
+            return None, "is nested too deeply to be read from here"
 
     def _reason(self, error: Exception, value: object) -> str:
         if isinstance(error, _RefusedError):
@@ -121,7 +134,7 @@ def _apply(default: Callable[[Any], Any], value: object) -> Any:
             raise
         raise _RefusedError(
             f"json_default raised {type(error).__name__} for a {type(value).__name__}"
-        ) from None
+        ) from error
 
 
 def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -42,6 +42,9 @@ class Link(Protocol):
     def ping(self) -> None:
         """Ask every server that takes writes whether it is there."""
 
+    def stats(self) -> dict[str, int]:
+        """Return the numbers of the pool, or of all pools together."""
+
     def close(self) -> None:
         """Close every connection."""
 
@@ -67,6 +70,9 @@ class SingleServer:
 
     def ping(self) -> None:
         self.pool.call(("PING",), pong)
+
+    def stats(self) -> dict[str, int]:
+        return self.pool.stats()
 
     def close(self) -> None:
         self.pool.close()

@@ -91,6 +91,9 @@ class ServerPool:
         self._newest_generation = generation
         self._generation = generation()
         self._closed = False
+        # An increment is one step for other threads: none of them comes in between without a call.
+        self._checkouts = self._connects = self._connect_failures = 0
+        self._stale = self._retired = self._exhausted = 0
         self._reset()
 
     def _reset(self) -> None:
@@ -131,7 +134,9 @@ class ServerPool:
             else:
                 reply = shape(reply)
         except BaseException as error:
-            self.abandon(connection, error, sent=sent, maybe_applied=sent and writes)
+            # LOADING is a complete reply that the parser raises.
+            maybe_applied = sent and writes and not isinstance(error, BusyLoadingError)
+            self.abandon(connection, error, sent=sent, maybe_applied=maybe_applied)
             raise
         if is_wrong_server:
             self.leave(connection)
@@ -153,6 +158,26 @@ class ServerPool:
         batch = Batch(self, requests)
         batch.send()
         return batch.receive()
+
+    def stats(self) -> dict[str, int]:
+        """Return the pool's numbers: see ``ValkeyClient.stats``."""
+        with self._lock:
+            self._forget_dropped()
+            size = len(self._alive)
+        idle = min(len(self._idle), size)
+        return {
+            "max_size": self._limits.max_connections,
+            "size": size,
+            "idle": idle,
+            "in_use": size - idle,
+            "waiting": len(self._waiters),
+            "checkouts": self._checkouts,
+            "connects": self._connects,
+            "connect_failures": self._connect_failures,
+            "stale": self._stale,
+            "retired": self._retired,
+            "exhausted": self._exhausted,
+        }
 
     def drop_idle(self) -> None:
         """Close every connection that is not in use."""
@@ -179,6 +204,7 @@ class ServerPool:
         if generation > self._generation:
             self._generation = generation
             self.drop_idle()
+        self._checkouts += 1
         return self._take_idle() or self._open_or_wait()
 
     def _take_idle(self) -> AnyConnection | None:
@@ -191,10 +217,14 @@ class ServerPool:
             try:
                 # Readable means closed by the server, or a reply that nobody asked for.
                 is_clean = not connection._parser.can_read(0)  # noqa: SLF001 - see pack
-                if is_clean and connection.credential_generation >= self._generation:
+                if not is_clean:
+                    self._stale += 1
+                elif connection.credential_generation >= self._generation:
                     return connection
+                else:
+                    self._retired += 1
             except (RedisError, OSError):
-                pass
+                self._stale += 1
             except BaseException:
                 self.discard(connection)
                 raise
@@ -210,6 +240,7 @@ class ServerPool:
             connection = self._reserve()
             if connection is not None:
                 try:
+                    self._connects += 1
                     connection.connect()
                 except ServerMoved:
                     # The fresh credential came with another address: begin anew there.
@@ -219,11 +250,13 @@ class ServerPool:
                         continue
                     raise
                 except BaseException:
+                    self._connect_failures += 1
                     self.discard(connection)
                     raise
                 return connection
             remaining = min(deadline - time.monotonic(), timeout - waited)
             if remaining <= 0:
+                self._exhausted += 1
                 raise PoolExhausted(
                     f"all {self._limits.max_connections} connections stayed in use for "
                     f"{timeout:g} s (pool_timeout): raise max_connections, or share the server "
@@ -399,10 +432,13 @@ class Batch:
 
 
 def _last_words(connection: AnyConnection) -> ResponseError | None:
+    """Return the refusal that a server has sent before it closed the connection."""
     try:
-        if connection._parser.can_read(0):  # noqa: SLF001 - see pack
+        # The replies to what came before it are first.
+        while connection._parser.can_read(0):  # noqa: SLF001 - see pack
             reply = connection._parser.read_response()  # noqa: SLF001 - see pack
-            return reply if isinstance(reply, ResponseError) else None
+            if isinstance(reply, ResponseError):
+                return reply
     except (RedisError, OSError, UnicodeError):
         pass
     return None

@@ -42,8 +42,16 @@ class Runner:
         self.commands = commands
         self.limits = limits
         self.factory = ConnectionFactory(source, limits)
-        self.target = self.factory.resolve()
-        check_tls_files(self.target)
+        try:
+            self.target = self.factory.resolve()
+            check_tls_files(self.target)
+        except BaseException as error:
+            forget_locals(error)
+            if isinstance(error, ClientError) or is_interrupt(error, *_DRIVERS):
+                raise
+            raise ValkeyError(
+                f"the callable connection_url failed with {type(error).__name__}"
+            ) from error
         self._closed = False
         self.link = self._open_link()
 

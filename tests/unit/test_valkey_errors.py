@@ -89,7 +89,7 @@ LOADING = redis.exceptions.BusyLoadingError("x", status_code="LOADING")
     [
         (ReplyLost(SLOW, sent=True, maybe_applied=True), True),
         (ReplyLost(SLOW, sent=True, maybe_applied=False), False),
-        (ReplyLost(LOADING, sent=True, maybe_applied=True), False),
+        (ReplyLost(LOADING, sent=True, maybe_applied=False), False),
         (redis.exceptions.ConnectionError("refused"), False),
         (redis.exceptions.ResponseError("WRONGTYPE x"), False),
     ],
