@@ -6,6 +6,8 @@ SHELL := bash
 # A virtual environment that was made by half must not pass for one.
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-print-directory
+# Without its cache Python compiles every module in every process of the tests again.
+unexport PYTHONDONTWRITEBYTECODE
 .PHONY: help install integration-check test test-all lint typecheck bench up down env clean
 
 STACK ?= embedded

@@ -9,6 +9,7 @@ import os
 import weakref
 from typing import TYPE_CHECKING, Any
 
+from ._shared.interrupts import forget_locals
 from ._shared.lifecycle import Lifecycle
 from ._shared.locks import OwnedLock
 from ._shared.validation import checked_count, checked_seconds
@@ -95,17 +96,19 @@ class ValkeyClient(KeyOperations, Lifecycle):
             checked_seconds("pool_timeout", pool_timeout, ValkeyConfigurationError),
         )
         commands = CommandSet(checked_prefix(key_prefix), JsonCodec(json_default))
-        source = url_source(connection_url)
-        del connection_url  # error reporters collect local variables
-        super().__init__(Runner(source, limits, commands))
         self._flights: Flights = {}
         self._driver: redis.Redis | None = None
         self._renew_lock()
-        _clients.add(self)
         try:
+            super().__init__(Runner(url_source(connection_url), limits, commands))
+            _clients.add(self)
             self.runner.probe()
-        except BaseException:
-            self.close()
+        except BaseException as error:
+            # Error reporters collect local variables.
+            del connection_url
+            forget_locals(error)
+            if hasattr(self, "runner"):
+                self.close()
             raise
 
     def __repr__(self) -> str:

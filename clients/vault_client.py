@@ -20,7 +20,7 @@ from ._vault.lease import LeasedUrl
 from ._vault.paths import SecretPath, folder_path, secret_path
 from ._vault.retry import Deadline
 from ._vault.session import VaultSession
-from ._vault.settings import resolve_options
+from ._vault.settings import GivenLogin, resolve_options
 from ._vault.typed_secrets import TypedGetters
 from .errors import (
     VaultAuthenticationError,
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from ._shared.credentials import CredentialLife
+    from .vault_auth import VaultAuth
 
 __all__ = ["LeasedUrl", "VaultClient", "VaultError"]
 
@@ -46,13 +47,22 @@ class VaultClient(TypedGetters, Lifecycle):
 
     Safe to share between threads. A forked child gets its own connections, cache and login.
 
+    Which login is used: ``auth``; else ``auth_method``, or what *token* or *role_id* are for; else
+    the environment: ``VAULT_AUTH_METHOD`` (with ``VAULT_AUTH_ROLE`` and ``VAULT_AUTH_MOUNT``),
+    ``VAULT_TOKEN``, ``VAULT_TOKEN_FILE``, ``VAULT_ROLE_ID`` with one of ``VAULT_SECRET_ID``,
+    ``VAULT_SECRET_ID_FILE`` and ``VAULT_WRAPPED_SECRET_ID``: the first that is there.
+
     Args:
         addr: The server's URL; ``VAULT_ADDR`` when None.
-        token: A token; ``VAULT_TOKEN`` when None. It is neither renewed nor revoked.
-        auth_method: ``"token"`` or ``"approle"``; when None, ``"approle"`` if a role id is there
-            and no token is.
-        role_id: The AppRole's role id; ``VAULT_ROLE_ID`` when None.
-        secret_id: The AppRole's secret id; ``VAULT_SECRET_ID`` when None.
+        token: Short for ``auth=Token(token)``; it is neither renewed nor revoked.
+        auth: How to log in: an object of `clients.vault_auth`. It excludes the other arguments
+            for that, and the environment plays no part in it.
+        auth_method: How to log in, in the words of ``VAULT_AUTH_METHOD``: ``"token"``,
+            ``"token_file"``, ``"approle"``, ``"kubernetes"``, ``"jwt"``, ``"cert"`` or
+            ``"agent"``; what it needs comes from the other arguments and the environment.
+        role_id: Short for ``auth=AppRole(role_id, secret_id)``; what of the two is None comes
+            from the environment.
+        secret_id: See *role_id*.
         namespace: The namespace; ``VAULT_NAMESPACE`` when None.
         mount_point: Where the KV version 2 engine is mounted.
         timeout: Seconds that a whole call may take, retries and pauses included.
@@ -71,6 +81,7 @@ class VaultClient(TypedGetters, Lifecycle):
         addr: str | None = None,
         token: str | None = None,
         *,
+        auth: VaultAuth | None = None,
         auth_method: str | None = None,
         role_id: str | None = None,
         secret_id: str | None = None,
@@ -88,10 +99,13 @@ class VaultClient(TypedGetters, Lifecycle):
         environ = None if environ is None else MaskedEnvironment(environ)
         self._options = resolve_options(
             addr=addr,
-            token=masked[0],
-            auth_method=auth_method,
-            role_id=masked[1],
-            secret_id=masked[2],
+            login=GivenLogin(
+                auth=auth,
+                auth_method=auth_method,
+                token=masked[0],
+                role_id=masked[1],
+                secret_id=masked[2],
+            ),
             namespace=namespace,
             mount_point=mount_point,
             timeout=timeout,

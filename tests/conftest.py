@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 
 import pytest
@@ -30,3 +31,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(_PROJECT):
             item.add_marker(pytest.mark.project)
+
+
+def pytest_collection_finish() -> None:
+    """Let the collector pass over what is there before the first test, in every later round.
+
+    Tests that look for what was left behind collect often, and modules are not what they look for.
+    """
+    gc.collect()
+    gc.freeze()

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from clients._shared.secrecy import Masked
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
@@ -134,14 +136,18 @@ def _external_endpoints(ambient: dict[str, str]) -> StackEndpoints:
             raise RuntimeError("the secret 'crm/database' has no 'admin_url', which tests need")
         return StackEndpoints(
             vault_addr=settings.addr or "",
-            vault_token=settings.token or "",
+            vault_token=_revealed(settings.token),
             vault_root_token="",
-            role_id=settings.role_id or "",
-            secret_id=settings.secret_id or "",
+            role_id=_revealed(settings.role_id),
+            secret_id=_revealed(settings.secret_id),
             database_url=vault.get_database_url(),
             admin_url=admin_url,
             valkey_url=vault.get_valkey_url(),
         )
+
+
+def _revealed(secret: Masked | None) -> str:
+    return "" if secret is None else secret.reveal()
 
 
 @pytest.fixture

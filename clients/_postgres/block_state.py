@@ -18,7 +18,7 @@ from .sql import context_query, marker
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["BlockState", "BlockUse"]
+__all__ = ["BlockState", "BlockUse", "Closable"]
 
 _ACTIVE = pq.TransactionStatus.ACTIVE
 _IDLE = pq.TransactionStatus.IDLE

@@ -130,7 +130,12 @@ def statement_error(error: psycopg.Error, action: str, target: Target) -> Postgr
     words = redact("; ".join(part for part in details if part), target.password)
     kind = PostgresConnectionError if is_connection_loss(error) else PostgresError
     state = f" (SQLSTATE {error.sqlstate})" if error.sqlstate else ""
-    return kind(f"{action} failed: {words}{state}", sqlstate=error.sqlstate)
+    return kind(
+        f"{action} failed: {words}{state}",
+        sqlstate=error.sqlstate,
+        constraint=error.diag.constraint_name,
+        table=error.diag.table_name,
+    )
 
 
 def lost_error(error: psycopg.Error, action: str, target: Target) -> PostgresConnectionError:

@@ -115,8 +115,8 @@ class _Place:
             home.free(retired=session is not None)
 
     def __del__(self) -> None:
-        # Whoever had it has dropped it.
-        if not self.closed:
+        # Whoever had it has dropped it, perhaps before it was whole.
+        if not getattr(self, "closed", True):
             self.close()
 
 
@@ -262,8 +262,8 @@ class _Places(ConnectionPool[Any]):
     def _get_ready_connection(self, timeout: float | None) -> _Place | None:
         if self.closed:
             raise PoolClosed
-        if (place := self._take_now()) is None and timeout is not None:
-            self._check_worth_waiting()
+        if (place := self._take_now()) is None and timeout is not None and self._is_hopeless():
+            raise TooManyRequests
         return place
 
     def _take_now(self) -> _Place | None:
@@ -274,10 +274,10 @@ class _Places(ConnectionPool[Any]):
             return cast("_Place", place)
         return self._new_place() if self._nconns < self.max_size else None
 
-    def _check_worth_waiting(self) -> None:
+    def _is_hopeless(self) -> bool:
+        """Whether no place can come back while the caller waits."""
         holders = [place.holder for place in self.alive()]
-        if all(holder is not None and holder.owner.blocks_caller() for holder in holders):
-            raise TooManyRequests
+        return all(holder is not None and holder.owner.blocks_caller() for holder in holders)
 
     def _maybe_grow_pool(self) -> None:
         # The first in the queue looked before what is free now came free.

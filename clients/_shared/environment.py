@@ -8,15 +8,16 @@ this module is imported. A variable that is set but empty counts as unset.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 from ..errors import ConfigurationError
+from .secrecy import Masked
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["VaultSettings", "variable"]
+__all__ = ["VaultSettings", "secret_paths", "variable"]
 
 _TRUE = frozenset({"1", "t", "true", "yes", "on"})
 _FALSE = frozenset({"", "0", "f", "false", "no", "off"})
@@ -26,12 +27,22 @@ _FALSE = frozenset({"", "0", "f", "false", "no", "off"})
 class VaultSettings:
     """What the ``VAULT_*`` variables say; secrets stay out of the repr.
 
+    Where a variable is unset, OpenBao's own name counts: ``BAO_ADDR``, ``BAO_TOKEN``,
+    ``BAO_NAMESPACE``, ``BAO_CACERT``, ``BAO_SKIP_VERIFY``.
+
     Args:
         addr: ``VAULT_ADDR``, the server's URL.
         token: ``VAULT_TOKEN``.
+        token_file: ``VAULT_TOKEN_FILE``, a file with the token; with ``VAULT_AUTH_METHOD=jwt``
+            the file with the JWT.
         namespace: ``VAULT_NAMESPACE``.
         role_id: ``VAULT_ROLE_ID``, for AppRole login.
         secret_id: ``VAULT_SECRET_ID``, for AppRole login.
+        secret_id_file: ``VAULT_SECRET_ID_FILE``, a file with the secret id.
+        wrapped_secret_id: ``VAULT_WRAPPED_SECRET_ID``, a wrapping token that holds it.
+        auth_method: ``VAULT_AUTH_METHOD``, how to log in.
+        auth_role: ``VAULT_AUTH_ROLE``, the role for ``kubernetes``, ``jwt`` and ``cert``.
+        auth_mount: ``VAULT_AUTH_MOUNT``, where the auth method is mounted.
         cacert: ``VAULT_CACERT``, a file with the CA certificates to trust.
         client_cert: ``VAULT_CLIENT_CERT``, a file with the client's certificate.
         client_key: ``VAULT_CLIENT_KEY``, a file with that certificate's key.
@@ -39,10 +50,16 @@ class VaultSettings:
     """
 
     addr: str | None = None
-    token: str | None = field(default=None, repr=False)
+    token: Masked | None = None
+    token_file: str | None = None
     namespace: str | None = None
-    role_id: str | None = None
-    secret_id: str | None = field(default=None, repr=False)
+    role_id: Masked | None = None
+    secret_id: Masked | None = None
+    secret_id_file: str | None = None
+    wrapped_secret_id: Masked | None = None
+    auth_method: str | None = None
+    auth_role: str | None = None
+    auth_mount: str | None = None
     cacert: str | None = None
     client_cert: str | None = None
     client_key: str | None = None
@@ -50,7 +67,7 @@ class VaultSettings:
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Self:
-        """Read the ``VAULT_*`` variables.
+        """Read the variables.
 
         Args:
             environ: Where to read them; the process's environment when None.
@@ -61,33 +78,35 @@ class VaultSettings:
         Raises:
             ConfigurationError: ``VAULT_SKIP_VERIFY`` is no boolean.
         """
+        skip_name = "VAULT_SKIP_VERIFY"
+        if variable(environ, skip_name) is None:
+            skip_name = "BAO_SKIP_VERIFY"
         return cls(
-            addr=variable(environ, "VAULT_ADDR"),
-            token=variable(environ, "VAULT_TOKEN"),
-            namespace=variable(environ, "VAULT_NAMESPACE"),
-            role_id=variable(environ, "VAULT_ROLE_ID"),
-            secret_id=variable(environ, "VAULT_SECRET_ID"),
-            cacert=variable(environ, "VAULT_CACERT"),
+            addr=variable(environ, "VAULT_ADDR") or variable(environ, "BAO_ADDR"),
+            token=_secret(environ, "VAULT_TOKEN") or _secret(environ, "BAO_TOKEN"),
+            token_file=variable(environ, "VAULT_TOKEN_FILE"),
+            namespace=variable(environ, "VAULT_NAMESPACE") or variable(environ, "BAO_NAMESPACE"),
+            role_id=_secret(environ, "VAULT_ROLE_ID"),
+            secret_id=_secret(environ, "VAULT_SECRET_ID"),
+            secret_id_file=variable(environ, "VAULT_SECRET_ID_FILE"),
+            wrapped_secret_id=_secret(environ, "VAULT_WRAPPED_SECRET_ID"),
+            auth_method=variable(environ, "VAULT_AUTH_METHOD"),
+            auth_role=variable(environ, "VAULT_AUTH_ROLE"),
+            auth_mount=variable(environ, "VAULT_AUTH_MOUNT"),
+            cacert=variable(environ, "VAULT_CACERT") or variable(environ, "BAO_CACERT"),
             client_cert=variable(environ, "VAULT_CLIENT_CERT"),
             client_key=variable(environ, "VAULT_CLIENT_KEY"),
-            skip_verify=_boolean("VAULT_SKIP_VERIFY", variable(environ, "VAULT_SKIP_VERIFY")),
+            skip_verify=_boolean(skip_name, variable(environ, skip_name)),
         )
 
-    def missing_names(self, auth_method: str) -> list[str]:
-        """Name every variable that a login by *auth_method* needs and that is not set.
 
-        Args:
-            auth_method: ``"token"`` or ``"approle"``.
+def secret_paths(environ: Mapping[str, str] | None = None) -> tuple[str | None, str | None]:
+    """Return ``FAILFAST_DATABASE_PATH`` and ``FAILFAST_VALKEY_PATH``: where the URLs are in Vault.
 
-        Returns:
-            The names, all of them and not only the first, so that one error can list them.
-        """
-        needed = {"VAULT_ADDR": self.addr}
-        if auth_method == "approle":
-            needed |= {"VAULT_ROLE_ID": self.role_id, "VAULT_SECRET_ID": self.secret_id}
-        else:
-            needed["VAULT_TOKEN"] = self.token
-        return [name for name, value in needed.items() if not value]
+    Args:
+        environ: Where to read them; the process's environment when None.
+    """
+    return variable(environ, "FAILFAST_DATABASE_PATH"), variable(environ, "FAILFAST_VALKEY_PATH")
 
 
 def variable(environ: Mapping[str, str] | None, name: str) -> str | None:
@@ -100,6 +119,11 @@ def variable(environ: Mapping[str, str] | None, name: str) -> str | None:
     # The environment itself stays out of the frames that may fail: error reporters collect their
     # local variables, and it holds the token.
     return (os.environ if environ is None else environ).get(name, "").strip() or None
+
+
+def _secret(environ: Mapping[str, str] | None, name: str) -> Masked | None:
+    value = variable(environ, name)
+    return None if value is None else Masked(value)
 
 
 def _boolean(name: str, value: str | None) -> bool:

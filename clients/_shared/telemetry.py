@@ -11,19 +11,20 @@ message of an error is in any of them.
 from __future__ import annotations
 
 import sys
-import threading
 import time
 import weakref
 from contextlib import AbstractContextManager, nullcontext
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
+from .locks import OwnedLock
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     Attributes = Mapping[str, str | int | float | bool]
 
-__all__ = ["Call", "Reading", "Telemetry", "is_enabled", "suppressed"]
+__all__ = ["Call", "Reading", "Telemetry", "failure_attributes", "is_enabled", "suppressed"]
 
 _SCOPE = "failfast-clients"
 _DURATION = "db.client.operation.duration"
@@ -323,7 +324,7 @@ class _Instruments:
 
 _observed: weakref.WeakSet[Telemetry] = weakref.WeakSet()
 _known: dict[str, Any] = {"tracing": None, "instruments": None}
-_making = threading.Lock()
+_making = OwnedLock()
 
 
 def _tracing() -> _Tracing | None:

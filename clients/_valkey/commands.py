@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from .json_codec import JsonCodec
 
-__all__ = ["Command", "CommandSet", "Script", "script_command"]
+__all__ = ["INCREMENT", "SET_MANY", "Command", "CommandSet", "Script", "script_command"]
 
 T = TypeVar("T")
 

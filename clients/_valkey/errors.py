@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ssl import SSLError
 from typing import TYPE_CHECKING
 
 import redis.exceptions as driver
@@ -142,14 +143,35 @@ def valkey_error(
             "larger than the server's proto-max-bulk-len"
         )
     is_lost = isinstance(error, ReplyLost) and code is None
-    kind = (
-        ValkeyConnectionError if is_lost or isinstance(cause, _CONNECTION_ERRORS) else ValkeyError
+    kind, why = ValkeyError, None
+    if is_lost or isinstance(cause, _CONNECTION_ERRORS):
+        kind, why = ValkeyConnectionError, _connection_reason(cause, code, is_lost=is_lost)
+    ours = kind(
+        f"{what} failed: {reason}{advice}", code=code, reason=why, maybe_applied=maybe_applied
     )
-    ours = kind(f"{what} failed: {reason}{advice}", code=code, maybe_applied=maybe_applied)
     # The server quotes an unknown command's arguments, and those are values.
     ours.__cause__ = None if _QUOTED_ARGUMENTS in str(cause) else cause
     ours.__suppress_context__ = True
     return ours
+
+
+def _connection_reason(cause: Exception, code: str | None, *, is_lost: bool) -> str:
+    """Return one of the reasons that ``ValkeyConnectionError`` lists."""
+    kinds: tuple[tuple[type[Exception] | tuple[type[Exception], ...], str], ...] = (
+        (PoolExhausted, "exhausted"),
+        ((driver.AuthenticationError, driver.AuthenticationWrongNumberOfArgsError), "login"),
+        ((driver.BusyLoadingError, driver.ClusterDownError), "not_ready"),
+        ((UnexpectedReply, driver.InvalidResponse), "protocol"),
+        ((driver.TimeoutError, TimeoutError), "timeout"),
+    )
+    for kind, reason in kinds:
+        if isinstance(cause, kind):
+            return reason
+    if code in {"NOAUTH", "WRONGPASS"}:
+        return "login"
+    if isinstance(cause, SSLError) or isinstance(cause.__context__, SSLError):
+        return "tls"
+    return "lost" if is_lost else "refused"
 
 
 _QUOTED_ARGUMENTS = ", with args beginning with"

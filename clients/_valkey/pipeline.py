@@ -101,5 +101,7 @@ class Pipeline:
                 else f"{len(failures)} of {len(queue)} commands of the pipeline failed, the "
                 "others were executed"
             )
-            raise type(first)(f"{first}; {extent}", code=first.code) from first.__cause__
+            raise type(first)(
+                f"{first}; {extent}", code=first.code, reason=first.reason
+            ) from first.__cause__
         return [command.convert(reply) for command, reply in zip(queue, replies, strict=True)]

@@ -16,7 +16,7 @@ from .replies import integers
 if TYPE_CHECKING:
     from .commands import Command
 
-__all__ = ["RateLimit", "rate_limit_command"]
+__all__ = ["GCRA", "RateLimit", "rate_limit_command"]
 
 _MICROSECONDS = 1_000_000
 # Beyond this, sums with the clock would no longer be exact in Lua's 53-bit numbers.

@@ -46,7 +46,6 @@ class Runner:
             self.target = self.factory.resolve()
             check_tls_files(self.target)
         except BaseException as error:
-            forget_locals(error)
             if isinstance(error, ClientError) or is_interrupt(error, *_DRIVERS):
                 raise
             raise ValkeyError(
@@ -74,7 +73,9 @@ class Runner:
             ours = self.ours(error, f"connecting to Valkey at {self.target.where}")
             if ours is None:
                 raise
-            refusal = ValkeyConnectionError(str(ours), code=ours.code)
+            refusal = ValkeyConnectionError(
+                str(ours), code=ours.code, reason=ours.reason or "refused"
+            )
             raise refusal from ours.__cause__  # see valkey_error
         self.factory.patient = True
 

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from hvac.api import SystemBackend
-from hvac.api.auth_methods import AppRole, Token
+from hvac.api.auth_methods import Token
 from hvac.api.secrets_engines import KvV2
 
 from .._shared.secrecy import Masked
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from .paths import SecretPath
     from .transport import Body, VaultAdapter
 
@@ -22,12 +24,14 @@ __all__ = [
     "DEEPEST",
     "DatabaseCredential",
     "TokenLife",
-    "approle_login",
     "credential_in",
     "list_folder",
+    "login",
+    "look_up_wrapping",
     "lookup_self",
     "read_database_credential",
     "read_health",
+    "read_login",
     "read_secret",
     "renew_lease",
     "renew_self",
@@ -35,6 +39,7 @@ __all__ = [
     "revoke_self",
     "secret_in",
     "token_life_in",
+    "unwrap",
     "written_at",
 ]
 
@@ -147,11 +152,27 @@ def list_folder(adapter: VaultAdapter, place: SecretPath) -> Body:
     return body
 
 
-def approle_login(adapter: VaultAdapter, role_id: Masked, secret_id: Masked) -> Body:
-    """Log in by AppRole."""
-    api: Any = AppRole(adapter)
-    body: Body = api.login(role_id.reveal(), secret_id.reveal(), use_token=False)
-    return body
+def login(adapter: VaultAdapter, mount: str, credentials: Mapping[str, Masked]) -> Body:
+    """Log in by the auth method at *mount*."""
+    return adapter.post(
+        f"/v1/auth/{quote(mount)}/login",
+        json={name: value.reveal() for name, value in credentials.items()},
+    )
+
+
+def read_login(adapter: VaultAdapter, mount: str) -> Body:
+    """Read what can only be written; the status tells whether there is such an auth method."""
+    return adapter.get(f"/v1/auth/{quote(mount)}/login")
+
+
+def look_up_wrapping(adapter: VaultAdapter, wrapping: Masked) -> Body:
+    """Look up what a response-wrapping token was made for, without using it."""
+    return adapter.post("/v1/sys/wrapping/lookup", json={"token": wrapping.reveal()})
+
+
+def unwrap(adapter: VaultAdapter) -> Body:
+    """Unwrap the response-wrapping token that the request shows; that uses it up."""
+    return adapter.post("/v1/sys/wrapping/unwrap")
 
 
 def lookup_self(adapter: VaultAdapter) -> Body:

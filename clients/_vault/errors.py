@@ -10,7 +10,7 @@ bad certificate, TLS file, URL or header          VaultConfigurationError      n
 501, 503 "sealed"                                 VaultConnectionError         no
 3xx to elsewhere, 200 that is no JSON object      VaultConnectionError         no
 an answer that is no HTTP                         VaultConnectionError         no
-login: 400, 401, 403                              VaultAuthenticationError     no
+login, unwrapping: 400, 401, 403                  VaultAuthenticationError     no
 else: 401, 403                                    VaultAuthenticationError     no
 404                                               VaultSecretNotFoundError     no
 lease: 400 "unknown role"                         VaultSecretNotFoundError     no
@@ -65,13 +65,15 @@ class Operation:
         kind: What the answer's status is to be read as.
         text: What the caller wanted, such as "read the secret 'crm/database'".
         addr: The server's URL.
+        check: What to check when a login is refused.
         path: Where, for reads and lists.
         version: Which version, where one was named.
     """
 
-    kind: Literal["read", "list", "login", "token", "lease", "health"]
+    kind: Literal["read", "list", "mount", "login", "unwrap", "token", "lease", "health"]
     text: str
     addr: str
+    check: str = "check role id, secret id and namespace"
     path: SecretPath | None = None
     version: int | None = None
 
@@ -116,7 +118,7 @@ def error_from_answer(operation: Operation, answer: Answer) -> VaultError:
             status=status,
         )
     if status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN} or (
-        operation.kind == "login" and status == HTTPStatus.BAD_REQUEST
+        operation.kind in {"login", "unwrap"} and status == HTTPStatus.BAD_REQUEST
     ):
         return _refused(operation, answer, said)
     if trouble := _trouble(answer):
@@ -250,9 +252,16 @@ def _trouble(answer: Answer) -> tuple[str, str] | None:
 def _refused(operation: Operation, answer: Answer, said: str) -> VaultAuthenticationError:
     # A dead token gets the bare words, a policy's denial gets them in a list of errors. Other
     # servers may word it otherwise: this chooses the message, and is a hint for all else.
+    if operation.kind == "unwrap":
+        return VaultAuthenticationError(
+            f"{operation}: the wrapping token was used already, or has expired ({said}); if it "
+            "was not used here, somebody else has what it held: revoke that, and wrap a new one",
+            reason="wrapping_token_used",
+            status=answer.status,
+        )
     if operation.kind == "login":
         return VaultAuthenticationError(
-            f"{operation}: the login was refused ({said}); check role id, secret id and namespace",
+            f"{operation}: the login was refused ({said}); {operation.check}",
             reason="login_refused",
             status=answer.status,
         )

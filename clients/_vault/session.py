@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from .._shared.secrecy import Masked
 from ..errors import VaultAuthenticationError, VaultConnectionError
+from ..vault_auth import Agent, Token
 from .api import read_health
-from .approle import AppRoleTokens
 from .errors import Operation, not_vault
-from .tokens import StaticToken, TokenSource
+from .login_tokens import LoginTokens
+from .logins import login_for
+from .tokens import AgentTokens, StaticToken, TokenSource
 from .transport import Body, VaultTransport
 
 if TYPE_CHECKING:
@@ -140,9 +143,9 @@ class VaultSession:
 
 def _token_source(transport: VaultTransport) -> TokenSource:
     """Return the source that the options ask for."""
-    options = transport.options
-    if options.token is not None:
-        return StaticToken(transport, options.token)
-    if options.role_id is None or options.secret_id is None:
-        raise AssertionError("resolve_options() lets no AppRole without its ids through")
-    return AppRoleTokens(transport, options.role_id, options.secret_id)
+    auth = transport.options.auth
+    if isinstance(auth, Agent):
+        return AgentTokens(transport)
+    if isinstance(auth, Token) and isinstance(auth.token, Masked):
+        return StaticToken(transport, auth.token)
+    return LoginTokens(transport, login_for(auth))

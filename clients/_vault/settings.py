@@ -5,21 +5,37 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from .._shared.environment import VaultSettings
 from .._shared.secrecy import Masked
-from .._shared.validation import checked_count, checked_seconds, is_readable, needs_password
+from .._shared.validation import (
+    checked_count,
+    checked_seconds,
+    is_readable,
+    needs_password,
+    shown,
+)
 from ..errors import ConfigurationError, VaultConfigurationError
+from ..vault_auth import (
+    Agent,
+    AppRole,
+    Certificate,
+    Jwt,
+    Kubernetes,
+    Token,
+    TokenFile,
+    VaultAuth,
+)
 from .paths import check_mount_point
+from .sources import checked_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["VaultOptions", "resolve_options"]
-
-AuthMethod = Literal["token", "approle"]
+__all__ = ["GivenLogin", "VaultOptions", "resolve_options"]
 
 _refusal = partial(VaultConfigurationError, reason="setting")
 
@@ -30,12 +46,9 @@ class VaultOptions:
 
     Args:
         addr: The server's URL, without a slash at its end.
-        auth_method: How to log in.
-        token: The caller's token, for ``"token"``.
-        role_id: The AppRole's role id, for ``"approle"``.
-        secret_id: The AppRole's secret id, for ``"approle"``.
+        auth: How to log in.
         namespace: The namespace of every request but health.
-        mount_point: The KV version 2 mount.
+        mount_point: The KV mount.
         timeout: Seconds that one call may take, retries and all.
         retries: Further tries after the first one.
         cache_ttl: Seconds that a read stays cached.
@@ -44,10 +57,7 @@ class VaultOptions:
     """
 
     addr: str
-    auth_method: AuthMethod
-    token: Masked | None
-    role_id: Masked | None
-    secret_id: Masked | None
+    auth: VaultAuth
     namespace: str | None
     mount_point: str
     timeout: float
@@ -56,18 +66,59 @@ class VaultOptions:
     verify: bool | str
     cert: tuple[str, str] | str | None
 
+    @property
+    def auth_method(self) -> str:
+        """The name of the way to log in, as ``VAULT_AUTH_METHOD`` has it."""
+        return next(name for name, kind in _METHODS.items() if isinstance(self.auth, kind))
+
     def secrets(self) -> tuple[str, ...]:
         """Return every value that no message may show."""
-        return tuple(one.reveal() for one in (self.token, self.secret_id) if one is not None)
+        auth = self.auth
+        match auth:
+            case Token() | Jwt():
+                own: list[object] = [auth.token]
+            case AppRole():
+                own = [auth.secret_id, auth.wrapped_secret_id]
+            case _:
+                own = []
+        return tuple(one.reveal() for one in own if isinstance(one, Masked))
+
+
+#: The values of ``VAULT_AUTH_METHOD``.
+_METHODS: dict[str, type] = {
+    "token": Token,
+    "token_file": TokenFile,
+    "approle": AppRole,
+    "kubernetes": Kubernetes,
+    "jwt": Jwt,
+    "cert": Certificate,
+    "agent": Agent,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GivenLogin:
+    """What VaultClient was told of the login by arguments.
+
+    Args:
+        auth: ``auth=``.
+        auth_method: ``auth_method=``.
+        token: ``token=``.
+        role_id: ``role_id=``.
+        secret_id: ``secret_id=``.
+    """
+
+    auth: VaultAuth | None = None
+    auth_method: str | None = None
+    token: Masked | None = None
+    role_id: Masked | None = None
+    secret_id: Masked | None = None
 
 
 def resolve_options(
     *,
     addr: str | None,
-    token: Masked | None,
-    auth_method: str | None,
-    role_id: Masked | None,
-    secret_id: Masked | None,
+    login: GivenLogin,
     namespace: str | None,
     mount_point: str,
     timeout: float,
@@ -78,39 +129,24 @@ def resolve_options(
     """Lay the arguments over the environment and check the whole.
 
     Raises:
-        VaultConfigurationError: Something is missing (all names in one message) or unusable.
+        VaultConfigurationError: Something is missing (all names in one message), unusable, or
+            contradicts another setting.
     """
     try:
         env = VaultSettings.from_env(environ)
     except ConfigurationError as error:
         raise VaultConfigurationError(str(error), reason="setting") from error
-    # Credentials given by argument decide the method alone: an ambient VAULT_TOKEN must not
-    # override a role id that the caller spelled out.
-    own = token is not None or role_id is not None
-    method = _auth_method(
-        auth_method,
-        has_token=token is not None or (not own and env.token is not None),
-        has_role=role_id is not None or (not own and env.role_id is not None),
-    )
-    found = VaultSettings(
-        addr=addr or env.addr,
-        token=_credential("VAULT_TOKEN", token, env.token),
-        role_id=_credential("VAULT_ROLE_ID", role_id, env.role_id),
-        secret_id=_credential("VAULT_SECRET_ID", secret_id, env.secret_id),
-    )
-    if missing := found.missing_names(method):
+    missing = [] if addr or env.addr else ["VAULT_ADDR"]
+    auth = _auth(login, env, missing)
+    if missing or auth is None:
         raise VaultConfigurationError(
             f"{'; '.join(f'{name} not set' for name in missing)}: set the variable, or pass the "
-            f"argument of VaultClient (authentication method {method!r})",
+            f"argument of VaultClient (authentication method {_method(login, env)!r})",
             reason="missing_setting",
         )
-    by_token = method == "token"
-    return VaultOptions(
-        addr=_address(found.addr or ""),
-        auth_method=method,
-        token=_masked(found.token) if by_token else None,
-        role_id=None if by_token else _masked(found.role_id),
-        secret_id=None if by_token else _masked(found.secret_id),
+    options = VaultOptions(
+        addr=_address(addr or env.addr or ""),
+        auth=auth,
         namespace=_namespace(namespace or env.namespace),
         mount_point=check_mount_point(mount_point),
         timeout=checked_seconds("timeout", timeout, _refusal),
@@ -122,48 +158,181 @@ def resolve_options(
         verify=False if env.skip_verify else _file("VAULT_CACERT", env.cacert) or True,
         cert=_client_certificate(env),
     )
+    if isinstance(auth, Certificate) and not options.addr.startswith("https://"):
+        raise VaultConfigurationError(
+            "VAULT_ADDR has no https:// in front: a login by certificate needs TLS",
+            reason="contradiction",
+        )
+    return options
 
 
-def _auth_method(given: str | None, *, has_token: bool, has_role: bool) -> AuthMethod:
-    if given == "token" or (given is None and (has_token or not has_role)):
+def _auth(login: GivenLogin, env: VaultSettings, missing: list[str]) -> VaultAuth | None:
+    """Return how to log in; None, and the names in *missing*, where something is not set."""
+    if login.auth is not None:
+        if not isinstance(login.auth, tuple(_METHODS.values())):
+            raise VaultConfigurationError(
+                f"auth is {type(login.auth).__name__}: it must be an object of clients.vault_auth, "
+                "such as Kubernetes('my-role')",
+                reason="setting",
+            )
+        _refuse_beside("auth", login, *_CREDENTIALS, "auth_method")
+        auth = login.auth
+    else:
+        found = _auth_of_parts(_method(login, env), login, env, missing)
+        if found is None:
+            return None
+        auth = found
+    if isinstance(auth, Certificate) and env.client_cert is None:
+        missing.append("VAULT_CLIENT_CERT")
+    return auth
+
+
+_CREDENTIALS = ("token", "role_id", "secret_id")
+
+
+def _method(login: GivenLogin, env: VaultSettings) -> str:
+    """Return the name of the way to log in.
+
+    The argument ``auth_method``, or what the credentials among the arguments are for: an ambient
+    VAULT_TOKEN must not override a role id that the caller spelled out. Then VAULT_AUTH_METHOD,
+    VAULT_TOKEN, VAULT_TOKEN_FILE and VAULT_ROLE_ID, in that order.
+    """
+    if login.auth is not None:
+        return next(name for name, kind in _METHODS.items() if isinstance(login.auth, kind))
+    method: object = login.auth_method
+    if method is None and login.token is not None:
+        _refuse_beside("token", login, "role_id", "secret_id")
         return "token"
-    if given is None or given == "approle":
+    if method is None and (login.role_id is not None or login.secret_id is not None):
         return "approle"
-    raise VaultConfigurationError(
-        f"auth_method is {given!r}: it must be 'token', 'approle' or None", reason="setting"
+    name = "auth_method" if method is not None else "VAULT_AUTH_METHOD"
+    if method is None:
+        method = env.auth_method
+    if method is None:
+        if env.token is None and env.token_file is not None:
+            return "token_file"
+        return "approle" if env.token is None and env.role_id is not None else "token"
+    if not isinstance(method, str) or method not in _METHODS:
+        raise VaultConfigurationError(
+            f"{name} is {shown(method)}: it must be one of {', '.join(_METHODS)}",
+            reason="setting",
+        )
+    if method != "token":
+        _refuse_beside(f"auth_method={method!r}", login, "token")
+    if method != "approle":
+        _refuse_beside(f"auth_method={method!r}", login, "role_id", "secret_id")
+    return method
+
+
+def _refuse_beside(what: str, login: GivenLogin, *others: str) -> None:
+    if given := [name for name in others if getattr(login, name) is not None]:
+        raise VaultConfigurationError(
+            f"{what} and {' and '.join(given)} contradict each other: pass one of them",
+            reason="contradiction",
+        )
+
+
+def _auth_of_parts(
+    method: str, login: GivenLogin, env: VaultSettings, missing: list[str]
+) -> VaultAuth | None:
+    # A role and a mount of the environment are meant for the method that it names.
+    same = env.auth_method in {None, method}
+    role, mount = (env.auth_role, env.auth_mount) if same else (None, None)
+    mounted: dict[str, str] = {} if mount is None else {"mount": _named_mount(mount)}
+    needed = {
+        "token_file": {"VAULT_TOKEN_FILE": env.token_file},
+        "kubernetes": {"VAULT_AUTH_ROLE": role},
+        "jwt": {"VAULT_AUTH_ROLE": role, "VAULT_TOKEN_FILE": env.token_file},
+    }
+    if not _all_set(missing, needed.get(method, {})):
+        return None
+    auth: VaultAuth | None
+    match method:
+        case "token":
+            auth = _token(login, env, missing)
+        case "token_file":
+            auth = TokenFile(env.token_file or "")
+        case "approle":
+            auth = _app_role(login, env, missing, mounted)
+        case "kubernetes":
+            auth = Kubernetes(role or "", **mounted)
+        case "jwt":
+            auth = Jwt(role or "", Path(env.token_file or ""), **mounted)
+        case "cert":
+            auth = Certificate(role, **mounted)
+        case _:
+            auth = Agent()
+    return auth
+
+
+def _token(login: GivenLogin, env: VaultSettings, missing: list[str]) -> Token | TokenFile | None:
+    token = _credential("VAULT_TOKEN", login.token, env.token)
+    if token is None and login.token is None and env.token_file is not None:
+        return TokenFile(env.token_file)
+    if token is None:
+        missing.append("VAULT_TOKEN")
+        return None
+    return Token(token)
+
+
+def _app_role(
+    login: GivenLogin, env: VaultSettings, missing: list[str], mounted: dict[str, str]
+) -> AppRole | None:
+    role_id = _credential("VAULT_ROLE_ID", login.role_id, env.role_id)
+    secret_id = _credential("VAULT_SECRET_ID", login.secret_id, env.secret_id)
+    ways: dict[str, Any] = {
+        "VAULT_SECRET_ID": secret_id,
+        "VAULT_SECRET_ID_FILE": env.secret_id_file,
+        "VAULT_WRAPPED_SECRET_ID": env.wrapped_secret_id,
+    }
+    if login.secret_id is not None and secret_id is not None:
+        ways = {"VAULT_SECRET_ID": secret_id}
+    given = [name for name, value in ways.items() if value is not None]
+    if len(given) > 1:
+        raise VaultConfigurationError(
+            f"{' and '.join(given)} contradict each other: set one of them", reason="contradiction"
+        )
+    if not _all_set(missing, {"VAULT_ROLE_ID": role_id, "VAULT_SECRET_ID": given or None}):
+        return None
+    return AppRole(
+        role_id or "",
+        secret_id,
+        secret_id_file=ways.get("VAULT_SECRET_ID_FILE"),
+        wrapped_secret_id=ways.get("VAULT_WRAPPED_SECRET_ID"),
+        **mounted,
     )
 
 
-def _masked(value: str | None) -> Masked | None:
-    return None if value is None else Masked(value)
+def _all_set(missing: list[str], settings: Mapping[str, object]) -> bool:
+    names = [name for name, value in settings.items() if value is None]
+    missing += names
+    return not names
 
 
-def _credential(name: str, given: Masked | None, ambient: str | None) -> str | None:
-    value: object = ambient if given is None else given.reveal()
-    if value is None:
+def _named_mount(mount: str) -> str:
+    try:
+        return check_mount_point(mount)
+    except VaultConfigurationError as error:
+        raise VaultConfigurationError(f"VAULT_AUTH_MOUNT: {error}", reason="setting") from None
+
+
+def _credential(name: str, given: Masked | None, ambient: Masked | None) -> Masked | None:
+    value = ambient if given is None else given
+    if value is None or (isinstance(value.reveal(), str) and not value.reveal().strip()):
         return None
-    # The HTTP library would print an unfit header value, that is the token, in its error.
-    if not isinstance(value, str):
-        raise VaultConfigurationError(f"{name} is no text: pass it as str", reason="setting")
-    stripped = value.strip()
-    if not all("!" <= char <= "~" for char in stripped):
-        raise VaultConfigurationError(
-            f"{name} has a blank, control or non-ASCII character inside: copy it again",
-            reason="setting",
-        )
-    return stripped or None
+    return checked_text(name, value)
 
 
 def _address(addr: object) -> str:
-    mend = "set it to a URL such as 'https://vault.example.com:8200'"
+    fix = "set it to a URL such as 'https://vault.example.com:8200'"
     if not isinstance(addr, str) or not addr.isascii() or not addr.isprintable() or " " in addr:
-        raise VaultConfigurationError(f"VAULT_ADDR is no URL: {mend}", reason="setting")
+        raise VaultConfigurationError(f"VAULT_ADDR is no URL: {fix}", reason="setting")
     try:
         parts = urlsplit(addr)
         host, _ = parts.hostname, parts.port
     except ValueError:
         # The library's text repeats a part of the URL, and a password may be in it.
-        raise VaultConfigurationError(f"VAULT_ADDR is no URL: {mend}", reason="setting") from None
+        raise VaultConfigurationError(f"VAULT_ADDR is no URL: {fix}", reason="setting") from None
     if "@" in addr:
         problem = "holds a user name or password, which Vault has no use for"
     elif parts.scheme not in {"http", "https"}:
@@ -172,11 +341,11 @@ def _address(addr: object) -> str:
         problem = "has no host"
     elif parts.query or parts.fragment:
         problem = "has a query or fragment"
-    elif parts.path.rstrip("/").endswith("/v1"):
-        problem = "ends in /v1, which the client adds itself"
+    elif parts.path.strip("/"):
+        problem = "has a path, and the client itself adds the one of Vault's API"
     else:
         return addr.rstrip("/")
-    raise VaultConfigurationError(f"VAULT_ADDR {problem}: {mend}", reason="setting")
+    raise VaultConfigurationError(f"VAULT_ADDR {problem}: {fix}", reason="setting")
 
 
 def _namespace(namespace: object) -> str | None:

@@ -7,7 +7,7 @@ import random
 import time
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .._shared.credentials import CredentialLife
 from .._shared.secrecy import Masked
@@ -16,18 +16,28 @@ from .api import lookup_self, token_life_in
 from .errors import Operation, not_vault
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from .retry import Deadline
-    from .transport import Body, VaultTransport
+    from .transport import Body, VaultAdapter, VaultTransport
 
-__all__ = ["Grant", "StaticToken", "TokenSource", "grant_in", "refresh_part"]
+__all__ = [
+    "USABLE_UNTIL",
+    "AgentTokens",
+    "Grant",
+    "StaticToken",
+    "TokenSource",
+    "ask_for_token",
+    "grant_in",
+    "owners_grant",
+    "refresh_part",
+]
 
 #: The part of its life after which a token or a lease is renewed or replaced; random, so that a
 #: fleet of processes that started together does not log in together for ever.
 _REFRESH_AT = (0.60, 0.70)
 #: The part of its life until which a token is shown to the server.
-_USABLE_UNTIL = 0.95
+USABLE_UNTIL = 0.95
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +45,7 @@ class Grant:
     """A token and how long it lives, on the monotonic clock.
 
     Args:
-        token: The token.
+        token: The token; None where an agent adds its own.
         generation: Counts logins; a renewed token keeps its number.
         refresh_at: When to renew or replace it.
         usable_until: When to show it no longer.
@@ -47,7 +57,7 @@ class Grant:
         uses: Gives one item for each request that it is good for; None when they are unlimited.
     """
 
-    token: Masked
+    token: Masked | None
     generation: int = 0
     refresh_at: float = float("inf")
     usable_until: float = float("inf")
@@ -83,7 +93,7 @@ def grant_in(body: Body, asked_at: float, generation: int) -> Grant | None:
         token=Masked(token),
         generation=generation,
         refresh_at=asked_at + life * refresh_part(),
-        usable_until=asked_at + life * _USABLE_UNTIL,
+        usable_until=asked_at + life * USABLE_UNTIL,
         issued_at=asked_at,
         ends_at=asked_at + life,
         ttl=float(ttl),
@@ -92,6 +102,70 @@ def grant_in(body: Body, asked_at: float, generation: int) -> Grant | None:
         # One step of an iterator is atomic, also between threads.
         uses=iter(range(uses)) if isinstance(uses, int) and uses > 0 else None,
     )
+
+
+def ask_for_token(
+    transport: VaultTransport,
+    operation: Operation,
+    send: Callable[[VaultAdapter], Body],
+    *,
+    generation: int,
+    clock: Callable[[], float],
+    **options: Any,
+) -> Grant:
+    """Return the token that a login or a renewal gives.
+
+    Args:
+        transport: Where to ask.
+        operation: What is asked, for messages.
+        send: Makes the request.
+        generation: The token's number.
+        clock: Seconds that only go forward.
+        options: As for ``VaultTransport.call``.
+
+    Raises:
+        VaultError: Whatever went wrong.
+    """
+    asked_at = clock()
+    # The answer is kept out of this frame: in an unexpected shape it is a secret all the same.
+    grant = grant_in(transport.call(operation, send, **options), asked_at, generation)
+    if grant is None:
+        raise not_vault(operation, "HTTP 200 without a token")
+    return grant
+
+
+def owners_grant(
+    transport: VaultTransport,
+    operation: Operation,
+    token: Masked | None,
+    *,
+    deadline: Deadline,
+    generation: int = 0,
+    clock: Callable[[], float] = time.monotonic,
+    retries: int | None = None,
+) -> Grant:
+    """Look up a token that somebody else obtained, and sees to.
+
+    One that may not look itself up passes, for a read is the proof; its end stays unknown.
+
+    Raises:
+        VaultAuthenticationError: It is invalid, expired or revoked.
+        VaultError: Vault could not be asked.
+    """
+    asked_at = clock()
+    grant = Grant(token=token, generation=generation, issued_at=asked_at)
+    try:
+        # The answer is kept out of this frame: it repeats the token.
+        known = token_life_in(
+            transport.call(operation, lookup_self, deadline=deadline, token=token, retries=retries)
+        )
+    except VaultAuthenticationError as refusal:
+        if refusal.reason != "permission_denied":
+            raise
+        return grant
+    if known is None:
+        raise not_vault(operation, "HTTP 200 without a token's data")
+    return replace(grant, issued_at=asked_at - known.age, ends_at=asked_at + known.remaining)
 
 
 _log = logging.getLogger("clients.vault")
@@ -147,7 +221,7 @@ class StaticToken(TokenSource):
         token: The token.
     """
 
-    def __init__(self, transport: VaultTransport, token: Masked) -> None:
+    def __init__(self, transport: VaultTransport, token: Masked | None) -> None:
         self._transport = transport
         self._grant: Grant = Grant(token=token)
 
@@ -158,7 +232,7 @@ class StaticToken(TokenSource):
 
     def replacement(
         self, refused: Grant, refusal: VaultAuthenticationError, deadline: Deadline
-    ) -> None:
+    ) -> Grant | None:
         """Return None: there is no other token."""
 
     def verify(self, deadline: Deadline) -> None:
@@ -167,26 +241,9 @@ class StaticToken(TokenSource):
         Raises:
             VaultAuthenticationError: It is invalid, expired or revoked.
         """
-        operation = Operation(
-            kind="token", text="verify the token", addr=self._transport.options.addr
+        self._grant = owners_grant(
+            self._transport, self._operation(), self._grant.token, deadline=deadline
         )
-        asked_at = time.monotonic()
-        try:
-            # The answer is kept out of this frame: it repeats the token.
-            known = token_life_in(
-                self._transport.call(
-                    operation, lookup_self, deadline=deadline, token=self._grant.token
-                )
-            )
-        except VaultAuthenticationError as refusal:
-            if refusal.reason != "permission_denied":
-                raise
-        else:
-            if known is None:
-                raise not_vault(operation, "HTTP 200 without a token's data")
-            self._grant = replace(
-                self._grant, issued_at=asked_at - known.age, ends_at=asked_at + known.remaining
-            )
 
     def looked_up(self, grant: Grant, deadline: Deadline) -> Grant:
         """Return the token with its present end, where it may look itself up."""
@@ -199,3 +256,37 @@ class StaticToken(TokenSource):
 
     def revoke(self) -> None:
         """Do nothing: the token is the caller's."""
+
+    def _operation(self) -> Operation:
+        return Operation(kind="token", text="verify the token", addr=self._transport.options.addr)
+
+
+#: Seconds that an agent, whose token was refused, is given to log in anew.
+_AGENT_PAUSE = 0.25
+
+
+class AgentTokens(StaticToken):
+    """The token that an agent adds to each request; this client never sees it.
+
+    Args:
+        transport: The way to the agent.
+    """
+
+    def __init__(self, transport: VaultTransport) -> None:
+        super().__init__(transport, None)
+
+    def replacement(
+        self, refused: Grant, refusal: VaultAuthenticationError, deadline: Deadline
+    ) -> Grant | None:
+        """Return the same grant once: the agent may have another token in a moment."""
+        if refusal.reason == "permission_denied" or deadline.remaining() <= _AGENT_PAUSE:
+            return None
+        time.sleep(_AGENT_PAUSE)
+        return refused
+
+    def _operation(self) -> Operation:
+        return Operation(
+            kind="token",
+            text="verify the token that the agent adds",
+            addr=self._transport.options.addr,
+        )

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from .._shared.telemetry import Call
     from .settings import VaultOptions
 
-__all__ = ["Body", "VaultAdapter", "VaultTransport"]
+__all__ = ["Body", "VaultAdapter", "VaultTransport", "without_frames"]
 
 #: A JSON object as the server sent it; empty for an answer without a body.
 Body: TypeAlias = dict[str, Any]
@@ -51,6 +51,8 @@ _PORTS = {"http": 80, "https": 443}
 _LARGEST_BODY = 32 * 1024 * 1024
 #: The HTTP library refuses a time-out of nothing.
 _SHORTEST = 0.001
+
+_SENT_ONCE = frozenset({"login", "unwrap", "lease"})
 
 _DRIVER_ERRORS = (
     requests.exceptions.RequestException,
@@ -99,6 +101,7 @@ class VaultTransport:
         deadline: Deadline,
         token: Masked | None = None,
         retries: int | None = None,
+        secrets: tuple[Masked, ...] = (),
     ) -> _T:
         """Return what *send* gets from the server, with the tries that the deadline allows.
 
@@ -108,6 +111,7 @@ class VaultTransport:
             deadline: When all of it must be over.
             token: The token to show, if any.
             retries: Further tries; the client's number when None.
+            secrets: What it sends besides that no message may show.
 
         Raises:
             VaultError: Whatever went wrong.
@@ -117,16 +121,16 @@ class VaultTransport:
         def attempt(patience: Deadline) -> _T:
             if self._closed:
                 raise VaultError(f"{operation}: the client was closed meanwhile", reason="closed")
-            adapter = VaultAdapter(self, operation, deadline, patience, token)
+            adapter = VaultAdapter(self, operation, deadline, patience, token, secrets=secrets)
             try:
                 return send(adapter)
-            except VaultError as error:
-                # hvac's own frames go: a login's hold the secret id as a local variable.
-                raise error.with_traceback(None)  # noqa: B904 - the same error, not another one
             except hvac.exceptions.VaultError as error:
                 raise error_from_exception(
                     operation, error, timeout=deadline.timeout, secrets=self.options.secrets()
                 ) from None  # it has hvac's frames too
+            except BaseException as error:  # noqa: BLE001 - it goes on, without frames
+                # Also of an interrupt: the libraries' frames hold what is sent as local variables.
+                raise without_frames(error)  # noqa: B904 - the same error, not another one
             finally:
                 if recorded is not None and adapter.method is not None:
                     recorded.note("http.request.method", adapter.method.upper())
@@ -159,6 +163,8 @@ class VaultAdapter(_AdapterOfBodies):
         deadline: Deadline,
         patience: Deadline,
         token: Masked | None,
+        *,
+        secrets: tuple[Masked, ...] = (),
     ) -> None:
         options = transport.options
         super().__init__(
@@ -173,8 +179,9 @@ class VaultAdapter(_AdapterOfBodies):
         self._deadline = deadline
         self._connect_by = patience
         # What got no answer may have used up a secret id, or made a user: it is not sent again.
-        self._answer_by = deadline if operation.kind in {"login", "lease"} else patience
+        self._answer_by = deadline if operation.kind in _SENT_ONCE else patience
         self._masked_token = token
+        self._own_secrets = secrets
         #: The last request's method and the status of its answer, for telemetry.
         self.method: str | None = None
         self.status: int | None = None
@@ -313,8 +320,19 @@ class VaultAdapter(_AdapterOfBodies):
         )
 
     def _secrets(self) -> tuple[str, ...]:
-        own = () if self._masked_token is None else (self._masked_token.reveal(),)
-        return (*self._options.secrets(), *own)
+        own = (*self._own_secrets, *filter(None, [self._masked_token]))
+        return (*self._options.secrets(), *(one.reveal() for one in own))
+
+
+def without_frames(error: BaseException) -> BaseException:
+    """Return *error* without the frames that it and what came before it have passed through."""
+    seen: set[int] = set()
+    one: BaseException | None = error
+    while one is not None and id(one) not in seen:
+        seen.add(id(one))
+        one.__traceback__ = None
+        one = one.__cause__ or one.__context__
+    return error
 
 
 def _seconds(retry_after: str | None) -> float | None:

@@ -42,16 +42,26 @@ class AtStep:
     Args:
         step: Which one: a line, a call or a return; not the end of a ``with``.
         do: What.
+        files: Parts of the names of the files whose steps count; None: those of the clients.
     """
 
-    def __init__(self, step: int, do: Callable[[], None]) -> None:
+    def __init__(
+        self, step: int, do: Callable[[], None], files: tuple[str, ...] | None = None
+    ) -> None:
         self.left = step
+        #: The place of that step.
+        self.where = "no step"
         self._do = do
+        self._files = files
 
     def __call__(self, frame: FrameType, *_: object) -> AtStep | None:
         """Count one step, and say whether the steps of this frame count."""
         name = frame.f_code.co_filename
-        if not is_of_the_clients(frame):
+        if self._files is None:
+            counts = is_of_the_clients(frame)
+        else:
+            counts = any(part in name for part in self._files)
+        if not counts:
             return None
         if linecache.getline(name, frame.f_lineno).lstrip().startswith("with "):
             # Python itself lets nothing in between the last step in a lock and its release.
@@ -59,6 +69,7 @@ class AtStep:
         self.left -= 1
         if self.left == 0:
             sys.settrace(None)
+            self.where = f"{name}:{frame.f_lineno} {frame.f_code.co_name}"
             self._do()
         return self
 
@@ -271,6 +282,7 @@ def test_a_block_that_was_dropped_before_its_generator_ends_in_silence(
 def test_a_block_that_is_dropped_rolls_back_and_frees_its_place(new_client: NewClient) -> None:
     """Nobody can end it any more; its handle is dead, and the next call does not join it."""
     client = new_client(pool_size=1, min_size=1)
+    threads = threading.active_count()
     block = client.connection(ALICE)
     conn = block.__enter__()
     conn.execute("CREATE TEMP TABLE left_open (a int)")
@@ -280,4 +292,126 @@ def test_a_block_that_is_dropped_rolls_back_and_frees_its_place(new_client: NewC
         conn.execute(QUERY)
     assert client.execute(QUERY, user_id=BOB) == [{"who": str(BOB)}]
     assert client.stats()["in_use"] == 0
-    assert threading.active_count() == 1
+    assert threading.active_count() == threads
+
+
+MOST_STEPS = 1000
+# What runs while the pool lends a session: ours, the library's, and Python's locks.
+POOL_FILES = ("clients/_postgres/pool.py", "/psycopg_pool/", "/threading.py")
+
+
+class SoftLimit(Exception):  # noqa: N818 - named as task queues name theirs
+    """What a worker's signal handler raises: an Exception, unlike Ctrl-C."""
+
+
+def borrow(client: PostgresClient) -> None:
+    client._pool.give_back(client._pool.checkout())
+
+
+def borrow_after_a_drain(client: PostgresClient) -> None:
+    client._pool.drain()
+    borrow(client)
+
+
+def borrow_after_waiting(client: PostgresClient) -> None:
+    """Wait for the only session, which another thread has and gives back meanwhile."""
+    taken, waiting = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        session = client._pool.checkout()
+        taken.set()
+        waiting.wait(0.02)
+        client._pool.give_back(session)
+
+    trace = sys.gettrace()
+    sys.settrace(None)
+    giver = threading.Thread(target=hold, daemon=True)
+    giver.start()
+    assert taken.wait(10)
+    sys.settrace(trace)
+    try:
+        borrow(client)
+    finally:
+        sys.settrace(None)
+        waiting.set()
+        giver.join(10)
+        assert not giver.is_alive(), "whoever gives back hangs"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [Interrupt, SoftLimit])
+@pytest.mark.parametrize("call", [borrow, borrow_after_a_drain, borrow_after_waiting])
+def test_an_exception_at_any_step_of_the_library_comes_out_and_loses_no_place(
+    new_client: NewClient,
+    monkeypatch: pytest.MonkeyPatch,
+    call: Callable[[PostgresClient], None],
+    kind: type[BaseException],
+) -> None:
+    """Also between two lines of psycopg_pool and of Python's own locks."""
+    # Python drops what is raised in a finaliser, and pytest would keep it, with all its frames.
+    monkeypatch.setattr(sys, "unraisablehook", lambda _: None)
+    client = new_client(pool_size=1, min_size=1, pool_timeout=5.0)
+
+    def fail() -> None:
+        raise kind
+
+    step, done, came_out, steps = 1, False, 0, 0
+    while not done and step < MOST_STEPS:
+        trace = AtStep(step, fail, POOL_FILES)
+        sys.settrace(trace)
+        try:
+            call(client)
+        except kind:
+            came_out += 1
+        finally:
+            sys.settrace(None)
+        done = trace.left > 0
+        steps += not done
+        gc.collect(0)
+        stats = client.stats()
+        if stats["size"] != stats["idle"]:
+            # The traces of earlier steps keep what their frames had in hand.
+            gc.collect()
+            stats = client.stats()
+        assert (stats["in_use"], stats["waiting"]) == (0, 0), trace.where
+        assert stats["size"] == stats["idle"], trace.where
+        # Another thread gets the place without waiting for anybody.
+        run_in_thread(lambda: borrow(client))
+        step += 1
+    assert done
+    assert came_out >= 0.8 * steps > 20
+
+
+@pytest.mark.slow
+def test_the_collector_may_end_a_block_at_any_step_of_the_library(
+    new_client: NewClient, quick_collector: None
+) -> None:
+    """The caller gets the place that this frees, and neither hangs nor waits for its time-out."""
+    client = new_client(pool_size=1, min_size=1, pool_timeout=20.0)
+    step, done = 0, False
+    while not done and step < MOST_STEPS:
+        step += 1
+        trace, left = AtStep(step, collect, POOL_FILES), threading.Event()
+
+        def borrow_traced(trace: AtStep = trace, left: threading.Event = left) -> None:
+            assert left.wait(10)
+            sys.settrace(trace)
+            try:
+                session = client._pool.checkout()
+            finally:
+                sys.settrace(None)
+            client._pool.give_back(session)
+
+        worker = threading.Thread(target=borrow_traced, daemon=True)
+        worker.start()
+        leave_to_the_collector(client)
+        left.set()
+        worker.join(5)
+        done = trace.left > 0
+        # Behind the last step the block is still there, and the caller waits for it.
+        assert done or not worker.is_alive(), trace.where
+        gc.collect()
+        worker.join(10)
+        assert not worker.is_alive(), trace.where
+    assert done
+    assert step > 20

@@ -193,7 +193,8 @@ def test_a_token_that_is_taken_away_stops_no_running_client(rotation_lab: Rotati
     """The caller's token is revoked: PostgreSQL and Valkey go on, the health check tells it."""
     lab = rotation_lab
     with build(lab) as clients:
-        lab.vault.admin.auth.token.revoke(clients.vault._options.token.reveal())  # type: ignore[union-attr]  # token login
+        (token,) = clients.vault._options.secrets()
+        lab.vault.admin.auth.token.revoke(token)
         time.sleep(0.3)
         with MixedLoad(clients) as load:
             for _ in range(3):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from clients._vault.approle import AppRoleTokens
+from clients._vault.login_tokens import LoginTokens
 from clients._vault.retry import Deadline
 from clients.errors import VaultAuthenticationError, VaultConnectionError, VaultError
 from clients.vault_client import VaultClient
@@ -114,7 +114,7 @@ def test_a_path_that_stays_denied_leaves_no_tokens_behind(
     vault_lab: VaultLab, role: Role, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A login that mended nothing is undone: the token from before stays, with what hangs on it."""
-    monkeypatch.setattr("clients._vault.approle._DENIAL_PAUSE", 0.0)
+    monkeypatch.setattr("clients._vault.login_tokens._DENIAL_PAUSE", 0.0)
     client = VaultClient(vault_lab.url, cache_ttl=0, **role.arguments())
     (first,) = vault_lab.tokens_of(role)
     for _ in range(5):
@@ -259,8 +259,10 @@ def test_a_token_near_the_end_of_its_longest_life_is_replaced(
     role = vault_lab.role(token_ttl="1000s", token_max_ttl="1h")
     with VaultClient(vault_proxy.url, cache_ttl=0, **role.arguments()) as client:
         tokens = client._session.tokens
-        assert isinstance(tokens, AppRoleTokens)
-        token = tokens.current(Deadline(9)).token.reveal()
+        assert isinstance(tokens, LoginTokens)
+        shown = tokens.current(Deadline(9)).token
+        assert shown is not None
+        token = shown.reveal()
         answer = {"auth": {"client_token": token, "lease_duration": 400, "renewable": True}}
         vault_proxy.plan(Fault(200, json.dumps(answer).encode()), path="renew-self")
         for clock in (lambda: time.monotonic() + 800, lambda: time.monotonic() + 800 + 320):

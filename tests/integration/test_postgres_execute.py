@@ -266,7 +266,9 @@ def test_a_deferred_constraint_fails_with_its_own_error(own_postgres: PostgresSe
         ):
             conn.execute(insert)
 
-        assert (caught.value.sqlstate, in_block.value.sqlstate) == ("23503", "23503")
+        for error in (caught.value, in_block.value):
+            assert error.sqlstate == "23503"
+            assert (error.constraint, error.table) == ("deferred_next_fkey", "deferred")
         assert client.execute("SELECT * FROM deferred", user_id=user) == []
         assert client.execute_scalar("SELECT pg_backend_pid()", user_id=user) == pid
 

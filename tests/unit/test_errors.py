@@ -19,6 +19,7 @@ from clients.errors import (
     NoRowsError,
     PostgresConfigurationError,
     PostgresError,
+    RowCountError,
     ValkeyError,
     VaultConnectionError,
     VaultError,
@@ -32,10 +33,23 @@ CLASSES: list[type[ClientError]] = [
 ]
 # What each class carries beside its message.
 ATTRIBUTES: dict[type[ClientError], dict[str, Any]] = {
-    VaultConnectionError: {"reason": "sealed", "status": 503, "retry_after": 1.5},
-    VaultError: {"reason": "missing", "status": 404},
-    PostgresError: {"sqlstate": "23505"},
-    ValkeyError: {"code": "WRONGTYPE", "maybe_applied": True},
+    VaultConnectionError: {
+        "reason": "sealed",
+        "status": 503,
+        "retry_after": 1.5,
+        "maybe_applied": True,
+    },
+    VaultError: {"reason": "missing", "status": 404, "maybe_applied": True},
+    RowCountError: {"expected": 1, "actual": 2, "table": "contacts", "reason": "row_count"},
+    PostgresError: {
+        "sqlstate": "23505",
+        "constraint": "contacts_email_key",
+        "table": "contacts",
+        "reason": "lost",
+        "maybe_applied": True,
+    },
+    ValkeyError: {"code": "WRONGTYPE", "reason": "lost", "maybe_applied": True},
+    ClientError: {"reason": "setting", "maybe_applied": True},
 }
 
 
@@ -94,7 +108,7 @@ def make(kind: type[ClientError]) -> ClientError:
     for base in kind.__mro__:
         if base in ATTRIBUTES:
             return kind("the message", **ATTRIBUTES[base])
-    return kind("the message")
+    raise AssertionError(f"{kind.__name__} is no ClientError")
 
 
 def repickled(error: ClientError) -> Any:
@@ -111,24 +125,27 @@ def test_errors_are_copied_with_their_attributes(kind: type[ClientError], copier
     assert type(again) is kind
     assert str(again) == "the message"
     assert vars(again) == vars(error)
-    assert any(vars(error).values()) == any(base in ATTRIBUTES for base in kind.__mro__)
+    assert error.reason is not None
 
 
 @pytest.mark.parametrize("kind", CLASSES)
 def test_attributes_have_defaults(kind: type[ClientError]) -> None:
     """A message is enough."""
-    assert not any(vars(kind("the message")).values())
+    error = kind("the message")
+
+    assert not any(vars(error).values())
+    assert (error.reason, error.maybe_applied) == (None, False)
 
 
 def fail() -> None:
-    raise PostgresConfigurationError("mend it", sqlstate="42501")
+    raise PostgresConfigurationError("fix it", sqlstate="42501")
 
 
 def test_an_error_crosses_a_process_boundary() -> None:
     """A worker of a process pool raises it, and the parent sees the same."""
     with (
         ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool,
-        pytest.raises(PostgresConfigurationError, match="mend it") as caught,
+        pytest.raises(PostgresConfigurationError, match="fix it") as caught,
     ):
         pool.submit(fail).result()
 

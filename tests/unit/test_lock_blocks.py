@@ -37,21 +37,25 @@ def in_the_same_frame(node: ast.AST) -> Iterator[ast.AST]:
             yield from in_the_same_frame(child)
 
 
-@pytest.mark.parametrize("module", MODULES, ids=module_name)
-def test_no_loop_runs_under_a_lock_in_the_same_frame(module: Path) -> None:
+def test_no_loop_runs_under_a_lock_in_the_same_frame() -> None:
     """Up to Python 3.13 a jump back may leave a block without its end: loops are called instead.
 
     https://github.com/python/cpython/issues/130279
     """
-    tree = ast.parse(module.read_text())
-    loops = [
-        inner.lineno
-        for block in filter(holds_a_lock, ast.walk(tree))
-        for inner in in_the_same_frame(block)
-        if isinstance(inner, LOOPS)
+    blocks = [
+        (module_name(module), block)
+        for module in MODULES
+        for block in ast.walk(ast.parse(module.read_text()))
+        if holds_a_lock(block)
     ]
 
-    assert loops == []
+    assert blocks
+    assert [
+        f"{module}:{inner.lineno}"
+        for module, block in blocks
+        for inner in in_the_same_frame(block)
+        if isinstance(inner, LOOPS)
+    ] == []
 
 
 def test_every_lock_of_the_clients_is_an_owned_one() -> None:

@@ -3,44 +3,65 @@
 from __future__ import annotations
 
 import os
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from clients._shared.environment import VaultSettings
+from clients._shared.secrecy import Masked
 from clients.errors import ConfigurationError
 from utils._stack.settings import StackSettings, child_environment, forget_ambient_servers
 
 ROOT = Path(__file__).parents[2]
 
 
-def test_every_vault_variable_is_read() -> None:
-    """Each from its own name, stripped."""
-    read = VaultSettings.from_env(
-        {
-            "VAULT_ADDR": " http://v:8200 ",
-            "VAULT_TOKEN": "t\n",
-            "VAULT_NAMESPACE": "n",
-            "VAULT_ROLE_ID": "r",
-            "VAULT_SECRET_ID": "s",
-            "VAULT_CACERT": "/ca",
-            "VAULT_CLIENT_CERT": "/cert",
-            "VAULT_CLIENT_KEY": "/key",
-            "VAULT_SKIP_VERIFY": "true",
-        }
-    )
+_PLAIN = {
+    "addr": "VAULT_ADDR",
+    "token_file": "VAULT_TOKEN_FILE",
+    "namespace": "VAULT_NAMESPACE",
+    "secret_id_file": "VAULT_SECRET_ID_FILE",
+    "auth_method": "VAULT_AUTH_METHOD",
+    "auth_role": "VAULT_AUTH_ROLE",
+    "auth_mount": "VAULT_AUTH_MOUNT",
+    "cacert": "VAULT_CACERT",
+    "client_cert": "VAULT_CLIENT_CERT",
+    "client_key": "VAULT_CLIENT_KEY",
+}
+_SECRET = {
+    "token": "VAULT_TOKEN",
+    "role_id": "VAULT_ROLE_ID",
+    "secret_id": "VAULT_SECRET_ID",
+    "wrapped_secret_id": "VAULT_WRAPPED_SECRET_ID",
+}
 
-    assert read == VaultSettings(
-        addr="http://v:8200",
-        token="t",
-        namespace="n",
-        role_id="r",
-        secret_id="s",
-        cacert="/ca",
-        client_cert="/cert",
-        client_key="/key",
-        skip_verify=True,
-    )
+
+def test_every_vault_variable_is_read() -> None:
+    """Each from its own name, stripped; all but the switch are text."""
+    names = _PLAIN | _SECRET
+    read = VaultSettings.from_env({name: f" the {name}\n" for name in names.values()})
+
+    assert {*names, "skip_verify"} == {one.name for one in fields(VaultSettings)}
+    assert {one: getattr(read, one) for one in _PLAIN} == {
+        one: f"the {name}" for one, name in _PLAIN.items()
+    }
+    assert {one: getattr(read, one).reveal() for one in _SECRET} == {
+        one: f"the {name}" for one, name in _SECRET.items()
+    }
+
+
+@pytest.mark.parametrize("name", ["ADDR", "TOKEN", "NAMESPACE", "CACERT", "SKIP_VERIFY"])
+def test_openbaos_own_name_counts_where_vaults_is_unset(name: str) -> None:
+    """A machine that is set up for OpenBao's command line works as it is."""
+    field = name.lower()
+
+    def told(environ: dict[str, str]) -> object:
+        value = getattr(VaultSettings.from_env(environ), field)
+        return value.reveal() if isinstance(value, Masked) else value
+
+    assert told({f"BAO_{name}": "1"}) == told({f"VAULT_{name}": "1"})
+    assert told({f"BAO_{name}": "1", f"VAULT_{name}": "0"}) == told({f"VAULT_{name}": "0"})
+    assert told({f"BAO_{name}": "1", f"VAULT_{name}": " "}) == told({f"VAULT_{name}": "1"})
 
 
 @pytest.mark.parametrize("value", ["", "  ", None])
@@ -78,19 +99,10 @@ def test_an_unknown_word_is_refused_by_name(word: str) -> None:
         VaultSettings.from_env({"VAULT_SKIP_VERIFY": word})
 
 
-def test_all_missing_names_come_at_once() -> None:
-    """One error can list them, for each way to log in."""
-    nothing = VaultSettings()
-
-    assert nothing.missing_names("token") == ["VAULT_ADDR", "VAULT_TOKEN"]
-    assert nothing.missing_names("approle") == ["VAULT_ADDR", "VAULT_ROLE_ID", "VAULT_SECRET_ID"]
-    assert VaultSettings(addr="a", token="t").missing_names("token") == []
-    assert VaultSettings(addr="a", role_id="r").missing_names("approle") == ["VAULT_SECRET_ID"]
-
-
 def test_secrets_stay_out_of_the_repr() -> None:
     """Token and secret id do not show; the rest does."""
-    shown = repr(VaultSettings(addr="http://v", token="hunter2", secret_id="hunter3", role_id="r"))
+    environ = {"VAULT_ADDR": "http://v"} | dict.fromkeys(_SECRET.values(), "hunter2")
+    shown = repr(VaultSettings.from_env(environ))
 
     assert "hunter" not in shown
     assert "http://v" in shown

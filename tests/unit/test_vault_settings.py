@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from clients._shared.secrecy import Masked
-from clients._vault.settings import VaultOptions, resolve_options
+from clients._vault.settings import GivenLogin, VaultOptions, resolve_options
 from clients.errors import ConfigurationError, VaultConfigurationError, VaultError
+from clients.vault_auth import Token
 from clients.vault_client import VaultClient
 
 if TYPE_CHECKING:
@@ -28,12 +29,16 @@ _ROLE = {"VAULT_ROLE_ID": "role", "VAULT_SECRET_ID": "secret-id"}
 
 
 def _resolve(environ: dict[str, str] | None = None, **arguments: Any) -> VaultOptions:
-    for name in ("token", "role_id", "secret_id"):
-        given = arguments.get(name)
-        arguments[name] = None if given is None else Masked(given)
+    login: dict[str, Any] = {
+        name: arguments.pop(name)
+        for name in ("auth", "auth_method", "token", "role_id", "secret_id")
+        if name in arguments
+    }
+    for name in {"token", "role_id", "secret_id"}.intersection(login):
+        login[name] = Masked(login[name])
     defaults: dict[str, Any] = {
         "addr": None,
-        "auth_method": None,
+        "login": GivenLogin(**login),
         "namespace": None,
         "mount_point": "secret",
         "timeout": 10.0,
@@ -62,8 +67,9 @@ def test_arguments_stand_over_the_environment() -> None:
     options = _resolve(addr="http://other:1/", token="mine", namespace="team-a/")
 
     assert (options.addr, options.namespace) == ("http://other:1", "team-a")
-    assert options.token is not None
-    assert options.token.reveal() == "mine"
+    assert isinstance(options.auth, Token)
+    assert isinstance(options.auth.token, Masked)
+    assert options.auth.token.reveal() == "mine"
 
 
 @pytest.mark.parametrize(
@@ -81,18 +87,12 @@ def test_the_method_follows_from_the_credentials(
     environ: dict[str, str], arguments: dict[str, str], method: str
 ) -> None:
     """AppRole is chosen when a role id is there and no token; arguments are looked at first."""
-    options = _resolve(environ, **arguments)
-
-    assert options.auth_method == method
-    assert (options.token is None) == (method == "approle")
+    assert _resolve(environ, **arguments).auth_method == method
 
 
 def test_a_token_is_stripped() -> None:
     """The newline that `$(cat file)` or an editor leaves is no part of a token."""
-    token = _resolve(_ENV, token=" hvs.x\n").token
-
-    assert token is not None
-    assert token.reveal() == "hvs.x"
+    assert _resolve(_ENV, token=" hvs.x\n").secrets() == ("hvs.x",)
 
 
 @pytest.mark.parametrize("token", ["hvs.SEN\nTINEL", "hvs.SEN TINEL", "hvs.SENTINÉL", "SEN\x00T"])
@@ -114,8 +114,10 @@ def test_an_unfit_token_is_refused_without_being_shown(token: str) -> None:
         ("http://user:pass@vault.test", "user name"),
         ("http://vault.test:port", "no URL"),
         ("http://vault.test:99999", "no URL"),
-        ("http://vault.test/v1", "ends in /v1"),
-        ("http://vault.test/v1/", "ends in /v1"),
+        ("http://vault.test/v1", "has a path"),
+        ("http://vault.test/v1/", "has a path"),
+        ("http://vault.test/vault", "has a path"),
+        ("https://example.test//ui/vault/", "has a path"),
         ("http://vault.test?x=1", "query"),
         ("http://va ult.test", "no URL"),
         ("http://[::1", "no URL"),

@@ -1,6 +1,6 @@
-"""Tokens that the client gets and keeps alive itself, by AppRole logins.
+"""Tokens from logins that can be repeated: renewed, replaced before they end, and after a refusal.
 
-No background thread: a call that finds the token old sees to it, and all others go on.
+No background thread: a call that finds the token old renews it, and all others go on.
 """
 
 from __future__ import annotations
@@ -9,22 +9,23 @@ import copy
 import logging
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from .._shared.locks import OwnedLock
 from ..errors import VaultAuthenticationError, VaultConnectionError, VaultError
-from .api import approle_login, renew_self, revoke_self
-from .errors import Operation, not_vault
+from .api import renew_self, revoke_self
+from .errors import Operation
+from .logins import LoginRequest
 from .retry import Deadline
-from .tokens import Grant, TokenSource, grant_in
+from .tokens import Grant, TokenSource, ask_for_token, owners_grant
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from .._shared.secrecy import Masked
-    from .transport import Body, VaultAdapter, VaultTransport
+    from .logins import Login
+    from .transport import VaultTransport
 
-__all__ = ["AppRoleTokens"]
+__all__ = ["LoginTokens"]
 
 #: Seconds between two logins that only a denial asked for: a role's new policies are seen that
 #: soon, and a path that stays denied costs no more than that.
@@ -36,41 +37,39 @@ _SHORTEST_REFRESH_PAUSE = 1.0
 _log = logging.getLogger("clients.vault")
 
 
-class AppRoleTokens(TokenSource):
-    """Tokens from AppRole logins.
+class LoginTokens(TokenSource):
+    """Tokens from a login that can be repeated.
 
     Args:
         transport: Where to log in.
-        role_id: The role's id.
-        secret_id: Its secret id.
+        login: How to.
         clock: Seconds that only go forward.
     """
 
     def __init__(
         self,
         transport: VaultTransport,
-        role_id: Masked,
-        secret_id: Masked,
+        login: Login,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._transport = transport
-        self._role_id = role_id
-        self._secret_id = secret_id
+        self._login = login
         self._clock = clock
         self._lock = OwnedLock()
         self._grant: Grant | None = None
         self._generation = 0
         #: The generation that a refusal brought and that has not worked yet; 0 for none.
-        self._unproven = 0
-        #: The token in use before the one of that generation, where a policy denied it something.
-        self._before: Grant | None = None
+        self._unconfirmed_login = 0
+        #: The token in use before that login, where a policy denied it something.
+        self._previous_grant: Grant | None = None
         #: A token that was no better, to be revoked before another one is asked for.
         self._idle: Grant | None = None
         #: Counts logins that ended; the error of the last one, where it failed.
         self._ended = 0
         self._failure: VaultError | None = None
-        self._next_doubtful_login = float("-inf")
-        self._over = False
+        self._next_login_after_denial = float("-inf")
+        self._closing = False
+        self._logins = self._renewals = 0
 
     def current(self, deadline: Deadline) -> Grant:
         """Return the token; log in, renew or replace it first where its age demands it.
@@ -104,7 +103,7 @@ class AppRoleTokens(TokenSource):
     def replacement(
         self, refused: Grant, refusal: VaultAuthenticationError, deadline: Deadline
     ) -> Grant | None:
-        """Log in anew after a 403, once for all threads; None when that would mend nothing.
+        """Log in anew after a 403, once for all threads; None when that would change nothing.
 
         A denial by policy is worth a login only now and then: the role may have new policies.
         So is a refusal of a token that came from such a login and has never worked.
@@ -115,15 +114,18 @@ class AppRoleTokens(TokenSource):
             if grant is not None and grant.generation != refused.generation and grant.spend():
                 return grant
             denied = refusal.reason == "permission_denied"
-            if denied or refused.generation == self._unproven:
-                if self._clock() < self._next_doubtful_login:
+            if denied or refused.generation == self._unconfirmed_login:
+                if self._clock() < self._next_login_after_denial:
                     return None
-                self._next_doubtful_login = self._clock() + _DENIAL_PAUSE
+                self._next_login_after_denial = self._clock() + _DENIAL_PAUSE
                 self._give_back(deadline.sooner(_REVOKE_TIMEOUT), idle_alone=True)
-            self._grant = self._login(deadline)
+            found = self._obtained(deadline, refused=refused)
+            if found is None:
+                return None
+            self._grant = found
             self._grant.spend()
-            self._unproven = self._grant.generation
-            self._before = grant if denied else None
+            self._unconfirmed_login = self._grant.generation
+            self._previous_grant = grant if denied else None
             return self._grant
         finally:
             try:
@@ -133,8 +135,8 @@ class AppRoleTokens(TokenSource):
 
     def accepted(self, grant: Grant) -> None:
         """Note that the server took the token."""
-        if self._unproven == grant.generation:
-            self._unproven, self._before = 0, None
+        if self._unconfirmed_login == grant.generation:
+            self._unconfirmed_login, self._previous_grant = 0, None
 
     def denied(self, grant: Grant) -> None:
         """Note that a policy denies it; go back to the one before where it is no better.
@@ -142,17 +144,18 @@ class AppRoleTokens(TokenSource):
         A path that stays denied would leave another living token behind with each such login.
         The one before is the one to keep: credentials that were issued to it die with it.
         """
-        if self._unproven != grant.generation:
+        if self._unconfirmed_login != grant.generation:
             return
-        before, self._before, self._unproven = self._before, None, 0
-        if before is None or self._clock() >= before.usable_until:
+        previous, self._previous_grant, self._unconfirmed_login = self._previous_grant, None, 0
+        # What its owner put in the place of another token is not ours to change back.
+        if previous is None or not self._login.owned or self._clock() >= previous.usable_until:
             return
-        if before.policies != grant.policies:
+        if previous.policies != grant.policies:
             return
         try:
             if self._lock.acquire(timeout=0) and self._grant is grant:
                 # Other threads may still show it: it is revoked later on.
-                self._grant, self._idle = before, grant
+                self._grant, self._idle = previous, grant
         finally:
             try:
                 self._lock.release()
@@ -167,9 +170,31 @@ class AppRoleTokens(TokenSource):
         """
         self.current(deadline)
 
+    def looked_up(self, grant: Grant, deadline: Deadline) -> Grant:
+        """Return the token as it stands now, where its owner may have renewed it."""
+        if self._login.owned:
+            return grant
+        try:
+            return owners_grant(
+                self._transport,
+                self._operation("token", self._login.text),
+                grant.token,
+                generation=grant.generation,
+                clock=self._clock,
+                deadline=deadline,
+                retries=0,
+            )
+        except VaultError as error:
+            _log.debug("the token's end is not known anew: %s", error)
+            return grant
+
+    def counts(self) -> tuple[int, int]:
+        """Return the numbers of logins and of renewals."""
+        return self._logins, self._renewals
+
     def revoke(self) -> None:
         """Revoke the token; a failure is logged and no more, for the token dies by itself."""
-        self._over = True
+        self._closing = True
         # A login on its way in another thread brings a token that is to be revoked as well.
         try:
             self._lock.acquire(timeout=_REVOKE_TIMEOUT)
@@ -185,6 +210,8 @@ class AppRoleTokens(TokenSource):
         if not idle_alone:
             grants.append(self._grant)
             self._grant = None
+        if not self._login.owned:
+            return
         for grant in filter(None, grants):
             try:
                 self._transport.call(
@@ -204,8 +231,8 @@ class AppRoleTokens(TokenSource):
         ended = self._ended
         if not self._lock.acquire(timeout=deadline.remaining()):
             raise VaultConnectionError(
-                f"{self._operation('login', 'log in')}: another thread's login did not end in "
-                "time; raise timeout, or see why Vault is slow",
+                f"{self._operation('login', self._login.text)}: another thread's login did not "
+                "end in time; raise timeout, or see why Vault is slow",
                 reason="timeout",
             )
         if self._failure is not None and self._ended != ended:
@@ -216,7 +243,7 @@ class AppRoleTokens(TokenSource):
 
     def _refreshed(self, grant: Grant | None, deadline: Deadline) -> Grant:
         if grant is None or grant.uses is not None or self._clock() >= grant.usable_until:
-            return self._login(deadline)
+            return self._logged_in(deadline)
         # The caller came to read a secret: this must leave time for that.
         part = deadline.sooner(deadline.remaining() / 2)
         try:
@@ -227,7 +254,7 @@ class AppRoleTokens(TokenSource):
                     raise
                 except VaultError as error:
                     _log.debug("the token cannot be renewed, so it is replaced: %s", error)
-            return self._login(part, retries=0)
+            return self._logged_in(part, retries=0)
         except VaultError as error:
             # The token still lives; the next try comes soon, but not with every call.
             _log.warning("the token could not be renewed or replaced yet: %s", error)
@@ -235,38 +262,58 @@ class AppRoleTokens(TokenSource):
             pause = max(_SHORTEST_REFRESH_PAUSE, (grant.usable_until - now) / 4)
             return replace(grant, refresh_at=min(grant.usable_until, now + pause))
 
-    def _login(self, deadline: Deadline, *, retries: int | None = None) -> Grant:
-        operation = self._operation("login", "log in by AppRole")
-        if self._over:
-            raise VaultError(f"{operation}: the client was closed meanwhile", reason="closed")
-        try:
-            grant = self._ask_for_token(
-                operation,
-                lambda adapter: approle_login(adapter, self._role_id, self._secret_id),
-                generation=self._generation + 1,
-                deadline=deadline,
-                retries=retries,
+    def _logged_in(self, deadline: Deadline, *, retries: int | None = None) -> Grant:
+        grant = self._obtained(deadline, retries=retries)
+        if grant is None:
+            raise AssertionError("only a token that was refused can be no better")
+        return grant
+
+    def _obtained(
+        self, deadline: Deadline, *, refused: Grant | None = None, retries: int | None = None
+    ) -> Grant | None:
+        if self._closing:
+            raise VaultError(
+                f"{self._operation('login', self._login.text)}: the client was closed meanwhile",
+                reason="closed",
             )
+        request = LoginRequest(
+            transport=self._transport,
+            clock=self._clock,
+            deadline=deadline,
+            generation=self._generation + 1,
+            retries=retries,
+            known=self._grant if refused is None else refused,
+            refused=refused is not None,
+        )
+        try:
+            grant = self._login.obtain(request)
         except VaultError as error:
             self._failure = error
             self._ended += 1
             raise
         self._failure = None
         self._ended += 1
-        self._generation = grant.generation
-        _log.debug("logged in by AppRole, login %d, for %g s", grant.generation, grant.ttl)
+        if grant is None:
+            return None
+        if grant.generation > self._generation:
+            self._generation = grant.generation
+            self._logins += 1
+            _log.debug("%s: token %d, for %g s", self._login.text, grant.generation, grant.ttl)
         return grant
 
     def _renewed(self, grant: Grant, deadline: Deadline) -> Grant:
         operation = self._operation("token", "renew the token")
-        renewed = self._ask_for_token(
+        renewed = ask_for_token(
+            self._transport,
             operation,
             renew_self,
             generation=grant.generation,
+            clock=self._clock,
             deadline=deadline,
             token=grant.token,
             retries=0,
         )
+        self._renewals += 1
         # Near the end of its longest life a renewal gives less: after that, only a login helps.
         worth_it = renewed.renewable and renewed.ttl >= grant.ttl / 2
         return replace(
@@ -276,21 +323,6 @@ class AppRoleTokens(TokenSource):
             renewable=worth_it,
             policies=grant.policies,
         )
-
-    def _ask_for_token(
-        self,
-        operation: Operation,
-        send: Callable[[VaultAdapter], Body],
-        *,
-        generation: int,
-        **options: Any,
-    ) -> Grant:
-        asked_at = self._clock()
-        # The answer is kept out of this frame: in an unexpected shape it is a secret all the same.
-        grant = grant_in(self._transport.call(operation, send, **options), asked_at, generation)
-        if grant is None:
-            raise not_vault(operation, "HTTP 200 without a token")
-        return grant
 
     def _operation(self, kind: Literal["login", "token"], text: str) -> Operation:
         return Operation(kind=kind, text=text, addr=self._transport.options.addr)
