@@ -17,11 +17,11 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 VENV := .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
-# Most tests wait for a server: two of their files at a time take half as long, on any machine. A
-# stack that is not the run's own is used by one at a time. A worker that dies ends the run, with the
-# name of its test: with another in its place, pytest-xdist would wait for ever.
-WORKERS := $(if $(filter embedded,$(STACK)),-n 2 --dist loadfile --no-loadscope-reorder \
-	--max-worker-restart 0)
+# Most tests wait for a server: four at a time keep two processors busy. Each worker begins with a
+# part of the files, and takes tests from another's when it has none left. A stack that is not the
+# run's own is used by one at a time. A worker that dies ends the run, with the name of its test:
+# with another in its place, pytest-xdist would wait for ever.
+WORKERS := $(if $(filter embedded,$(STACK)),-n 4 --dist worksteal --max-worker-restart 0)
 STACK_TOOL := STACK=$(STACK) $(BIN)/python -m utils.local_stack
 
 ##@ Targets

@@ -33,6 +33,7 @@ from .errors import (
 if typing.TYPE_CHECKING:
     from ._shared.credentials import CredentialLife
     from .factory import Clients, HealthReport, ServiceHealth, build_clients
+    from .identity import RlsSetting, user_context
     from .postgres_client import PostgresClient
     from .valkey_client import Pipeline, RateLimit, Session, SessionStore, ValkeyClient
     from .vault_client import LeasedUrl, VaultClient
@@ -52,6 +53,7 @@ __all__ = [
     "PostgresError",
     "RateLimit",
     "RlsContextError",
+    "RlsSetting",
     "RowCountError",
     "ServiceHealth",
     "Session",
@@ -69,6 +71,7 @@ __all__ = [
     "VaultSecretNotFoundError",
     "VaultSecretsError",
     "build_clients",
+    "user_context",
 ]
 
 _HOMES = {
@@ -79,12 +82,14 @@ _HOMES = {
     "Pipeline": "valkey_client",
     "PostgresClient": "postgres_client",
     "RateLimit": "valkey_client",
+    "RlsSetting": "identity",
     "ServiceHealth": "factory",
     "Session": "valkey_client",
     "SessionStore": "valkey_client",
     "ValkeyClient": "valkey_client",
     "VaultClient": "vault_client",
     "build_clients": "factory",
+    "user_context": "identity",
 }
 
 # Type checkers read the imports above, and would take any name for granted if they saw this.

@@ -1,4 +1,4 @@
-"""The current user, carried by a context variable.
+"""Whose rows they are: the current user, carried by a context variable, and ``RlsSetting``.
 
 ``PostgresClient`` reads it for every call that is given no ``user_id``. A context variable
 follows the thread (and the asyncio task) that set it: two requests never see each other's user.
@@ -42,20 +42,23 @@ import sys
 import weakref
 from contextlib import ContextDecorator
 from contextvars import ContextVar, Token
+from copy import deepcopy
 from functools import partial
 from inspect import CO_ASYNC_GENERATOR, CO_GENERATOR
 from opcode import opmap
-from typing import TYPE_CHECKING, NamedTuple
-from uuid import UUID
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ._postgres.rls_setting import RlsSetting, parse_user_id
 from .errors import RlsContextError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from types import FrameType, TracebackType
     from typing import Self
+    from uuid import UUID
 
 __all__ = [
+    "RlsSetting",
     "clear_current_user_id",
     "current_identity",
     "get_current_user_id",
@@ -130,42 +133,13 @@ _entries: ContextVar[_Entry | None] = ContextVar("current_identity", default=Non
 _generators: weakref.WeakValueDictionary[int, _Scope] = weakref.WeakValueDictionary()
 
 
-def parse_user_id(user_id: object) -> UUID:
-    """Return *user_id* as a UUID.
-
-    Args:
-        user_id: A UUID, or its text.
-
-    Returns:
-        The UUID.
-
-    Raises:
-        RlsContextError: *user_id* is neither.
-    """
-    if type(user_id) is UUID:
-        return user_id
-    if isinstance(user_id, UUID):
-        # A subclass may have another text, and the text is what goes into SQL.
-        return UUID(int=user_id.int)
-    if isinstance(user_id, str):
-        try:
-            return UUID(user_id)
-        except ValueError:
-            pass
-
-    raise RlsContextError(
-        f"user id {_shorten(user_id)} is not a UUID (type {type(user_id).__name__}): "
-        "pass a uuid.UUID or its text"
-    ) from None
-
-
 def current_identity() -> dict[str, object]:
     """Return the values that ``user_context`` and ``set_current_user_id`` have set, by name.
 
     Returns:
         A copy; the current user's id is under ``user_id``. Empty when there is nobody.
     """
-    return dict(_current())
+    return {name: _own(value) for name, value in _current().items()}
 
 
 def get_current_user_id() -> UUID:
@@ -175,7 +149,8 @@ def get_current_user_id() -> UUID:
         The UUID that ``set_current_user_id`` or ``user_context`` put there.
 
     Raises:
-        RlsContextError: There is none. Threads of a pool start without one; the message says so.
+        RlsContextError: There is none, or it is no UUID (``current_identity()`` has it then).
+            Threads of a pool start without one; the message says so.
     """
     user_id = _current().get("user_id")
     if user_id is None:
@@ -229,6 +204,11 @@ class _Exit:
 class user_context(ContextDecorator):  # noqa: N801 - it is used as a function
     """Make *user_id* the current user inside a ``with`` block, and restore the former after it.
 
+    Where rows belong to more than a user, or to something else, the other values are given by name:
+    ``user_context("auth0|abc", tenant_id=7)``. Values that it is not given stay those of the block
+    around it. Whether they fit is for each client to say, by the types of its ``identity``; a name
+    that a client does not know is ignored there, since another client may know it.
+
     What has ended is nobody: neither a thread or task that runs with a copy of the block's context,
     nor a block that was left by an interrupt, in another order or in another thread, goes on as
     that user. Entered by a generator, it holds for the generator's own code, and not for whoever
@@ -236,24 +216,36 @@ class user_context(ContextDecorator):  # noqa: N801 - it is used as a function
     as well.
 
     Args:
-        user_id: A UUID, or its text.
+        user_id: The value of that name: a UUID or its text by default.
+        **values: Other values by name.
 
     Raises:
-        RlsContextError: *user_id* is neither; or it is entered a second time.
+        RlsContextError: No value is given, or one is None, empty, or has a NUL character; or the
+            block is entered a second time.
     """
 
-    def __init__(self, user_id: UUID | str) -> None:
-        self._user_id = parse_user_id(user_id)
-        self._scope = _Scope({"user_id": self._user_id})
+    def __init__(self, user_id: object = None, /, **values: object) -> None:
+        if user_id is not None:
+            if "user_id" in values:
+                raise RlsContextError("user_context() was given two values for user_id")
+            values["user_id"] = user_id
+        if not values:
+            raise RlsContextError(
+                "user_context() was given nobody, and there is no default: pass a user id, or "
+                "other values by name"
+            )
+        self._given = {name: _checked(name, value) for name, value in values.items()}
+        self._scope = _Scope(self._given)
         self._leave: weakref.ref[object] | None = None
 
-    def __enter__(self) -> UUID:
+    def __enter__(self) -> Any:
         scope = self._scope
         if scope.anchor is not None:
             raise RlsContextError("this user_context() was entered before: make another one")
         former = _entries.get()
         leave = self._leave
         scope.anchor = weakref.ref(self) if leave is None or leave() is None else leave
+        scope.latest = _Entry({**_current(), **self._given}, scope)
         try:
             scope.frame = _innermost_generator()
             scope.put_on()
@@ -266,7 +258,8 @@ class user_context(ContextDecorator):  # noqa: N801 - it is used as a function
             if _entries.get() is scope.latest:
                 _entries.set(former)
             raise
-        return self._user_id
+        user_id = self._given.get("user_id")
+        return _uuid_of(user_id) or user_id
 
     if TYPE_CHECKING:
 
@@ -282,7 +275,37 @@ class user_context(ContextDecorator):  # noqa: N801 - it is used as a function
 
     def _recreate_cm(self) -> Self:
         # ContextDecorator: another one for each call.
-        return type(self)(self._user_id)
+        return type(self)(**self._given)
+
+
+def _checked(name: str, value: object) -> object:
+    """Refuse what is no value of any client's identity, and return what is kept of the others."""
+    if value is None or (isinstance(value, str | bytes | dict) and not value):
+        raise RlsContextError(f"user_context() was given no {name}: it is empty")
+    if isinstance(value, str) and "\0" in value:
+        raise RlsContextError(f"user_context() was given a {name} with a NUL character")
+    found = _uuid_of(value) if name == "user_id" else None
+    # A text that is only similar to a UUID's may be another user, where ids are texts.
+    if found is not None and (not isinstance(value, str) or str(found) == value):
+        return found
+    return _own(value)
+
+
+def _uuid_of(value: object) -> UUID | None:
+    try:
+        return parse_user_id(value)
+    except RlsContextError:
+        return None
+
+
+def _own(value: object) -> object:
+    """Return a copy of what the caller could change later: the claims of a token."""
+    if not isinstance(value, dict | list):
+        return value
+    try:
+        return deepcopy(value)
+    except Exception:  # noqa: BLE001 - of whatever is in it
+        raise RlsContextError("an identity was given values that cannot be copied") from None
 
 
 def _leave(scope: _Scope, *_: object) -> None:
@@ -430,12 +453,3 @@ def _is_waiting(frame: FrameType) -> bool:
         if 0 <= at < len(code) - 1 and code[at] == opmap["RESUME"]:
             return code[at + 1] & _REASON == _AWAIT
     return False
-
-
-def _shorten(value: object) -> str:
-    try:
-        text = repr(value)
-    except ValueError:
-        return "of thousands of digits"  # which Python refuses to print
-    limit = 60
-    return text if len(text) <= limit else f"{text[:limit]}..."

@@ -9,29 +9,29 @@ from contextlib import ExitStack
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
-from ._postgres.block import BlockEntry, open_block
+from ._postgres.block import Block, BlockEntry, open_block
 from ._postgres.connector import Connector
 from ._postgres.execute import InBlock, OneRoundTrip
 from ._postgres.pool import Pool
 from ._postgres.probe import check_role, on_clean_session
+from ._postgres.rls_context import RlsContexts
 from ._postgres.settings import PostgresSettings, url_source
-from ._postgres.sql import prepared_context
-from ._postgres.statements import refuse_unsuitable
+from ._postgres.sql import BEGIN
+from ._postgres.statements import checked_params, refuse_unsendable, refuse_unsuitable
 from ._rls.finding import Finding
 from ._shared.lifecycle import Lifecycle
 from ._shared.validation import checked_count
 from .errors import NoRowsError, PostgresConfigurationError, PostgresError
-from .identity import get_current_user_id, parse_user_id
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from contextlib import AbstractContextManager
-    from uuid import UUID
 
     from psycopg.abc import Params, Query
 
-    from ._postgres.block import User
     from ._postgres.guarded import GuardedConnection
+    from ._postgres.rls_context import RlsContext, UserId
+    from ._postgres.rls_setting import RlsSetting
     from ._postgres.session import Session
     from ._postgres.settings import OnRlsBypass, Target
     from ._shared.credentials import CredentialLife, UrlSource
@@ -59,6 +59,11 @@ class PostgresClient(Lifecycle):
         statement_timeout: Seconds for each statement, enforced by the server; 0 is no limit.
         on_rls_bypass: What to do about a role that row-level security does not bind: ``"error"``,
             ``"warn"`` (one line in the log), or ``"ignore"``.
+        identity: Whose rows they are: the setting that policies read for each value, by the value's
+            name, such as ``{"tenant_id": RlsSetting("shop.tenant_id", int)}``; None:
+            ``{"user_id": RlsSetting("app.current_user_id", UUID)}``.
+        local_role: The role that each transaction of a user runs under, for policies ``TO`` it:
+            ``SET LOCAL ROLE``. The login role has to be a member of it. None: the login role.
 
     Raises:
         PostgresConfigurationError: A setting is unusable.
@@ -77,6 +82,8 @@ class PostgresClient(Lifecycle):
         pool_timeout: float = 5.0,
         statement_timeout: float = 30.0,
         on_rls_bypass: OnRlsBypass = "error",
+        identity: Mapping[str, RlsSetting] | None = None,
+        local_role: str | None = None,
     ) -> None:
         self._settings = PostgresSettings(
             pool_size=pool_size,
@@ -86,6 +93,7 @@ class PostgresClient(Lifecycle):
             statement_timeout=statement_timeout,
             on_rls_bypass=on_rls_bypass,
         )
+        self._contexts = RlsContexts(identity, local_role, self._settings.statement_timeout_ms)
         self.behind_pooler = False
         self._connector = Connector(
             url_source("connection_url", connection_url), self._settings, self._check_role
@@ -126,7 +134,9 @@ class PostgresClient(Lifecycle):
             opened.pop_all()
 
     def _check_role(self, session: Session, target: Target) -> None:
-        self.behind_pooler = check_role(session, target, self._settings.on_rls_bypass)
+        self.behind_pooler = check_role(
+            session, target, self._settings.on_rls_bypass, self._contexts.local_role
+        )
 
     def _connect_first(self, connector: Connector, opened: ExitStack) -> Session:
         session = connector.connect(patient=False)
@@ -144,7 +154,7 @@ class PostgresClient(Lifecycle):
     # -- operations --
 
     def connection(
-        self, user_id: UUID | str | None = None
+        self, user_id: UserId | None = None, *, identity: Mapping[str, object] | None = None
     ) -> AbstractContextManager[GuardedConnection]:
         """Open one transaction that sees and writes one user's rows alone.
 
@@ -152,7 +162,8 @@ class PostgresClient(Lifecycle):
         Inside an open block of the same user it is a savepoint of that block.
 
         Args:
-            user_id: Whose rows: a UUID or its text; None: the current user.
+            user_id: Whose rows: a UUID or its text by default; None: the current user.
+            identity: Other values of the identity by name; they stand over ambient ones.
 
         Returns:
             A context manager; it yields the guarded connection.
@@ -163,7 +174,7 @@ class PostgresClient(Lifecycle):
             TransactionAbortedError: At the end, when an SQL error was swallowed in the block.
             PostgresConnectionError: No connection could be had, or it broke.
         """
-        return self._block(self._user(user_id))
+        return self._block(self._contexts.of(user_id, identity))
 
     def admin_connection(self) -> AbstractContextManager[GuardedConnection]:
         """Open one transaction WITHOUT a user: for migrations, batches across users, checks.
@@ -178,10 +189,15 @@ class PostgresClient(Lifecycle):
             PostgresConnectionError: No connection could be had, or it broke.
             TransactionAbortedError: At the end, when an SQL error was swallowed in the block.
         """
-        return self._block(None)
+        return self._block(self._contexts.admin)
 
     def execute(
-        self, query: Query, params: Params = (), user_id: UUID | str | None = None
+        self,
+        query: Query,
+        params: Params = (),
+        user_id: UserId | None = None,
+        *,
+        identity: Mapping[str, object] | None = None,
     ) -> list[dict[str, Any]]:
         """Run one statement as one user, commit, and return its rows, in one round trip.
 
@@ -190,7 +206,8 @@ class PostgresClient(Lifecycle):
         Args:
             query: One SQL statement with ``%s`` or ``%(name)s`` placeholders.
             params: Values for the placeholders; when empty, ``%`` in the query is literal.
-            user_id: Whose rows: a UUID or its text; None: the current user.
+            user_id: Whose rows: a UUID or its text by default; None: the current user.
+            identity: Other values of the identity by name; they stand over ambient ones.
 
         Returns:
             The rows; ``[]`` when there are none, or the statement has none.
@@ -200,17 +217,23 @@ class PostgresClient(Lifecycle):
             PostgresConnectionError: No connection could be had, or it broke.
             PostgresError: The statement failed; nothing of it was committed.
         """
-        return self._execute("execute", self._user(user_id), query, params)
+        return self._execute("execute", self._contexts.of(user_id, identity), query, params)
 
     def execute_one(
-        self, query: Query, params: Params = (), user_id: UUID | str | None = None
+        self,
+        query: Query,
+        params: Params = (),
+        user_id: UserId | None = None,
+        *,
+        identity: Mapping[str, object] | None = None,
     ) -> dict[str, Any] | None:
         """Run one statement as ``execute`` does, and return its first row, or None.
 
         Args:
             query: One SQL statement with ``%s`` or ``%(name)s`` placeholders.
             params: Values for the placeholders.
-            user_id: Whose rows: a UUID or its text; None: the current user.
+            user_id: Whose rows: a UUID or its text by default; None: the current user.
+            identity: Other values of the identity by name; they stand over ambient ones.
 
         Returns:
             The first row; None when there is none.
@@ -218,18 +241,24 @@ class PostgresClient(Lifecycle):
         Raises:
             PostgresError: As for ``execute``.
         """
-        rows = self._execute("execute_one", self._user(user_id), query, params)
+        rows = self._execute("execute_one", self._contexts.of(user_id, identity), query, params)
         return rows[0] if rows else None
 
     def execute_scalar(
-        self, query: Query, params: Params = (), user_id: UUID | str | None = None
+        self,
+        query: Query,
+        params: Params = (),
+        user_id: UserId | None = None,
+        *,
+        identity: Mapping[str, object] | None = None,
     ) -> Any:
         """Run one statement as ``execute`` does, and return its first row's first column.
 
         Args:
             query: One SQL statement with ``%s`` or ``%(name)s`` placeholders.
             params: Values for the placeholders.
-            user_id: Whose rows: a UUID or its text; None: the current user.
+            user_id: Whose rows: a UUID or its text by default; None: the current user.
+            identity: Other values of the identity by name; they stand over ambient ones.
 
         Returns:
             The value, which may be None.
@@ -238,7 +267,7 @@ class PostgresClient(Lifecycle):
             NoRowsError: There is no row; it is a ValueError too.
             PostgresError: As for ``execute``.
         """
-        rows = self._execute("execute_scalar", self._user(user_id), query, params)
+        rows = self._execute("execute_scalar", self._contexts.of(user_id, identity), query, params)
         if not rows or not rows[0]:
             raise NoRowsError(
                 "execute_scalar() found no row to take a value from: use execute_one() where "
@@ -247,14 +276,20 @@ class PostgresClient(Lifecycle):
         return next(iter(rows[0].values()))
 
     def execute_many(
-        self, query: Query, rows: Iterable[Params], user_id: UUID | str | None = None
+        self,
+        query: Query,
+        rows: Iterable[Params],
+        user_id: UserId | None = None,
+        *,
+        identity: Mapping[str, object] | None = None,
     ) -> int:
         """Run one statement once for each row of parameters, all or nothing.
 
         Args:
             query: One SQL statement with placeholders.
             rows: The parameters of each run; any iterable.
-            user_id: Whose rows: a UUID or its text; None: the current user.
+            user_id: Whose rows: a UUID or its text by default; None: the current user.
+            identity: Other values of the identity by name; they stand over ambient ones.
 
         Returns:
             How many rows were changed in all.
@@ -262,11 +297,11 @@ class PostgresClient(Lifecycle):
         Raises:
             PostgresError: One of them failed; none is committed.
         """
-        user = self._user(user_id)
+        context = self._contexts.of(user_id, identity)
         refuse_unsuitable(query, "execute_many")
-        outer = open_block(self._pool, user)
+        outer = open_block(self._pool, context)
         if outer is None:
-            return self._one_round_trip(user, "execute_many").run_many(query, rows)
+            return self._one_round_trip(context, "execute_many").run_many(query, rows)
         return InBlock("execute_many", self._pool).run_many(outer, query, rows)
 
     def execute_admin(self, query: Query, params: Params = ()) -> list[dict[str, Any]]:
@@ -282,14 +317,15 @@ class PostgresClient(Lifecycle):
         Raises:
             PostgresError: As for ``execute``; 42501 where policies would filter the role's result.
         """
-        return self._execute("execute_admin", None, query, params)
+        return self._execute("execute_admin", self._contexts.admin, query, params)
 
     def stream(
         self,
         query: Query,
         params: Params = (),
         *,
-        user_id: UUID | str | None = None,
+        user_id: UserId | None = None,
+        identity: Mapping[str, object] | None = None,
         batch_size: int = 1000,
     ) -> AbstractContextManager[Iterator[dict[str, Any]]]:
         """Read a large result in batches, through a cursor on the server, in bounded memory.
@@ -297,7 +333,8 @@ class PostgresClient(Lifecycle):
         Args:
             query: One SQL query.
             params: Values for its placeholders.
-            user_id: Whose rows: a UUID or its text; None: the current user.
+            user_id: Whose rows: a UUID or its text by default; None: the current user.
+            identity: Other values of the identity by name; they stand over ambient ones.
             batch_size: Rows for each round trip.
 
         Returns:
@@ -307,10 +344,37 @@ class PostgresClient(Lifecycle):
             PostgresError: As for ``connection``.
             PostgresConfigurationError: *batch_size* is unusable.
         """
-        checked_count("batch_size", batch_size, PostgresConfigurationError, least=1, most=2**31 - 1)
+        checked_count(
+            "batch_size", batch_size, PostgresConfigurationError, minimum=1, maximum=2**31 - 1
+        )
+        values = checked_params(params, "stream()")
+        refuse_unsendable(query, values, "stream()")
         name = f"failfast_{next(self._cursor_numbers)}"
         in_block = InBlock("stream", self._pool)
-        return in_block.stream(self.connection(user_id), name, query, params, batch_size)
+        return in_block.stream(
+            self.connection(user_id, identity=identity), name, query, values, batch_size
+        )
+
+    def begin_block(
+        self,
+        identity: Mapping[str, object] | None = None,
+        *,
+        admin: bool = False,
+        begin: bytes = BEGIN,
+    ) -> Block:
+        """Return a transaction that an adapter begins and ends itself; no call joins it.
+
+        Args:
+            identity: Values of the identity by name; they stand over ambient ones.
+            admin: Whether it has no user, as ``admin_connection()``.
+            begin: The statement that opens it.
+
+        Raises:
+            RlsContextError: A value is missing, unknown or unfit.
+            PostgresConnectionError: When the block begins: no connection could be had.
+        """
+        context = self._contexts.admin if admin else self._contexts.of(None, identity)
+        return Block(self._pool_for(context), context, begin=begin, joinable=False)
 
     # -- health --
 
@@ -372,25 +436,22 @@ class PostgresClient(Lifecycle):
 
     # -- what the operations share --
 
-    def _user(self, user_id: UUID | str | None) -> UUID:
-        return get_current_user_id() if user_id is None else parse_user_id(user_id)
+    def _pool_for(self, context: RlsContext) -> Pool:
+        return self._admin_pool if context.is_admin else self._pool
 
-    def _pool_for(self, user: User) -> Pool:
-        return self._admin_pool if user is None else self._pool
+    def _block(self, context: RlsContext) -> AbstractContextManager[GuardedConnection]:
+        return BlockEntry(self._pool_for(context), context)
 
-    def _block(self, user: User) -> AbstractContextManager[GuardedConnection]:
-        return BlockEntry(self._pool_for(user), user, self._settings.statement_timeout_ms)
-
-    def _one_round_trip(self, user: User, method: str) -> OneRoundTrip:
-        context = prepared_context(user, self._settings.statement_timeout_ms)
-        return OneRoundTrip(self._pool_for(user), context, method)
+    def _one_round_trip(self, context: RlsContext, method: str) -> OneRoundTrip:
+        return OneRoundTrip(self._pool_for(context), context.to_prepare(), method)
 
     def _execute(
-        self, method: str, user: User, query: Query, params: Params
+        self, method: str, context: RlsContext, query: Query, params: Params
     ) -> list[dict[str, Any]]:
-        refuse_unsuitable(query, method)
-        pool = self._pool_for(user)
-        outer = open_block(pool, user)
+        values = checked_params(params, f"{method}()")
+        refuse_unsuitable(query, method, values)
+        pool = self._pool_for(context)
+        outer = open_block(pool, context)
         if outer is None:
-            return self._one_round_trip(user, method).run(query, params)
-        return InBlock(method, pool).run(outer, query, params)
+            return self._one_round_trip(context, method).run(query, values)
+        return InBlock(method, pool).run(outer, query, values)

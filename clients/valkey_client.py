@@ -92,7 +92,7 @@ class ValkeyClient(KeyOperations, Lifecycle):
         limits = Limits(
             checked_seconds("connect_timeout", connect_timeout, ValkeyConfigurationError),
             checked_seconds("socket_timeout", socket_timeout, ValkeyConfigurationError),
-            checked_count("max_connections", max_connections, ValkeyConfigurationError, least=1),
+            checked_count("max_connections", max_connections, ValkeyConfigurationError, minimum=1),
             checked_seconds("pool_timeout", pool_timeout, ValkeyConfigurationError),
         )
         commands = CommandSet(checked_prefix(key_prefix), JsonCodec(json_default))

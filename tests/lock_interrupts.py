@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import time
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
@@ -57,7 +58,9 @@ def interrupt_often(call: Callable[[], object]) -> None:
         for _ in range(_INTERRUPTS):
             with suppress(KeyboardInterrupt):
                 signal.setitimer(signal.ITIMER_REAL, _PAUSE)
-                while True:
+                # Python passes over an exception in a finalizer: then no other comes.
+                end = time.monotonic() + 0.05
+                while time.monotonic() < end:
                     call()
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)

@@ -130,14 +130,15 @@ def write(client: PostgresClient, token: UUID, kind: str) -> None:
             conn.execute(INSERT, (token, USER))
 
 
-def all_places_can_be_used(client: PostgresClient) -> None:
+def all_places_can_be_used(client: PostgresClient, **given: Any) -> None:
     """Open as many blocks at once as the pool has places, each on a session that works."""
+    given = given or {"user_id": USER}
     places = client.stats()["max_size"]
     assert client.stats()["in_use"] == 0
     everyone = threading.Barrier(places, timeout=10)
 
     def use(_: int) -> int:
-        with client.connection(USER) as conn:
+        with client.connection(**given) as conn:
             everyone.wait()
             row = conn.execute("SELECT 1 AS one").fetchone()
             return int(row["one"])

@@ -10,7 +10,6 @@ import threading
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
-from uuid import UUID
 
 import psycopg
 import pytest
@@ -27,24 +26,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from clients.postgres_client import PostgresClient
+    from tests.identity_examples import Example, Identity
 
-USERS = [UUID(int=number, version=4) for number in range(100, 104)]
-#: Rows remember who wrote them in ``writer``, whatever ``user_id`` says.
-TABLE = """
-CREATE TABLE notes (user_id uuid NOT NULL, writer uuid NOT NULL);
-CREATE INDEX ON notes (user_id);
-ALTER TABLE notes ENABLE ROW LEVEL SECURITY;
-ALTER TABLE notes FORCE ROW LEVEL SECURITY;
-CREATE POLICY user_isolation ON notes FOR ALL
-    USING (user_id = (SELECT NULLIF(current_setting('app.current_user_id', true), '')::uuid))
-    WITH CHECK (user_id = (SELECT NULLIF(current_setting('app.current_user_id', true), '')::uuid));
-GRANT SELECT, INSERT, UPDATE, DELETE ON notes TO crm_user;
-INSERT INTO notes SELECT id, id FROM unnest(%s::uuid[]) AS id;
-"""
-_READ = "SELECT DISTINCT user_id FROM notes"
-_INSERT = "INSERT INTO notes VALUES (%s, %s)"
 _DIRTY = """
-SELECT set_config('app.current_user_id', %s, false) AS a,
 set_config('search_path', 'pg_temp', false) AS b,
 set_config('statement_timeout', '9s', false) AS c, set_config('role', 'none', false) AS d,
 pg_advisory_lock(hashtext(%s)) AS e
@@ -53,13 +37,13 @@ _SESSION_SETS = (
     "SET search_path = pg_catalog",
     "SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY",
     "SET ROLE NONE; SET statement_timeout = 9000; SET row_security = off",
-    "CREATE TEMP TABLE notes (user_id uuid, writer uuid)",
+    "CREATE TEMP TABLE notes AS SELECT 1 AS one",
     "PREPARE trap AS SELECT 1; LISTEN news; SELECT pg_advisory_lock_shared(1)",
     "DECLARE trap CURSOR WITH HOLD FOR SELECT 1",
 )
-#: Seen by the next transaction on the same session, without any user.
-PROBE = """
-SELECT current_setting('app.current_user_id', true) AS who,
+# Seen by the next transaction on the same session, without any user.
+_PROBE = """
+SELECT concat_ws('', {who}) AS who,
     current_setting('search_path') AS path,
     current_user = session_user AS same_role,
     to_regclass('pg_temp.notes') IS NOT NULL AS temp_table,
@@ -81,16 +65,25 @@ CLEAN = {
 }
 
 
+def probe(example: Example) -> str:
+    """Return the query for what the last borrower has left."""
+    return _PROBE.format(
+        who=", ".join(f"current_setting('{one}', true)" for one in example.settings)
+    )
+
+
 @dataclass
 class World:
     """What all threads of one schedule share.
 
     Args:
         client: The client under test.
+        example: Its schema.
         superuser: A connection that may kill.
     """
 
     client: PostgresClient
+    example: Example
     superuser: psycopg.Connection[Any]
     kept: list[Callable[[], object]] = field(default_factory=list)
     written: int = 0
@@ -112,10 +105,9 @@ class World:
         with self.lock:
             if pid is None:
                 query = (
-                    "SELECT pid FROM pg_stat_activity WHERE usename = 'crm_user'"
-                    " ORDER BY random() LIMIT 1"
+                    "SELECT pid FROM pg_stat_activity WHERE usename = %s ORDER BY random() LIMIT 1"
                 )
-                row = self.superuser.execute(query).fetchone()
+                row = self.superuser.execute(query, (self.example.login,)).fetchone()
                 pid = row[0] if row else None
             if pid is not None:
                 self.kills += 1
@@ -124,18 +116,18 @@ class World:
 
 @dataclass
 class Turn:
-    """One operation of one user.
+    """One operation in one identity.
 
     Args:
         world: What all share.
-        me: The user.
-        other: Another one.
+        me: The identity.
+        other: Another one; it may have a part of it in common.
         number: Chooses among variants.
     """
 
     world: World
-    me: UUID
-    other: UUID
+    me: Identity
+    other: Identity
     number: int
 
     @property
@@ -143,112 +135,154 @@ class Turn:
         """The client under test."""
         return self.world.client
 
+    @property
+    def mine(self) -> dict[str, Any]:
+        """The arguments of a call in this identity."""
+        return self.world.example.given(self.me)
+
+    @property
+    def other_s(self) -> dict[str, Any]:
+        """The arguments of a call in the other identity."""
+        return self.world.example.given(self.other)
+
+    @property
+    def read(self) -> str:
+        """SQL for whose notes there are."""
+        return f"SELECT DISTINCT {self.world.example.owner} AS owner FROM notes"
+
+    @property
+    def insert(self) -> str:
+        """SQL that takes ``my_note`` or ``foreign_note``."""
+        return self.world.example.insert
+
+    @property
+    def my_note(self) -> tuple[object, ...]:
+        """A note of this identity."""
+        return self.world.example.row(self.me, self.me)
+
+    @property
+    def foreign_note(self) -> tuple[object, ...]:
+        """A note of the other identity, written by this one."""
+        return self.world.example.row(self.other, self.me)
+
+    @property
+    def spoil(self) -> tuple[str, list[str]]:
+        """SQL that sets each setting to the other's for the session, and its parameters."""
+        sets = [f"set_config('{one}', %s, false) AS s{n}" for n, one in enumerate(self.settings)]
+        return f"SELECT {', '.join(sets)}", list(self.world.example.texts(self.other))
+
+    @property
+    def settings(self) -> tuple[str, ...]:
+        """What policies read."""
+        return self.world.example.settings
+
     def only_mine(self, rows: list[Any]) -> None:
-        """See that every row is this user's, and that there is one at all."""
-        assert [row["user_id"] for row in rows] == [self.me], (self.me, rows)
+        """See that every row is this identity's, and that there is one at all."""
+        assert [row["owner"] for row in rows] == [self.world.example.key(self.me)], (self.me, rows)
 
 
 def read(turn: Turn) -> None:
-    turn.only_mine(turn.client.execute(_READ, user_id=turn.me))
+    turn.only_mine(turn.client.execute(turn.read, **turn.mine))
 
 
 def write(turn: Turn) -> None:
-    turn.client.execute(_INSERT, (turn.me, turn.me), turn.me)
+    turn.client.execute(turn.insert, turn.my_note, **turn.mine)
     turn.world.note_written(1)
 
 
 def write_many(turn: Turn) -> None:
-    rows = [(turn.me, turn.me)] * 3
-    assert turn.client.execute_many(_INSERT, rows, turn.me) == 3
+    rows = [turn.my_note] * 3
+    assert turn.client.execute_many(turn.insert, rows, **turn.mine) == 3
     turn.world.note_written(3)
 
 
 def write_foreign(turn: Turn) -> None:
-    foreign = (turn.other, turn.me)
     raises = pytest.raises(PostgresError, match=r"42501|lost|terminating")
     with raises:
         if turn.number % 2:
-            turn.client.execute(_INSERT, foreign, turn.me)
+            turn.client.execute(turn.insert, turn.foreign_note, **turn.mine)
         else:
-            turn.client.execute_many(_INSERT, [(turn.me, turn.me), foreign], turn.me)
+            rows = [turn.my_note, turn.foreign_note]
+            turn.client.execute_many(turn.insert, rows, **turn.mine)
 
 
 def change_foreign(turn: Turn) -> None:
-    verb = "DELETE FROM notes" if turn.number % 2 else "UPDATE notes SET writer = user_id"
-    found = turn.client.execute(
-        f"{verb} WHERE user_id = %s RETURNING 1 AS one", (turn.other,), turn.me
-    )
+    verb = "DELETE FROM notes" if turn.number % 2 else "UPDATE notes SET writer = 'changed'"
+    example = turn.world.example
+    query = f"{verb} WHERE {example.owner} = %s RETURNING 1 AS one"
+    found = turn.client.execute(query, (example.key(turn.other),), **turn.mine)
     assert found == []
 
 
 def spoil_the_session(turn: Turn) -> None:
-    turn.client.execute(_DIRTY, (str(turn.other), str(turn.me)), turn.me)
+    query, params = turn.spoil
+    turn.client.execute(f"{query}, {_DIRTY}", (*params, str(turn.me)), **turn.mine)
 
 
 def spoil_in_a_block(turn: Turn) -> None:
-    with turn.client.connection(turn.me) as conn:
-        turn.only_mine(conn.execute(_READ).fetchall())
+    with turn.client.connection(**turn.mine) as conn:
+        turn.only_mine(conn.execute(turn.read).fetchall())
         conn.row_factory = tuple_row
         conn.execute(_SESSION_SETS[turn.number % len(_SESSION_SETS)])
         # The last one: SQL can change the setting, which no setting can guard against.
-        conn.execute("SELECT set_config('app.current_user_id', %s, false)", (str(turn.other),))
-    turn.world.keep(lambda: conn.execute(_READ).fetchall(), conn.cursor)
+        conn.execute(*turn.spoil)
+    turn.world.keep(lambda: conn.execute(turn.read).fetchall(), conn.cursor)
 
 
 def fail(turn: Turn) -> None:
     with pytest.raises(PostgresError):
-        turn.client.execute("SELECT 1/0", user_id=turn.me)
+        turn.client.execute("SELECT 1/0", **turn.mine)
 
 
 def fail_in_a_block(turn: Turn) -> None:
     # A kill makes it another psycopg error.
     raises = pytest.raises(psycopg.Error)
-    with raises, turn.client.connection(turn.me) as conn:
-        conn.execute(_INSERT, (turn.me, turn.me))
+    with raises, turn.client.connection(**turn.mine) as conn:
+        conn.execute(turn.insert, turn.my_note)
         conn.execute(_SESSION_SETS[turn.number % len(_SESSION_SETS)])
         conn.execute("SELECT 1/0")
 
 
 def swallow(turn: Turn) -> None:
     raises = pytest.raises((TransactionAbortedError, PostgresConnectionError))
-    with raises, turn.client.connection(turn.me) as conn:
+    with raises, turn.client.connection(**turn.mine) as conn:
         cursor = conn.cursor()
         with suppress(psycopg.Error):
-            cursor.execute(_INSERT, (turn.me, turn.me))
+            cursor.execute(turn.insert, turn.my_note)
             conn.execute("SELECT 1/0")
     turn.world.keep(cursor.fetchone, cursor.fetchall)
 
 
 def savepoint(turn: Turn) -> None:
-    with turn.client.connection(turn.me) as conn:
-        conn.execute(_INSERT, (turn.me, turn.me))
+    with turn.client.connection(**turn.mine) as conn:
+        conn.execute(turn.insert, turn.my_note)
         with suppress(psycopg.errors.DivisionByZero), conn.transaction():
-            conn.execute(_INSERT, (turn.me, turn.me))
+            conn.execute(turn.insert, turn.my_note)
             conn.execute("SELECT 1/0")
-        with pytest.raises(RlsContextError), turn.client.connection(turn.other):
+        with pytest.raises(RlsContextError), turn.client.connection(**turn.other_s):
             pass
-        with turn.client.connection(turn.me) as inner:
-            turn.only_mine(inner.execute(_READ).fetchall())
+        with turn.client.connection(**turn.mine) as inner:
+            turn.only_mine(inner.execute(turn.read).fetchall())
         with pytest.raises(PostgresError):
-            inner.execute(_READ)
-    turn.world.keep(lambda: inner.execute(_READ), conn.transaction)
+            inner.execute(turn.read)
+    turn.world.keep(lambda: inner.execute(turn.read), conn.transaction)
     turn.world.note_written(1)
 
 
 def end_in_text(turn: Turn) -> None:
     text = ("COMMIT", "ROLLBACK AND CHAIN", "ROLLBACK; BEGIN")[turn.number % 3]
     raises = pytest.raises((RlsContextError, psycopg.OperationalError))
-    with raises, turn.client.connection(turn.me) as conn:
-        turn.only_mine(conn.execute(_READ).fetchall())
+    with raises, turn.client.connection(**turn.mine) as conn:
+        turn.only_mine(conn.execute(turn.read).fetchall())
         conn.execute(text)
         # Nothing may run here: without the context it would fail, with another's it would leak.
-        conn.execute(_INSERT, (turn.me, turn.me))
+        conn.execute(turn.insert, turn.my_note)
 
 
 def stream(turn: Turn) -> None:
-    query = "SELECT user_id FROM notes LIMIT 4"
-    with turn.client.stream(query, user_id=turn.me, batch_size=2) as rows:
-        assert next(rows)["user_id"] == turn.me
+    query = f"SELECT {turn.world.example.owner} AS owner FROM notes LIMIT 4"
+    with turn.client.stream(query, batch_size=2, **turn.mine) as rows:
+        assert next(rows)["owner"] == turn.world.example.key(turn.me)
     turn.world.keep(lambda: list(rows))
 
 
@@ -263,18 +297,18 @@ def use_a_kept_handle(turn: Turn) -> None:
 def ask_without_a_user(turn: Turn) -> None:
     # The application's role cannot pass the policies by, and is told so.
     with pytest.raises(PostgresError, match=r"42501|lost|terminating"):
-        turn.client.execute_admin(_READ)
+        turn.client.execute_admin(turn.read)
 
 
 def kill_somebody(turn: Turn) -> None:
     turn.world.kill()
-    turn.only_mine(turn.client.execute(_READ, user_id=turn.me))
+    turn.only_mine(turn.client.execute(turn.read, **turn.mine))
 
 
 def kill_my_own(turn: Turn) -> None:
     raises = pytest.raises((PostgresConnectionError, psycopg.OperationalError))
-    with raises, turn.client.connection(turn.me) as conn:
-        conn.execute(_INSERT, (turn.me, turn.me))
+    with raises, turn.client.connection(**turn.mine) as conn:
+        conn.execute(turn.insert, turn.my_note)
         turn.world.kill(conn.execute("SELECT pg_backend_pid() AS pid").fetchone()["pid"])
         if turn.number % 2:
             with suppress(psycopg.Error):

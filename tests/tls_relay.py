@@ -7,9 +7,10 @@ import datetime as dt
 import ipaddress
 import socket
 import ssl
+import struct
 import threading
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -138,12 +139,20 @@ class TlsRelay:
         port: The server's port.
         certificates: What to show, and whom to trust.
         ask_for_certificate: Refuse clients that show no certificate of the authority.
+        hangs_up: End each connection after its handshake without a word, as a server seems to do
+            whose alert is lost on the way: with a FIN, or with a reset.
     """
 
     def __init__(
-        self, port: int, certificates: Certificates, *, ask_for_certificate: bool = False
+        self,
+        port: int,
+        certificates: Certificates,
+        *,
+        ask_for_certificate: bool = False,
+        hangs_up: Literal["fin", "reset"] | None = None,
     ) -> None:
         self._target = port
+        self._hangs_up = hangs_up
         self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self._context.load_cert_chain(*certificates.server)
         if ask_for_certificate:
@@ -176,10 +185,16 @@ class TlsRelay:
 
     def _serve(self, plain: socket.socket) -> None:
         plain.settimeout(5)
+        client = self._context.wrap_socket(plain, server_side=True, do_handshake_on_connect=False)
         try:
-            client = self._context.wrap_socket(plain, server_side=True)
+            client.do_handshake()
         except OSError:
-            plain.close()
+            _close_gracefully(client)
+            return
+        if self._hangs_up:
+            if self._hangs_up == "reset":
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            client.close()
             return
         with client, socket.create_connection(("127.0.0.1", self._target), 5) as server:
             # One thread for both directions: an SSL socket is not for two at once.
@@ -188,6 +203,17 @@ class TlsRelay:
             with contextlib.suppress(OSError):
                 while _pass_on(client, server) and _pass_on(server, client):
                     pass
+
+
+def _close_gracefully(client: ssl.SSLSocket) -> None:
+    """Close once the client has read what was sent to it.
+
+    To close with something unread resets the connection, and the client may lose the alert.
+    """
+    with client, contextlib.suppress(OSError):
+        client.shutdown(socket.SHUT_WR)
+        while client.recv(65536):
+            pass
 
 
 def _pass_on(source: socket.socket, sink: socket.socket) -> bool:

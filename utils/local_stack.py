@@ -7,6 +7,17 @@ As a command::
 
 ``STACK`` says where the servers come from: ``embedded`` (default: wheels, no Docker), ``docker``,
 or ``external`` (they are there already, and the ``VAULT_*`` variables lead to them).
+
+The exports are ``VAULT_ADDR``, ``VAULT_TOKEN``, ``VAULT_ROLE_ID`` and ``VAULT_SECRET_ID``, which an
+application reads, and two that are for development alone:
+
+``STACK_SUPERUSER_URL``
+    PostgreSQL as the superuser, who owns the tables. Apply migrations with it:
+    ``psql "$STACK_SUPERUSER_URL" -f my_schema.sql``. Row-level security does not bind the
+    superuser, so no client accepts this URL: grant ``crm_user`` what your application needs.
+``STACK_VAULT_ROOT_TOKEN``
+    Vault's root token, to store secrets of your own:
+    ``VAULT_TOKEN=$STACK_VAULT_ROOT_TOKEN bao kv put secret/my/app key=value``.
 """
 
 from __future__ import annotations

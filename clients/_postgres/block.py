@@ -6,15 +6,15 @@ import logging
 import os
 import weakref
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, TypeAlias
-from uuid import UUID
+from typing import TYPE_CHECKING
 
+import psycopg
 from psycopg.pq import ConnStatus, TransactionStatus
 
 from ..errors import PostgresConnectionError, PostgresError, RlsContextError
 from .block_state import BlockState, BlockUse
 from .errors import is_connection_loss, lost_error, statement_error
-from .guarded import GuardedConnection
+from .guarded import GuardedConnection, GuardedCursor
 from .owner import current_owner
 from .session import BatchError, Session
 from .sql import (
@@ -22,60 +22,50 @@ from .sql import (
     COMMIT,
     RESET,
     ROLLBACK,
-    admin_context,
-    marked,
     marker,
-    user_context,
 )
 from .watchdog import SilenceError
 
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from .first_statement import FirstStatement
     from .pool import Pool
+    from .rls_context import RlsContext
 
-__all__ = ["Block", "BlockEntry", "JoinedBlock", "User", "context_statement", "open_block"]
+__all__ = ["Block", "BlockEntry", "JoinedBlock", "open_block"]
 
 _log = logging.getLogger("clients.postgres")
-
-#: Whose rows a transaction sees; None is an administrator, without any user.
-User: TypeAlias = UUID | None
 
 # Blocks entered in this context, the innermost last; clients are told apart by their pools. Weak:
 # one that a signal's exception kept from ending is dropped, and must not be joined.
 _open_blocks: ContextVar[tuple[weakref.ref[Block], ...]] = ContextVar("open_blocks", default=())
 
 
-def context_statement(user: User, statement_timeout_ms: int) -> bytes:
-    """Return the statement that gives a transaction its context."""
-    if user is None:
-        return admin_context(statement_timeout_ms)
-    return user_context(user, statement_timeout_ms)
-
-
-def open_block(pool: Pool, user: User) -> Block | None:
-    """Return the block that a call for *user* has to join; None when there is none.
+def open_block(pool: Pool, context: RlsContext) -> Block | None:
+    """Return the block that a call in *context* has to join; None when there is none.
 
     It is one of the same thread, and of the same asyncio task or greenlet: a task that is started
     inside a block inherits the context, and must not write into the other's transaction.
 
     Args:
         pool: The pool that the call would take a session from.
-        user: For whom it is.
+        context: For whom it is.
 
     Raises:
-        RlsContextError: There is one, for another user.
+        RlsContextError: There is one, for another identity.
     """
     for ref in reversed(_open_blocks.get()):
         block = ref()
         # A copied context can carry another thread's or task's blocks here.
         if block and block.pool is pool and block.is_open and block.owner.is_current():
-            if (block.user is None) != (user is None):
+            if block.context.is_admin != context.is_admin:
                 continue
-            if block.user != user:
+            if block.context != context:
                 raise RlsContextError(
-                    f"{block.what} is open in this thread or task, and this call is for user "
-                    f"{user}: end that block first, one transaction belongs to one user"
+                    f"{block.what} is open in this thread or task, and this call is for "
+                    f"{context.other_words(block.context)}: end that block first, one transaction "
+                    "belongs to one user"
                 )
             return block
     return None
@@ -86,22 +76,22 @@ class BlockEntry:
 
     Args:
         pool: Where a session comes from.
-        user: Whose rows it sees; None is an administrator.
-        statement_timeout_ms: Limits each statement, in milliseconds.
+        context: Whose rows it sees.
     """
 
-    def __init__(self, pool: Pool, user: User, statement_timeout_ms: int) -> None:
+    def __init__(self, pool: Pool, context: RlsContext) -> None:
         self._pool = pool
-        self._user = user
-        self._statement_timeout_ms = statement_timeout_ms
+        self._context = context
         self._entered: Block | JoinedBlock | None = None
 
     def __enter__(self) -> GuardedConnection:
         if self._entered is not None:
-            raise PostgresError(f"{what(self._user)} can be entered once: call connection() again")
-        outer = open_block(self._pool, self._user)
+            raise PostgresError(
+                f"{self._context.what} can be entered once: call connection() again"
+            )
+        outer = open_block(self._pool, self._context)
         if outer is None:
-            self._entered = Block(self._pool, self._user, self._statement_timeout_ms)
+            self._entered = Block(self._pool, self._context)
         else:
             self._entered = JoinedBlock(outer)
         return self._entered.__enter__()
@@ -113,14 +103,8 @@ class BlockEntry:
         traceback: TracebackType | None,
     ) -> None:
         if self._entered is None:
-            raise PostgresError(f"{what(self._user)} is not open")
+            raise PostgresError(f"{self._context.what} is not open")
         self._entered.__exit__(exc_type, exc, traceback)
-
-
-def what(user: User) -> str:
-    """Return what a block of *user* is called in messages."""
-    method = "admin_connection()" if user is None else f"connection() for user {user}"
-    return f"the block of {method}"
 
 
 class Block:
@@ -128,19 +112,28 @@ class Block:
 
     Args:
         pool: Where its session comes from.
-        user: Whose rows it sees; None is an administrator.
-        statement_timeout_ms: Limits each statement, in milliseconds.
+        context: Whose rows it sees.
+        begin: What opens the transaction; BEGIN with other modes where they are asked for.
+        joinable: Whether calls of this thread or task for the same identity become a part of it.
     """
 
     _state: BlockState | None = None
     _dropped = False
 
-    def __init__(self, pool: Pool, user: User, statement_timeout_ms: int) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        context: RlsContext,
+        *,
+        begin: bytes = BEGIN,
+        joinable: bool = True,
+    ) -> None:
+        self._begin_statement = begin
+        self._joinable = joinable
         self.pool = pool
-        self.user = user
-        self.what = what(user)
+        self.context = context
+        self.what = context.what
         self.owner = current_owner()
-        self._context = context_statement(user, statement_timeout_ms)
         self._clean = False
 
     @property
@@ -156,12 +149,33 @@ class Block:
         return self._state
 
     def __enter__(self) -> GuardedConnection:
-        session, began = self._begin()
-        expected = b"off" if self.user is None else str(self.user).encode()
-        self._state = BlockState(session, expected, began, self.what)
+        return self._open(*self._begin(None))
+
+    def begin_with(self, first: FirstStatement) -> tuple[GuardedConnection, GuardedCursor]:
+        """Open the transaction and run its first statement in the same round trip.
+
+        Args:
+            first: The statement.
+
+        Returns:
+            The handle, and the cursor that has the statement's result.
+
+        Raises:
+            psycopg.Error: The statement failed. The block is open all the same, and aborted.
+            PostgresError: No transaction could be opened.
+        """
+        handle = self._open(*self._begin(first))
+        if first.error is not None:
+            self.state.note(first.error)
+            raise first.error
+        return handle, handle.adopt(first.cursor)
+
+    def _open(self, session: Session, began: bytes) -> GuardedConnection:
+        self._state = BlockState(session, self.context, began)
         self.pool.pin(session)
-        self.owner.begin_block()
-        _open_blocks.set((*_others_than(self), weakref.ref(self)))
+        if self._joinable:
+            self.owner.begin_block()
+            _open_blocks.set((*_others_than(self), weakref.ref(self)))
         return GuardedConnection(BlockUse(self._state))
 
     def __exit__(
@@ -180,8 +194,9 @@ class Block:
         with state.lock:
             state.ended = True
             try:
-                self.owner.end_block()
-                _open_blocks.set(_others_than(self))
+                if self._joinable:
+                    self.owner.end_block()
+                    _open_blocks.set(_others_than(self))
                 state.close_what_is_open()
                 self._finish(state, exc)
             finally:
@@ -208,29 +223,40 @@ class Block:
                 "child with os._exit() inside the block, or fork outside it"
             )
 
-    def _begin(self) -> tuple[Session, bytes]:
+    def _begin(self, first: FirstStatement | None) -> tuple[Session, bytes]:
         """Open the transaction; a session that is dead, or cannot be reset, is replaced.
 
-        No statement of the caller's has run yet, so trying again repeats nothing.
+        As long as no statement of the caller's has run, trying again repeats nothing.
         """
         tries_left = self.pool.max_size + 1
         while True:
             session = self.pool.checkout(self.owner)
             try:
                 name = marker(session.application_name, 1)
-                context = session.run_batch(
-                    (RESET, BEGIN, marked(self._context, session.pgconn, name))
-                )[-1]
+                head = (RESET, self._begin_statement, self.context.of_block(name))
+                if first is None:
+                    context = session.run_batch(head)[-1]
+                else:
+                    context = first.run_behind(head, session)
             except BatchError as failure:
+                if first is not None and (failure.index is None or failure.index >= len(head)):
+                    first.error = failure.error
+                    return session, b""
                 self.pool.retire(session)
                 tries_left -= 1
                 target = self.pool.target
-                lost = is_connection_loss(failure.error)
+                lost = failure.index is None or is_connection_loss(failure.error)
                 if not lost and (tries_left == 0 or failure.index != 0):
                     raise statement_error(failure.error, "BEGIN", target) from failure.error
                 # A network that swallows answers would cost the time-out again on each session.
                 if tries_left == 0 or isinstance(failure.error, SilenceError):
-                    raise lost_error(failure.error, "BEGIN", target) from failure.error
+                    raise lost_error(
+                        failure.error, "BEGIN", target, maybe_applied=False
+                    ) from failure.error
+            except psycopg.Error:
+                # The caller's statement cannot be converted: nothing was sent.
+                self.pool.give_back(session)
+                raise
             except BaseException:
                 self.pool.retire(session)
                 raise
@@ -269,13 +295,15 @@ class Block:
         try:
             session.run_batch((COMMIT, RESET))
         except BatchError as failure:
-            if failure.index:
-                # Committed; only the reset failed, and the session is retired for it.
+            if failure.committed:
+                # Only the reset failed, and the session is retired for it.
                 return
             target = self.pool.target
             self.pool.learn_from(failure.error)
-            if failure.index is None:
-                raise lost_error(failure.error, "COMMIT", target) from failure.error
+            if failure.committed is None:
+                raise lost_error(
+                    failure.error, "COMMIT", target, maybe_applied=True
+                ) from failure.error
             self._roll_back(session)
             raise statement_error(failure.error, "COMMIT", target) from failure.error
         self._clean = True

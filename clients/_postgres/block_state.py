@@ -13,10 +13,12 @@ from .._shared.locks import OwnedLock
 from ..errors import PostgresError, RlsContextError, TransactionAbortedError
 from .errors import is_connection_loss, is_read_only, is_role_gone
 from .session import BatchError, Session
-from .sql import context_query, marker
+from .sql import marker
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from .rls_context import RlsContext
 
 __all__ = ["BlockState", "BlockUse", "Closable"]
 
@@ -38,14 +40,13 @@ class BlockState:
 
     Args:
         session: The session that runs it.
-        expected: What one column of the context query answers while the context is there.
+        context: Whose rows the transaction sees.
         began: When the transaction began, as the context query says it.
-        what: The block, for messages.
     """
 
-    def __init__(self, session: Session, expected: bytes, began: bytes, what: str) -> None:
+    def __init__(self, session: Session, context: RlsContext, began: bytes) -> None:
         self.session = session
-        self.what = what
+        self.what = context.what
         self.pid = os.getpid()
         #: The first SQL error that nobody has handled yet by a rollback to a savepoint.
         self.swallowed: psycopg.Error | None = None
@@ -59,10 +60,10 @@ class BlockState:
         self.ended = False
         #: How many uses of it are under way, in the thread that has the lock.
         self.busy = 0
-        # What the block's first batch has set, see marked().
+        # What the block's first batch has set, see ContextSql.of_block().
         self._marker = marker(session.application_name, 1)
         self._marks = 1
-        self._expected = expected
+        self._context = context
         self._began = began
         self.context_was_lost = False
 
@@ -130,12 +131,14 @@ class BlockState:
         # A new mark: the name that SQL has set may outlive the transaction, and then says nothing.
         name = marker(pgconn.parameter_status(b"application_name") or b"", self._marks)
         try:
-            [result] = self.session.message(context_query(pgconn, name))
+            values, sql = self._context.values, self._context.sql
+            [result] = self.session.message(sql.check(values, pgconn, name))
         except BatchError:
             # The connection is gone: the next statement says so in its own words.
             return True
-        user, row_security, began = (result.get_value(0, column) for column in range(3))
-        if began != self._began or self._expected not in (user, row_security):
+        expected = (*sql.expected(values), self._began)
+        # A setting that is not there any more reads NULL.
+        if expected != tuple(result.get_value(0, n) or b"" for n in range(len(expected))):
             return False
         self._marker = name
         return True

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "connect_error",
+    "describe",
     "is_connection_loss",
     "is_hung_up",
     "is_login_refusal",
@@ -138,11 +139,35 @@ def statement_error(error: psycopg.Error, action: str, target: Target) -> Postgr
     )
 
 
-def lost_error(error: psycopg.Error, action: str, target: Target) -> PostgresConnectionError:
-    """Map a connection that broke after a statement was sent: it may have run."""
+def describe(error: Exception) -> str:
+    """Return the words of an error that a value's conversion raised."""
+    if isinstance(error, psycopg.Error):
+        return str(error)
+    if isinstance(error, RecursionError):
+        return "RecursionError: it is nested too deep for Python"
+    return f"{type(error).__name__}: {error}"
+
+
+def lost_error(
+    error: psycopg.Error, action: str, target: Target, *, maybe_applied: bool
+) -> PostgresConnectionError:
+    """Map a connection that broke while a statement ran.
+
+    Args:
+        error: psycopg's error.
+        action: What was being done, such as ``"execute()"``.
+        target: Where, and the password to keep out of the text.
+        maybe_applied: Whether its COMMIT may have reached the server.
+    """
     words = redact(error, target.password).strip()
+    outcome = (
+        "The statement may or may not have taken effect: check before you repeat it"
+        if maybe_applied
+        else "Nothing was committed: run it again"
+    )
     return PostgresConnectionError(
-        f"{action} lost its connection to {target.description}: {words}. The statement may or may "
-        "not have taken effect: look before you repeat it",
+        f"{action} lost its connection to {target.description}: {words}. {outcome}",
         sqlstate=error.sqlstate,
+        reason="lost",
+        maybe_applied=maybe_applied,
     )

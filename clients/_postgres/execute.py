@@ -18,10 +18,17 @@ from psycopg.pq import ExecStatus
 
 from ..errors import PostgresError
 from .block import JoinedBlock
-from .errors import is_connection_loss, lost_error, statement_error, was_terminated_by_server
+from .errors import (
+    describe,
+    is_connection_loss,
+    lost_error,
+    statement_error,
+    was_terminated_by_server,
+)
 from .guarded import StreamedRows
 from .session import BatchError, Session
 from .sql import BEGIN, COMMIT, GUARD, LAST_COMMIT, PREPARED_RESET, RESET, ROLLBACK
+from .statements import checked_params, refuse_unsendable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -53,9 +60,11 @@ class _ConvertedQuery(PostgresQuery):
         self._literal = vars is None
         try:
             super().convert(query, vars)
-        except (TypeError, ValueError) as error:
-            # A text that UTF-8 cannot say, or parameters that are no sequence.
-            raise psycopg.DataError(str(error)) from error
+        except psycopg.Error:
+            raise
+        except Exception as error:
+            # Text that UTF-8 cannot encode, lists nested too deep, a type's own failure.
+            raise psycopg.DataError(describe(error)) from error
         if not isinstance(self.query, bytes):
             raise psycopg.ProgrammingError(
                 f"the query is {type(query).__name__}: it must be str, bytes or psycopg.sql"
@@ -66,8 +75,10 @@ class _ConvertedQuery(PostgresQuery):
             raise psycopg.ProgrammingError("the first row has no parameters, and a later one has")
         try:
             super().dump(None if self._literal else vars)
-        except (TypeError, ValueError) as error:
-            raise psycopg.DataError(str(error)) from error
+        except psycopg.Error:
+            raise
+        except Exception as error:
+            raise psycopg.DataError(describe(error)) from error
 
 
 class OneRoundTrip:
@@ -87,6 +98,8 @@ class OneRoundTrip:
         # The caller's statement comes behind the reset, BEGIN and the context.
         self._user_index = 0
         self._reset_is_prepared = False
+        # Rows that execute_many() has changed; -1 until its first batch is through.
+        self._changed = -1
 
     def run(self, query: Query, params: Params | None) -> list[dict[str, Any]]:
         """Run *query*, commit, and return its rows; ``[]`` for a statement without rows."""
@@ -95,11 +108,15 @@ class OneRoundTrip:
             try:
                 transformer = Transformer(session.conn)
                 converted = self._convert(transformer, query, params)
+                session.prepared.context = self._context.query
                 results = session.run_batch((*self._head(session), converted, LAST_COMMIT))
                 self._notice_pooler(session, results[self._user_index - 1])
                 return rows_of(results[self._user_index], transformer, self._method)
             except BatchError as failure:
                 self._tries_left -= 1
+                if failure.committed:
+                    # The server ended the session behind its answer.
+                    return rows_of(failure.results[self._user_index], transformer, self._method)
                 if self._is_out_of_date(session, failure):
                     self._undo(session)
                 elif not self._may_try_again(failure):
@@ -113,42 +130,56 @@ class OneRoundTrip:
         batch = list(islice(remaining, BATCH_ROWS))
         if not batch:
             return 0
+        first = checked_params(batch[0], f"{self._method}()")
+        refuse_unsendable(query, first, f"{self._method}()")
         while True:
             session = self._pool.checkout()
-            changed = -1
+            self._changed = -1
             try:
-                converted = self._convert(Transformer(session.conn), query, batch[0])
-                head: tuple[Statement, ...] = (*_FULL_RESET, self._context)
-                self._user_index = len(head)
-                changed = _rows_changed(session.run_rows(head, converted, batch)[len(head) :])
-                while batch := list(islice(remaining, BATCH_ROWS)):
-                    changed += _rows_changed(session.run_rows((), converted, batch))
-                session.run_batch((COMMIT,))
+                return self._run_batches(session, query, first, batch, remaining)
             except BatchError as failure:
                 self._tries_left -= 1
+                if failure.committed:
+                    return self._changed
                 # Once a batch is through, its rows are no longer at hand.
-                if changed >= 0 or not self._may_try_again(failure):
+                if self._changed >= 0 or not self._may_try_again(failure):
                     self._raise(session, failure)
             except psycopg.Error as error:
-                # A row that does not fit the placeholders; the session takes with it what was sent.
+                # A row that cannot be sent: nothing of its batch was.
+                if not session.reusable:
+                    self._undo(session)
                 raise statement_error(error, f"{self._method}()", self._pool.target) from error
             except BaseException:
                 if not session.reusable:
                     # The caller's iterator failed with the transaction half done.
                     session.close()
                 raise
-            else:
-                return changed
             finally:
                 self._pool.give_back(session)
+
+    def _run_batches(
+        self,
+        session: Session,
+        query: Query,
+        first: Params | None,
+        batch: list[Params],
+        remaining: Iterator[Params],
+    ) -> int:
+        converted = self._convert(Transformer(session.conn), query, first)
+        head: tuple[Statement, ...] = (*_FULL_RESET, self._context)
+        self._user_index = len(head)
+        self._changed = _rows_changed(session.run_rows(head, converted, batch)[len(head) :])
+        while batch := list(islice(remaining, BATCH_ROWS)):
+            self._changed += _rows_changed(session.run_rows((), converted, batch))
+        session.run_batch((COMMIT,))
+        return self._changed
 
     def _convert(
         self, transformer: AnyTransformer, query: Query, params: Params | None
     ) -> PostgresQuery:
         converted = _ConvertedQuery(transformer)
         try:
-            # Without parameters a percent sign is a percent sign.
-            converted.convert(query, params or None)
+            converted.convert(query, params)
         except psycopg.Error as error:
             raise statement_error(error, f"{self._method}()", self._pool.target) from error
         return converted
@@ -193,8 +224,11 @@ class OneRoundTrip:
     def _raise(self, session: Session, failure: BatchError) -> NoReturn:
         error, action = failure.error, f"{self._method}()"
         self._pool.learn_from(error)
-        if failure.index is None and not isinstance(error, psycopg.NotSupportedError):
-            raise lost_error(error, action, self._pool.target) from error
+        if failure.committed is None or failure.index is None:
+            maybe_applied = failure.committed is None
+            raise lost_error(
+                error, action, self._pool.target, maybe_applied=maybe_applied
+            ) from error
         if not session.reusable and not session.conn.closed:
             self._undo(session)
         raise statement_error(error, action, self._pool.target) from error
@@ -212,28 +246,34 @@ def rows_of(result: PGresult, transformer: AnyTransformer, method: str) -> list[
 
     Raises:
         PostgresError: Two columns have one name, and a dict would silently lose one; or a value
-            cannot be read.
+            cannot be read. The statement has been committed.
     """
     if result.status != ExecStatus.TUPLES_OK:
         return []
     encoding = transformer.encoding
     names = [(result.fname(i) or b"").decode(encoding) for i in range(result.nfields)]
     if duplicates := duplicate_columns(names):
-        raise PostgresError(f"{method}() returned {duplicates}. The statement itself was committed")
-    transformer.set_pgresult(result)
+        raise _unreadable(f"{method}() returned {duplicates}")
     try:
+        transformer.set_pgresult(result)
         # Both are of one result, and to compare their lengths for each row costs a quarter.
         return transformer.load_rows(
             0,
             result.ntuples,
             lambda values: dict(zip(names, values)),  # noqa: B905 - as said
         )
-    except (psycopg.Error, ValueError) as error:
-        # A value that Python cannot hold, such as a date of year 10000.
-        raise PostgresError(
-            f"{method}() returned a value that cannot be read: {error}. The statement itself was "
-            "committed"
+    except Exception as error:
+        # A value that Python cannot hold, such as a date of year 10000, or a loader's own failure.
+        raise _unreadable(
+            f"{method}() returned a value that cannot be read: {describe(error)}; select it as text"
         ) from error
+
+
+def _unreadable(message: str) -> PostgresError:
+    # Committed in the same round trip that brought the rows.
+    return PostgresError(
+        f"{message}. The statement itself was committed: do not repeat a change", maybe_applied=True
+    )
 
 
 def duplicate_columns(names: list[str]) -> str:
@@ -266,8 +306,7 @@ class InBlock:
     def run(self, outer: Block, query: Query, params: Params | None) -> list[dict[str, Any]]:
         """Run *query* as a savepoint of *outer*, and return its rows."""
         with self._mapped(), JoinedBlock(outer) as conn:
-            with self._value_errors():
-                cursor = conn.execute(query, params or None)
+            cursor = conn.execute(query, params)
             if cursor.description is None:
                 rows = []
             elif duplicates := duplicate_columns([column.name for column in cursor.description]):
@@ -286,8 +325,7 @@ class InBlock:
         changed = 0
         with self._mapped(), JoinedBlock(outer) as conn:
             while batch := list(islice(remaining, BATCH_ROWS)):
-                with self._value_errors():
-                    changed += conn.cursor().executemany(query, batch).rowcount
+                changed += conn.cursor().executemany(query, batch).rowcount
         return changed
 
     @contextmanager
@@ -303,8 +341,8 @@ class InBlock:
         abandoned: GeneratorExit | None = None
         with block as conn:
             cursor = conn.cursor(name)
-            with self._mapped(), self._value_errors():
-                cursor.execute(query, params or None)
+            with self._mapped():
+                cursor.execute(query, params)
             try:
                 yield StreamedRows(cursor, batch_size, self._mapped)
             except GeneratorExit as left:
@@ -313,14 +351,6 @@ class InBlock:
                 abandoned = left
         if abandoned is not None:
             raise abandoned
-
-    @contextmanager
-    def _value_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except (TypeError, ValueError) as error:
-            # A text that UTF-8 cannot say, or parameters that are no sequence.
-            raise PostgresError(f"{self._method}() failed: {error}") from error
 
     @contextmanager
     def _mapped(self) -> Iterator[None]:

@@ -7,14 +7,16 @@ that the block is still open and that its transaction is still the one that has 
 from __future__ import annotations
 
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any, NoReturn, Self
+from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar
 
 import psycopg
 from psycopg import sql
 from psycopg.pq import TransactionStatus
 from psycopg.rows import dict_row
 
-from ..errors import PostgresError
+from ..errors import ClientError, PostgresError
+from .errors import describe
+from .statements import MAX_PARAMETERS, checked_params, refuse_unsendable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -32,6 +34,9 @@ __all__ = [
     "GuardedTransaction",
     "StreamedRows",
 ]
+
+
+T = TypeVar("T")
 
 
 class _PartOfBlock:
@@ -108,12 +113,21 @@ class GuardedConnection(_PartOfBlock):
         else:
             raw = conn.cursor(name, binary=binary, scrollable=scrollable)
             state.closables.append(raw)
-        cursor = GuardedCursor(self, self._use, raw)
+        cursor = self.adopt(raw)
         factory = row_factory or self.row_factory
         if factory is not dict_row:
             # It may keep what it is given: not psycopg's cursor, which leads to the connection.
             raw.row_factory = lambda _: factory(cursor)
+            cursor.has_callers_rows = True
         return cursor
+
+    def adopt(self, raw: Any) -> GuardedCursor:
+        """Return a guarded cursor over one of psycopg's on this block's connection.
+
+        Args:
+            raw: psycopg's cursor.
+        """
+        return GuardedCursor(self, self._use, raw)
 
     def transaction(
         self, savepoint_name: str | None = None, *, force_rollback: bool = False
@@ -217,7 +231,7 @@ _END = object()
 class GuardedCursor(_PartOfBlock):
     """A psycopg cursor that works only while its block is open."""
 
-    __slots__ = ("_fetch_sends", "_handle", "_raw")
+    __slots__ = ("_fetch_sends", "_handle", "_raw", "has_callers_rows")
 
     def __init__(self, handle: GuardedConnection, use: BlockUse, raw: Any) -> None:
         super().__init__(use)
@@ -225,6 +239,8 @@ class GuardedCursor(_PartOfBlock):
         self._raw = raw
         # Only a server-side cursor talks to the server when it fetches.
         self._fetch_sends = isinstance(raw, psycopg.ServerCursor)
+        #: Whether a row factory of the caller's makes the rows: its failures are the caller's.
+        self.has_callers_rows = False
 
     def __enter__(self) -> Self:
         return self
@@ -236,9 +252,8 @@ class GuardedCursor(_PartOfBlock):
         return self
 
     def __next__(self) -> Any:
-        with self._use.guard(sends=self._fetch_sends):
-            # Not fetchone(): its None can be a row, too, as a row factory makes it.
-            row = next(self._raw, _END)
+        # Not fetchone(): its None can be a row, too, as a row factory makes it.
+        row = self._fetch(next, self._raw, _END)
         if row is _END:
             raise StopIteration
         return row
@@ -278,34 +293,44 @@ class GuardedCursor(_PartOfBlock):
 
         Raises:
             psycopg.Error: It failed.
-            PostgresError: The block has ended, or its context is lost (RlsContextError).
+            PostgresError: The block has ended, its context is lost (RlsContextError), or the
+                statement cannot be sent as it is; then nothing was sent.
         """
         with self._use.guard():
-            self._raw.execute(_whole(query), params)
+            _refuse_unsendable(query, params, "execute()")
+            try:
+                self._raw.execute(query, params)
+            except Exception as error:
+                self._raise_unless_callers(error, "execute() cannot send these parameters")
+                raise
         return self
 
     def executemany(
         self, query: Query, params_seq: Iterable[Params], *, returning: bool = False
     ) -> Self:
         """Run a statement once for each row of parameters; raises as ``execute`` does."""
+        rows = _CallersRows(params_seq)
         with self._use.guard():
-            self._raw.executemany(_whole(query), params_seq, returning=returning)
+            _refuse_unsendable(query, (), "executemany()")
+            try:
+                self._raw.executemany(query, rows, returning=returning)
+            except Exception as error:
+                if error is not rows.failure:
+                    self._raise_unless_callers(error, "executemany() cannot send these parameters")
+                raise
         return self
 
     def fetchone(self) -> Any:
         """Return the next row, or None when there is no further one."""
-        with self._use.guard(sends=self._fetch_sends):
-            return self._raw.fetchone()
+        return self._fetch(self._raw.fetchone)
 
     def fetchmany(self, size: int = 0) -> list[Any]:
         """Return up to *size* further rows."""
-        with self._use.guard(sends=self._fetch_sends):
-            return list(self._raw.fetchmany(size))
+        return list(self._fetch(self._raw.fetchmany, size))
 
     def fetchall(self) -> list[Any]:
         """Return all further rows."""
-        with self._use.guard(sends=self._fetch_sends):
-            return list(self._raw.fetchall())
+        return list(self._fetch(self._raw.fetchall))
 
     def nextset(self) -> bool:
         """Go on to the next result of several statements; return False when there is none."""
@@ -318,30 +343,28 @@ class GuardedCursor(_PartOfBlock):
             self._raw.scroll(value, mode)
 
     def stream(self, query: Query, params: Params | None = None) -> Generator[Any, None, None]:
-        """Yield the rows one by one as the server sends them."""
-        rows = self._raw.stream(_whole(query), params)
+        """Yield the rows one by one as the server sends them.
+
+        Who stops before the last row cancels the statement: what it has written is undone, and
+        the block goes on.
+        """
         with self._use.guard() as state:
-            state.closables.append(rows)
+            _refuse_unsendable(query, params, "stream()")
+            rows = _StatementRows(state, self._raw.stream(query, params))
         try:
             while True:
                 with self._use.guard(sends=False):
                     try:
-                        row = next(rows)
-                    except StopIteration:
-                        return
+                        row = rows.next()
+                    except Exception as error:
+                        self._raise_unless_callers(error, "stream() cannot read a row")
+                        raise
+                if row is _END:
+                    return
                 yield row
         finally:
             with state.lock:
-                if rows in state.closables:
-                    state.closables.remove(rows)
-                    self._cancel(rows)
-
-    def _cancel(self, rows: Any) -> None:
-        state = self._use.state
-        with suppress(psycopg.Error):
-            rows.close()
-        if state.session.transaction_status == TransactionStatus.INERROR:
-            state.note(psycopg.errors.QueryCanceled("a stream() was left before its last row"))
+                rows.close()
 
     @contextmanager
     def copy(self, statement: Query, params: Params | None = None) -> Iterator[GuardedCopy]:
@@ -349,8 +372,8 @@ class GuardedCursor(_PartOfBlock):
 
         COPY FROM is PostgreSQL's to refuse on tables with row-level security.
         """
-        whole = _whole(statement)
-        with self._use.guard(), self._raw.copy(whole, params) as raw:
+        _refuse_unsendable(statement, params, "copy()")
+        with self._use.guard(), self._raw.copy(statement, params) as raw:
             use = self._use.part("this COPY has ended: open another with cursor.copy()")
             try:
                 yield GuardedCopy(use, raw)
@@ -363,13 +386,102 @@ class GuardedCursor(_PartOfBlock):
             if not self._handle.closed:
                 self._raw.close()
 
+    def _fetch(self, fetch: Callable[..., T], *args: Any) -> T:
+        with self._use.guard(sends=self._fetch_sends):
+            try:
+                return fetch(*args)
+            except Exception as error:
+                self._raise_unless_callers(error, "a row cannot be read")
+                raise
 
-def _whole(query: Query) -> Query:
-    """Refuse a query that libpq would cut at a NUL character: perhaps before its WHERE."""
+    def _raise_unless_callers(self, error: Exception, what: str) -> None:
+        """Raise PostgresError for what is neither psycopg's own error nor a row factory's."""
+        if not isinstance(error, psycopg.Error | ClientError) and not self.has_callers_rows:
+            raise PostgresError(f"{what}: {describe(error)}") from error
+
+
+class _CallersRows:
+    """The caller's iterable of rows, which remembers a failure of its own."""
+
+    def __init__(self, rows: Iterable[Params]) -> None:
+        self._rows = rows
+        self.failure: Exception | None = None
+
+    def __iter__(self) -> Iterator[Params]:
+        rows = iter(self._rows)
+        while True:
+            try:
+                row = next(rows)
+            except StopIteration:
+                return
+            except Exception as error:
+                self.failure = error
+                raise
+            checked_params(row, "executemany()")
+            if len(row) > MAX_PARAMETERS:
+                raise PostgresError(
+                    f"a row of executemany() has {len(row)} parameters, and the protocol takes "
+                    f"{MAX_PARAMETERS}"
+                )
+            yield row
+
+
+class _StatementRows:
+    """The rows of one streamed statement, in a savepoint of its own.
+
+    Whether the request to cancel a statement arrives before it ends is chance: without the
+    savepoint, the transaction would be aborted by it now and then.
+    """
+
+    _SAVEPOINT = b"failfast_stream"
+
+    def __init__(self, state: BlockState, rows: Generator[Any, None, None]) -> None:
+        self._state = state
+        self._rows = rows
+        self._run(b"SAVEPOINT " + self._SAVEPOINT)
+        state.closables.append(self)
+
+    def next(self) -> Any:
+        """Return the next row, or _END."""
+        try:
+            row = next(self._rows, _END)
+        except psycopg.Error:
+            # The statement failed, and the transaction with it.
+            self._forget()
+            raise
+        if row is _END:
+            self._forget()
+            self._run(b"RELEASE SAVEPOINT " + self._SAVEPOINT)
+        return row
+
+    def close(self) -> None:
+        """Cancel the statement, unless it has come to its end, and undo it."""
+        if self not in self._state.closables:
+            return
+        self._forget()
+        with suppress(psycopg.Error):
+            self._rows.close()
+        session = self._state.session
+        if session.transaction_status in (TransactionStatus.INTRANS, TransactionStatus.INERROR):
+            self._run(b"ROLLBACK TO SAVEPOINT " + self._SAVEPOINT)
+            self._run(b"RELEASE SAVEPOINT " + self._SAVEPOINT)
+
+    def _forget(self) -> None:
+        if self in self._state.closables:
+            self._state.closables.remove(self)
+
+    def _run(self, statement: bytes) -> None:
+        self._state.session.conn.execute(statement)
+
+
+def _refuse_unsendable(query: Query, params: Params | None, action: str) -> None:
+    """Refuse a statement that would not reach the server as its caller wrote it."""
+    checked_params(params, action)
+    refuse_unsendable(query, params, action)
+    # libpq would cut the query there: perhaps before its WHERE.
     text = query.as_bytes() if isinstance(query, sql.Composable) else query
     if (isinstance(text, str) and "\0" in text) or (isinstance(text, bytes) and b"\0" in text):
         raise psycopg.ProgrammingError("the query contains a NUL character")
-    return query
 
 
 class GuardedCopy(_PartOfBlock):
@@ -390,7 +502,7 @@ class GuardedCopy(_PartOfBlock):
 
     def read(self) -> Buffer:
         """Return the next piece of a COPY TO; empty at the end."""
-        return self._open_copy().read()
+        return self._do("read", self._open_copy().read)
 
     def rows(self) -> Iterator[tuple[Any, ...]]:
         """Yield the rows of a COPY TO."""
@@ -399,19 +511,28 @@ class GuardedCopy(_PartOfBlock):
 
     def read_row(self) -> tuple[Any, ...] | None:
         """Return the next row of a COPY TO; None at the end."""
-        return self._open_copy().read_row()
+        return self._do("read_row", self._open_copy().read_row)
 
     def write(self, data: Buffer | str) -> None:
         """Send a piece of a COPY FROM."""
-        self._open_copy().write(data)
+        self._do("write", self._open_copy().write, data)
 
     def write_row(self, row: Sequence[Any]) -> None:
         """Send a row of a COPY FROM."""
-        self._open_copy().write_row(row)
+        self._do("write_row", self._open_copy().write_row, row)
 
     def set_types(self, types: Sequence[int | str]) -> None:
         """Name the types of the columns, which a binary COPY needs."""
         self._open_copy().set_types(types)
+
+    @staticmethod
+    def _do(method: str, work: Callable[..., T], *args: Any) -> T:
+        try:
+            return work(*args)
+        except psycopg.Error:
+            raise
+        except Exception as error:
+            raise PostgresError(f"{method}() cannot convert a value: {describe(error)}") from error
 
     def _open_copy(self) -> psycopg.Copy:
         self._use.check_open()

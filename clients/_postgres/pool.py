@@ -436,7 +436,7 @@ class Pool:
             # A fail-over has left us on a server that takes no writes.
             self.drain()
         elif is_role_gone(error):
-            self._connector.source.doubt()
+            self._connector.source.suspect_revoked()
 
     def add(self, session: Session) -> None:
         """Put a session that was connected elsewhere into the pool as an idle one."""

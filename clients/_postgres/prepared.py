@@ -7,7 +7,7 @@ round trip. https://www.postgresql.org/docs/18/sql-prepare.html
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from psycopg.pq import ExecStatus
 
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from psycopg.pq.abc import PGresult
 
 __all__ = ["OwnStatement", "Parse", "PreparedStatements", "without_parses"]
+
+#: The text of a statement, and for a caller's what gives it its context.
+_Key: TypeAlias = bytes | tuple[bytes, bytes]
 
 _NAME = b"failfast_%d"
 # As often as psycopg waits for before it prepares a statement.
@@ -42,13 +45,13 @@ class Parse(NamedTuple):
 
     Args:
         position: Which statement of the batch is prepared.
-        query: Its text.
+        key: What it is remembered by.
         types: The types of its parameters.
         name: Under which name.
     """
 
     position: int
-    query: bytes
+    key: _Key
     types: tuple[int, ...]
     name: bytes
 
@@ -56,35 +59,45 @@ class Parse(NamedTuple):
 class PreparedStatements:
     """What one session has prepared."""
 
-    __slots__ = ("_names", "_number", "_uses", "enabled", "guard_is_unnamed")
+    __slots__ = ("_names", "_number", "_uses", "context", "enabled", "guard_is_unnamed")
 
     def __init__(self) -> None:
         #: Whether libpq and the server agree on the process: no pooler stands between.
         self.enabled = False
         #: Whether the server's unnamed statement is the guard, and needs no parsing again.
         self.guard_is_unnamed = False
-        # By the text; the types are compared, since one text may come with others.
-        self._names: dict[bytes, tuple[bytes, tuple[int, ...]]] = {}
-        self._uses: dict[bytes, int] = {}
+        #: What gives the caller's statements their context: those of users run under another role
+        #: than an administrator's, and no plan is shared between roles.
+        self.context = b""
+        # By context and text; the types are compared, since one text may come with others.
+        self._names: dict[_Key, tuple[bytes, tuple[int, ...]]] = {}
+        self._uses: dict[_Key, int] = {}
         self._number = 0
 
     def __bool__(self) -> bool:
         return bool(self._names)
 
+    def key_of(self, statement: PostgresQuery | OwnStatement) -> _Key:
+        """Return what a statement is remembered by."""
+        # Our own bring their context, or need none.
+        if type(statement) is OwnStatement:
+            return statement.query
+        return self.context, statement.query
+
     def name_of(self, statement: PostgresQuery | OwnStatement) -> bytes | None:
         """Return the name under which it is prepared, or None."""
-        found = self._names.get(statement.query)
+        found = self._names.get(self.key_of(statement))
         return found[0] if found is not None and found[1] == statement.types else None
 
     def name_to_prepare(self, statement: PostgresQuery | OwnStatement) -> bytes | None:
         """Count one more use; return a name to prepare it under, or None."""
-        query = statement.query
-        if not self.enabled or self.full or query in self._names:
+        key = self.key_of(statement)
+        if not self.enabled or self.full or key in self._names:
             return None
         if not isinstance(statement, OwnStatement):
             if len(self._uses) >= _MAX_COUNTED:
                 self._uses.clear()
-            uses = self._uses[query] = self._uses.get(query, 0) + 1
+            uses = self._uses[key] = self._uses.get(key, 0) + 1
             if uses < _PREPARE_AFTER:
                 return None
         return self.new_name()
@@ -96,7 +109,7 @@ class PreparedStatements:
 
     def add(self, parse: Parse) -> None:
         """Remember a preparation that the server has confirmed."""
-        self._names[parse.query] = (parse.name, parse.types)
+        self._names[parse.key] = (parse.name, parse.types)
 
     def forget(self) -> None:
         """Forget all names: the server is told to."""
@@ -121,7 +134,7 @@ class PreparedStatements:
 
 
 def without_parses(
-    results: list[PGresult], parses: list[Parse], prepared: PreparedStatements
+    results: list[PGresult], parses: Sequence[Parse], prepared: PreparedStatements
 ) -> list[PGresult]:
     """Remember what was prepared, and return one result for each statement."""
     kept = list(results)

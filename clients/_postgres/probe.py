@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import psycopg
 
 from .._rls.role import find_bypass
-from ..errors import RlsContextError
+from ..errors import PostgresConfigurationError, RlsContextError
 from .errors import is_connection_loss, statement_error
 from .session import BatchError
 from .sql import RESET
@@ -28,25 +28,31 @@ T = TypeVar("T")
 _log = logging.getLogger("clients.postgres")
 
 
-def check_role(session: Session, target: Target, on_rls_bypass: OnRlsBypass) -> bool:
+def check_role(
+    session: Session, target: Target, on_rls_bypass: OnRlsBypass, local_role: str | None = None
+) -> bool:
     """Refuse a role that bypasses row-level security, and notice a pooler in between.
 
     Args:
         session: The first session.
         target: The server and the role, for messages.
         on_rls_bypass: What to do about such a role.
+        local_role: The role that transactions run under; it is checked, too.
 
     Returns:
         Whether a pooler stands between this client and the server.
 
     Raises:
         RlsContextError: The role is not bound; with the SQL that mends it.
+        PostgresConfigurationError: There is no *local_role*, or the login may not take it.
         PostgresError: The catalogue cannot be read.
     """
     conn = session.conn
+    if local_role is not None:
+        _take_role(conn, local_role, target)
     try:
         pid = conn.execute("SELECT pg_backend_pid() AS pid").fetchone()
-        bypasses = [] if on_rls_bypass == "ignore" else find_bypass(conn)
+        bypasses = [] if on_rls_bypass == "ignore" else find_bypass(conn, local_role)
     except psycopg.Error as error:
         raise statement_error(error, "the role check", target) from error
     if bypasses:
@@ -58,6 +64,21 @@ def check_role(session: Session, target: Target, on_rls_bypass: OnRlsBypass) -> 
         _log.warning("%s", what)
     # A pooler answers the start-up with a number of its own.
     return pid is not None and pid["pid"] != session.pgconn.backend_pid
+
+
+def _take_role(conn: psycopg.Connection[Any], local_role: str, target: Target) -> None:
+    try:
+        # In a transaction of its own: an autocommit connection's, at whose end it is undone.
+        conn.execute("SELECT set_config('role', %s, true)", (local_role,))
+    except psycopg.Error as error:
+        if is_connection_loss(error):
+            raise statement_error(error, "the role check", target) from error
+        raise PostgresConfigurationError(
+            f"local_role {local_role!r} cannot be taken by {target.description}: "
+            f"{error.diag.message_primary} (SQLSTATE {error.sqlstate}). Create the role, and GRANT "
+            "it to the login role",
+            sqlstate=error.sqlstate,
+        ) from error
 
 
 def on_clean_session(pool: Pool, method: str, question: Callable[[Session], T]) -> T:

@@ -12,7 +12,6 @@ an answer that nobody waited for must never meet the next statement.
 from __future__ import annotations
 
 import os
-import select
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, NoReturn, TypeAlias
@@ -21,6 +20,8 @@ import psycopg
 from psycopg.errors import error_from_result
 from psycopg.pq import ConnStatus, DiagnosticField, ExecStatus, TransactionStatus
 
+from .errors import was_terminated_by_server
+from .poller import READ, WRITE, new_poller
 from .prepared import Parse, PreparedStatements, without_parses
 from .sql import COMMIT, GUARD, LAST_COMMIT, RESET
 
@@ -53,12 +54,24 @@ class BatchError(Exception):
         error: psycopg's error.
         index: Which statement the server refused; None when the connection broke and nobody
             knows how far the server came.
+        committed: Whether the COMMIT of the batch took effect: True when the server has confirmed
+            it, False when it cannot have, None when nobody knows.
+        results: What had been answered.
     """
 
-    def __init__(self, error: psycopg.Error, index: int | None) -> None:
+    def __init__(
+        self,
+        error: psycopg.Error,
+        index: int | None,
+        *,
+        committed: bool | None = False,
+        results: Sequence[PGresult] = (),
+    ) -> None:
         super().__init__(error, index)
         self.error = error
         self.index = index
+        self.committed = committed
+        self.results = results
 
 
 class Session:
@@ -98,8 +111,7 @@ class Session:
         self.application_name = self.pgconn.parameter_status(b"application_name") or b""
         #: psycopg converts values before the next batch resets what SQL has made of it.
         self.encoding = self.pgconn.parameter_status(b"client_encoding")
-        self.poller = select.poll()
-        self.poller.register(self.pgconn.socket, select.POLLIN)
+        self.poller = new_poller(self.pgconn.socket)
 
     def __del__(self) -> None:
         # An exception that a signal raised came between it and whoever would have closed it.
@@ -150,26 +162,28 @@ class Session:
         pgconn = self.pgconn
         results: list[PGresult] = []
         parses: list[Parse] = []
+        commit: int | None = None
         try:
             pgconn.enter_pipeline_mode()
             for index, statement in enumerate(statements):
-                if isinstance(statement, bytes):
+                if statement is LAST_COMMIT or statement is COMMIT:
+                    # Its place among the results. Until it is sent, nothing can be committed.
+                    commit = index + self._send_commit(statement)
+                elif isinstance(statement, bytes):
                     self._send(statement)
-                elif statement is LAST_COMMIT:
-                    self._send_last_commit()
                 else:
                     self._send_by_name(index, statement, parses)
             pgconn.pipeline_sync()
             self._read_to_sync(results)
             pgconn.exit_pipeline_mode()
-        except psycopg.Error as error:
-            self._raise_loss(error, results, parses)
+        except Exception as error:  # noqa: BLE001 - whatever it is, what was sent may have run
+            self._raise_loss(error, results, parses, commit)
         except BaseException:
             self.close()
             raise
         if parses:
             results = without_parses(results, parses, self.prepared)
-        self._raise_failure(results, statements)
+        self._raise_failure(results, statements, commit)
         return results
 
     def run_rows(
@@ -193,24 +207,28 @@ class Session:
         """
         pgconn = self.pgconn
         results: list[PGresult] = []
+        # All before the first is sent: a row that cannot be converted costs no connection.
+        converted = []
+        for row in rows:
+            query.dump(row)  # type: ignore[arg-type]  # rows are checked by psycopg itself
+            converted.append((query.types, query.params, query.formats))
         try:
             pgconn.enter_pipeline_mode()
             for statement in head:
                 self._send(statement)
-            types: tuple[int, ...] | None = None
-            for row in rows:
-                query.dump(row)  # type: ignore[arg-type]  # rows are checked by psycopg itself
-                if query.types != types:
-                    types = query.types
+            last_types: tuple[int, ...] | None = None
+            for types, params, formats in converted:
+                if types != last_types:
+                    last_types = types
                     pgconn.send_prepare(b"", query.query, types)
-                pgconn.send_query_prepared(b"", query.params, query.formats)
+                pgconn.send_query_prepared(b"", params, formats)
                 # What the server has answered is read while we send: neither side's buffer fills.
                 if pgconn.flush():
                     self._take_turns()
             pgconn.pipeline_sync()
             self._read_to_sync(results)
             pgconn.exit_pipeline_mode()
-        except psycopg.OperationalError as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, no answer may be left behind
             self._raise_loss(error, results)
         except BaseException:
             self.close()
@@ -238,7 +256,7 @@ class Session:
             self._flush()
             while (result := self._next_result()) is not None:
                 results.append(result)
-        except psycopg.Error as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, no answer may be left behind
             self._raise_loss(error, results)
         except BaseException:
             self.close()
@@ -261,20 +279,23 @@ class Session:
             if name is None:
                 self._send(statement)
                 return
-            parses.append(Parse(index, statement.query, statement.types, name))
+            parses.append(Parse(index, self.prepared.key_of(statement), statement.types, name))
             self.pgconn.send_prepare(name, statement.query, statement.types or None)
         self.pgconn.send_query_prepared(name, statement.params, statement.formats)
 
-    def _send_last_commit(self) -> None:
-        if not self.prepared.guard_is_unnamed or not _CAN_CLOSE:
+    def _send_commit(self, statement: Statement) -> int:
+        """Send a COMMIT, and return how many results precede its own."""
+        named = statement is LAST_COMMIT and self.prepared.guard_is_unnamed and _CAN_CLOSE
+        if not named:
             self._send(COMMIT)
-            return
+            return 0
         # A name for this once leaves the unnamed statement to the guard. The results of making and
         # closing it come last, where nobody looks for one.
         name = self.prepared.new_name()
         self.pgconn.send_prepare(name, COMMIT)
         self.pgconn.send_query_prepared(name, None)
         self.pgconn.send_close_prepared(name)
+        return 1
 
     def _send(self, statement: Statement) -> None:
         if statement is GUARD:
@@ -301,7 +322,7 @@ class Session:
         # The hot loop: a batch has a dozen statements, and two looks for each.
         while True:
             while pgconn.is_busy():
-                self._wait(select.POLLIN)
+                self._wait(READ)
                 pgconn.consume_input()
             result = pgconn.get_result()
             if result is None:
@@ -321,7 +342,7 @@ class Session:
     def _next_result(self) -> PGresult | None:
         pgconn = self.pgconn
         while pgconn.is_busy():
-            self._wait(select.POLLIN)
+            self._wait(READ)
             pgconn.consume_input()
         result = pgconn.get_result()
         if result is not None and result.status in _COPY:
@@ -333,22 +354,26 @@ class Session:
             self._take_turns()
 
     def _take_turns(self) -> None:
-        if self._wait(select.POLLIN | select.POLLOUT) & select.POLLIN:
+        if self._wait(READ | WRITE) & READ:
             self.pgconn.consume_input()
 
     def _wait(self, events: int) -> int:
-        if events != select.POLLIN:
+        if events != READ:
             self.poller.modify(self.pgconn.socket, events)
         try:
             if self.watch is None:
                 return self.poller.poll()[0][1]
             return self.watch.wait(self.poller, self.pgconn)
         finally:
-            if events != select.POLLIN:
-                self.poller.modify(self.pgconn.socket, select.POLLIN)
+            if events != READ:
+                self.poller.modify(self.pgconn.socket, READ)
 
     def _raise_loss(
-        self, error: psycopg.Error, results: list[PGresult], parses: list[Parse] | None = None
+        self,
+        error: Exception,
+        results: list[PGresult],
+        parses: Sequence[Parse] = (),
+        commit: int | None = None,
     ) -> NoReturn:
         """Close, and say what the server said last: it tells how far it came, a lost socket not."""
         if isinstance(error, psycopg.OperationalError):
@@ -356,13 +381,25 @@ class Session:
                 while not self.pgconn.is_busy() and (last := self.pgconn.get_result()) is not None:
                     results.append(last)
         self.close()
-        for index, result in enumerate(without_parses(results, parses or [], self.prepared)):
+        results = without_parses(results, parses, self.prepared)
+        committed = _outcome(results, commit)
+        for index, result in enumerate(results):
             if result.status == _FATAL and result.error_field(DiagnosticField.SQLSTATE):
                 last_words = error_from_result(result, encoding="utf-8")
-                raise BatchError(last_words, index) from last_words
-        raise BatchError(error, None) from error
+                raise BatchError(
+                    last_words, index, committed=committed, results=results
+                ) from last_words
+        if not isinstance(error, psycopg.Error):
+            # Not the server's fault nor the network's: the connection is given up all the same.
+            error = _as_psycopg_error(error)
+        raise BatchError(error, None, committed=committed, results=results) from error
 
-    def _raise_failure(self, results: list[PGresult], statements: Sequence[Statement] = ()) -> None:
+    def _raise_failure(
+        self,
+        results: list[PGresult],
+        statements: Sequence[Statement] = (),
+        commit: int | None = None,
+    ) -> None:
         for index, result in enumerate(results):
             if result.status == _FATAL:
                 error = error_from_result(result, encoding="utf-8")
@@ -370,4 +407,34 @@ class Session:
                 not_reset = index < len(statements) and statements[index] is RESET
                 if not_reset or self.pgconn.status != ConnStatus.OK:
                     self.close()
-                raise BatchError(error, index) from error
+                raise BatchError(
+                    error, index, committed=_outcome(results, commit), results=results
+                ) from error
+
+
+def _outcome(results: Sequence[PGresult], commit: int | None) -> bool | None:
+    """Return whether a batch was committed; None when nobody knows.
+
+    Args:
+        results: The results of the statements, as far as they came.
+        commit: Which of them is the COMMIT's; None when no COMMIT was sent.
+    """
+    if commit is None:
+        return False
+    if len(results) > commit and results[commit].command_status == COMMIT:
+        return True
+    for index, result in enumerate(results[: commit + 1]):
+        if result.status == _FATAL:
+            error = error_from_result(result, encoding="utf-8")
+            if error.diag.severity_nonlocalized == "ERROR" and error.diag.source_function:
+                return False
+            # The server ended the session. Before the COMMIT it cannot have run that; at the
+            # COMMIT it may have, and only the answer is lost. A pooler's words tell nothing.
+            return False if was_terminated_by_server(error) and index < commit else None
+    return None
+
+
+def _as_psycopg_error(error: Exception) -> psycopg.Error:
+    wrapped = psycopg.InternalError(f"{type(error).__name__}: {error}")
+    wrapped.__cause__ = error
+    return wrapped

@@ -9,7 +9,7 @@ from psycopg.pq import Escaping
 from .prepared import OwnStatement
 
 if TYPE_CHECKING:
-    from uuid import UUID
+    from collections.abc import Sequence
 
     from psycopg.pq.abc import PGconn
 
@@ -21,12 +21,8 @@ __all__ = [
     "PREPARED_RESET",
     "RESET",
     "ROLLBACK",
-    "admin_context",
-    "context_query",
-    "marked",
+    "ContextSql",
     "marker",
-    "prepared_context",
-    "user_context",
 ]
 
 BEGIN = b"BEGIN"
@@ -71,65 +67,106 @@ PREPARED_RESET = tuple(
 #: COMMIT behind the caller's statement: never under a name that this could have taken.
 LAST_COMMIT = OwnStatement(COMMIT)
 
-# Its columns: whether a pooler stands between, and the last of what PREPARED_RESET leaves.
-_PREPARED_CONTEXT = (
-    b"SELECT pg_backend_pid(), pg_advisory_unlock_all(), set_config('statement_timeout', $1, true),"
-    b" set_config('app.current_user_id', "
-)
-_PREPARED_USER = _PREPARED_CONTEXT + b"$2, true)"
-_PREPARED_ADMIN = _PREPARED_CONTEXT + b"'', true), set_config('row_security', 'off', true)"
-
 # When the transaction began: no two of a session's began at the same time. As a number, its text
 # depends on no setting.
 _BEGAN = b"extract(epoch FROM now())"
 
-_CONTEXT_QUERY = (
-    b"SELECT current_setting('app.current_user_id', true), current_setting('row_security'), "
-    + _BEGAN
-)
 # NAMEDATALEN leaves a name 63 bytes.
 _NAME_LENGTH = 36
 
 
-def user_context(user_id: UUID, statement_timeout_ms: int) -> bytes:
-    """Return the statement that gives a transaction its user.
+class ContextSql:
+    """The statements that give a transaction its context, for one client's settings.
 
-    Args:
-        user_id: The user; a UUID's text needs no escaping.
-        statement_timeout_ms: Limits each statement, in milliseconds; 0 is no limit.
-    """
-    # Set locally: PgBouncer and a rollback both forget it with the transaction.
-    return (
-        b"SELECT set_config('app.current_user_id', '%b', true),"
-        b" set_config('statement_timeout', '%d', true)"
-        % (str(user_id).encode(), statement_timeout_ms)
-    )
-
-
-def admin_context(statement_timeout_ms: int) -> bytes:
-    """Return the statement for a transaction without a user.
-
-    With ``row_security`` off, a role that policies bind gets an error and never a silently
-    filtered result.
+    All values are parameters, set locally: PgBouncer and a rollback both forget them with the
+    transaction. Without a user ``row_security`` is off, so that a role which policies bind gets an
+    error and never a silently filtered result.
     https://www.postgresql.org/docs/18/runtime-config-client.html#GUC-ROW-SECURITY
-    """
-    return (
-        b"SELECT set_config('app.current_user_id', '', true), set_config('row_security', 'off',"
-        b" true), set_config('statement_timeout', '%d', true)" % statement_timeout_ms
-    )
-
-
-def prepared_context(user_id: UUID | None, statement_timeout_ms: int) -> OwnStatement:
-    """Return what ``user_context`` or ``admin_context`` does, for a batch to prepare.
 
     Args:
-        user_id: The user; None is an administrator.
-        statement_timeout_ms: Limits each statement, in milliseconds; 0 is no limit.
+        settings: The names that policies read, checked before.
+        local_role: The role that users' transactions run under; None: the login's.
     """
-    limit = b"%d" % statement_timeout_ms
-    if user_id is None:
-        return OwnStatement(_PREPARED_ADMIN, (limit,))
-    return OwnStatement(_PREPARED_USER, (limit, str(user_id).encode()))
+
+    def __init__(self, settings: Sequence[str], local_role: str | None = None) -> None:
+        names = [name.encode() for name in settings]
+        # The parameter behind the time-out and the values.
+        role = b", set_config('role', $%d, true)" % (len(names) + 2) if local_role else b""
+        self._role = () if local_role is None else (local_role.encode(),)
+        self._mark_of_user = len(names) + 2 + len(self._role)
+        # Its first columns: whether a pooler stands between, and the last of what PREPARED_RESET
+        # leaves.
+        call = (
+            b"SELECT pg_backend_pid(), pg_advisory_unlock_all(),"
+            b" set_config('statement_timeout', $1, true)"
+        )
+        block = b"SELECT set_config('statement_timeout', $1, true)"
+        user = b"".join(
+            b", set_config('%b', $%d, true)" % (name, number)
+            for number, name in enumerate(names, 2)
+        )
+        admin = b"".join(b", set_config('%b', '', true)" % name for name in names)
+        admin += b", set_config('row_security', 'off', true)"
+        self._user_call, self._admin_call = call + user + role, call + admin
+        mark = b", set_config('application_name', $%d, true), " + _BEGAN
+        self._user_block = block + user + role + mark % self._mark_of_user
+        self._admin_block = block + admin + mark % 2
+        columns = b", ".join(b"current_setting('%b', true)" % name for name in names)
+        self._user_check = columns + (b", current_setting('role')" if local_role else b"")
+
+    def of_call(self, values: tuple[bytes, ...] | None, statement_timeout_ms: int) -> OwnStatement:
+        """Return the statement for one call, worth preparing.
+
+        Args:
+            values: What the settings get, in their order; None for an administrator.
+            statement_timeout_ms: Limits each statement, in milliseconds; 0 is no limit.
+        """
+        limit = b"%d" % statement_timeout_ms
+        if values is None:
+            return OwnStatement(self._admin_call, (limit,))
+        return OwnStatement(self._user_call, (limit, *values, *self._role))
+
+    def of_block(
+        self, values: tuple[bytes, ...] | None, statement_timeout_ms: int, mark: bytes
+    ) -> OwnStatement:
+        """Return the statement for a block, which marks its transaction.
+
+        The server reports every change of ``application_name`` by itself. Set locally, it changes
+        back when the transaction ends, however it ends: that tells us, without a round trip, that
+        the context is gone. The last column of the result says when the transaction began.
+        https://www.postgresql.org/docs/18/libpq-status.html#LIBPQ-PQPARAMETERSTATUS
+
+        Args:
+            values: What the settings get, in their order; None for an administrator.
+            statement_timeout_ms: Limits each statement, in milliseconds; 0 is no limit.
+            mark: What ``marker`` returned.
+        """
+        limit = b"%d" % statement_timeout_ms
+        if values is None:
+            return OwnStatement(self._admin_block, (limit, mark))
+        return OwnStatement(self._user_block, (limit, *values, *self._role, mark))
+
+    def check(self, values: tuple[bytes, ...] | None, pgconn: PGconn, mark: bytes) -> bytes:
+        """Return the query for a transaction's context, which marks it anew.
+
+        Its columns are what ``expected`` returns, and behind them when the transaction began.
+
+        Args:
+            values: What the settings got; None for an administrator.
+            pgconn: The connection, for escaping.
+            mark: What ``marker`` returned; another than the last one.
+        """
+        columns = b"current_setting('row_security')" if values is None else self._user_check
+        escaped = Escaping(pgconn).escape_literal(mark)
+        return b"SELECT %b, %b, set_config('application_name', %b, true)" % (
+            columns,
+            _BEGAN,
+            escaped,
+        )
+
+    def expected(self, values: tuple[bytes, ...] | None) -> tuple[bytes, ...]:
+        """Return what the first columns of ``check`` are while the context is there."""
+        return (b"off",) if values is None else (*values, *self._role)
 
 
 def marker(application_name: bytes, number: int) -> bytes:
@@ -141,35 +178,3 @@ def marker(application_name: bytes, number: int) -> bytes:
     """
     name = application_name.split(b" [failfast block")[0][:_NAME_LENGTH]
     return b"%b [failfast block%b]" % (name, b" %d" % number if number > 1 else b"")
-
-
-def marked(context: bytes, pgconn: PGconn, name: bytes) -> bytes:
-    """Return the context statement of a block, which marks its transaction.
-
-    The server reports every change of ``application_name`` by itself. Set locally, it changes
-    back when the transaction ends, however it ends: that tells us, without a round trip, that
-    the context is gone. The last column of the result says when the transaction began.
-    https://www.postgresql.org/docs/18/libpq-status.html#LIBPQ-PQPARAMETERSTATUS
-
-    Args:
-        context: What ``user_context`` or ``admin_context`` returned.
-        pgconn: The connection, for escaping.
-        name: What ``marker`` returned.
-    """
-    return b"%b, %b, %b" % (context, _set_marker(pgconn, name), _BEGAN)
-
-
-def context_query(pgconn: PGconn, name: bytes) -> bytes:
-    """Return what asks for the transaction's context, and marks it anew.
-
-    The columns are the user, whether policies may filter silently, and which transaction it is.
-
-    Args:
-        pgconn: The connection, for escaping.
-        name: What ``marker`` returned; another than the last one.
-    """
-    return b"%b, %b" % (_CONTEXT_QUERY, _set_marker(pgconn, name))
-
-
-def _set_marker(pgconn: PGconn, name: bytes) -> bytes:
-    return b"set_config('application_name', %b, true)" % Escaping(pgconn).escape_literal(name)

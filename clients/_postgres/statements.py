@@ -1,19 +1,31 @@
-"""Statements that cannot run inside somebody else's transaction, and what to use for them."""
+"""Statements and parameters that are refused before anything is sent, with what to use instead.
+
+Some cannot run inside a transaction of this client. Some would reach the server as another
+statement than the caller wrote: psycopg replaces a placeholder wherever it stands, also inside a
+quoted literal, where ``$1`` is text and no parameter: ``interval '%s days'`` would become the
+interval of one dollar sign's worth of days, which PostgreSQL reads as ``1 days``.
+https://www.psycopg.org/psycopg3/docs/basic/params.html
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from psycopg import sql
 
 from ..errors import PostgresError
 
 if TYPE_CHECKING:
-    from psycopg.abc import Query
+    from psycopg.abc import Params, Query
 
-__all__ = ["refuse_unsuitable"]
+__all__ = ["MAX_PARAMETERS", "checked_params", "refuse_unsendable", "refuse_unsuitable"]
+
+#: The protocol counts parameters in 16 bits.
+#: https://www.postgresql.org/docs/18/limits.html
+MAX_PARAMETERS = 65535
 
 _TRANSACTION = "use connection(), which begins and ends the transaction itself"
 _OUTSIDE = "it cannot run inside a transaction: use a plain psycopg connection with autocommit"
@@ -48,42 +60,166 @@ _UNSUITABLE = {
     "DISCARD": _SESSION,
     "LISTEN": _SESSION,
 }
-_WORDS = tuple((tuple(phrase.split()), mend) for phrase, mend in _UNSUITABLE.items())
+_WORDS = tuple((tuple(phrase.split()), instead) for phrase, instead in _UNSUITABLE.items())
 _FIRST_WORDS = frozenset(words[0] for words, _ in _WORDS)
 _LONGEST = max(len(words) for words, _ in _WORDS)
+
+# Longer texts are checked at every call: a cache of them would be large, and their time is small
+# beside what the server needs for them.
+_MAX_CACHED = 4096
 
 _SKIP = re.compile(r"(?:\s+|--[^\n]*(?:\n|$)|;)*")
 # PostgreSQL's block comments nest.
 _COMMENT_EDGE = re.compile(r"/\*|\*/")
 _WORD = re.compile(r"[^\W\d][\w$]*")
 
+_PLAIN = frozenset((tuple, list, dict))
 
-def refuse_unsuitable(query: Query, method: str) -> None:
+# As psycopg finds them; "%%" is a percent sign, which must not be taken for the start of another.
+_PLACEHOLDER = re.compile(r"%(?:\(([^)]+)\).|.)", re.DOTALL)
+# What is quoted or left out, also without an end. Quotes are escaped by doubling them, and in E''
+# by a backslash as well. Any character beyond ASCII can be a part of a name.
+# https://www.postgresql.org/docs/18/sql-syntax-lexical.html
+_TAG_START = r"A-Za-z_\x80-\U0010ffff"
+_TAG_PART = rf"0-9{_TAG_START}"
+_NAME_PART = rf"${_TAG_PART}"
+_NAME = re.compile(rf"[{_NAME_PART}]")
+_QUOTED = re.compile(
+    rf"""
+      (?P<escape> (?<![{_NAME_PART}]) [eE]'(?:[^'\\]|\\.|'')*+(?:'|\Z)
+                  (?:\s*[\r\n]\s*'(?:[^'\\]|\\.|'')*+(?:'|\Z))* )
+    | (?P<literal> '[^']*+(?:''[^']*+)*+(?:'|\Z) )
+    | (?P<name> "[^"]*+(?:""[^"]*+)*+(?:"|\Z) )
+    | (?P<dollar> (?<![{_NAME_PART}]) \$(?P<tag>(?:[{_TAG_START}][{_TAG_PART}]*)?)\$
+                  .*?(?:\$(?P=tag)\$|\Z) )
+    | (?P<line> --[^\r\n]* )
+    | (?P<comment> /\* )
+    """,
+    re.DOTALL | re.VERBOSE,
+)
+_WHOLE_VALUE = (
+    "pass the whole value instead, such as %s, 'prefix' || %s, make_interval(days => %s), or "
+    "%s * interval '1 day'; write a percent sign as %%"
+)
+_LITERAL = ("inside a quoted literal", _WHOLE_VALUE)
+_COMMENT = ("inside a comment", "take it out, or write %%")
+_PLACES = {
+    "escape": _LITERAL,
+    "literal": _LITERAL,
+    "name": (
+        "inside a quoted identifier",
+        "use psycopg.sql.Identifier, or write a percent sign as %%",
+    ),
+    "dollar": (
+        "inside a dollar-quoted text",
+        "the code of DO and of a function takes no parameters; write a percent sign as %%",
+    ),
+    "glued": (
+        "directly behind a name or a number",
+        "put a space in front of it, or use psycopg.sql.Identifier for a name",
+    ),
+    "line": _COMMENT,
+    "comment": _COMMENT,
+}
+
+
+def refuse_unsuitable(query: Query, method: str, params: Params | None = None) -> None:
     """Refuse a statement that a one-round-trip method cannot run, before anything is sent.
 
     Args:
         query: The SQL, in any form that psycopg takes.
         method: The method's name, for the message.
+        params: Its parameters; None leaves every ``%`` as it is.
 
     Raises:
         PostgresError: It is one of those; the message says what to use.
     """
+    text = _text_of(query)
+    problem = (_cached_problem if len(text) <= _MAX_CACHED else _problem)(text)
+    if problem is not None:
+        raise PostgresError(problem.format(f"{method}()"))
+    refuse_unsendable(query, params, f"{method}()")
+
+
+def refuse_unsendable(query: Query, params: Params | None, action: str) -> None:
+    """Refuse a statement that would not reach the server as its caller wrote it.
+
+    Args:
+        query: The SQL, in any form that psycopg takes.
+        params: Its parameters; None leaves every ``%`` as it is.
+        action: What the caller called, for the message.
+
+    Raises:
+        PostgresError: A placeholder stands where it is no parameter, or there are too many.
+    """
+    if params is None and isinstance(query, str | bytes | sql.Composable):
+        return
+    text = _text_of(query, placeholders=params is not None)
+    find = _cached_misplaced if len(text) <= _MAX_CACHED else _misplaced_placeholder
+    if (found := find(text)) is not None:
+        raise PostgresError(f"{action} would send another statement than this one: {found}")
+    if params is not None and len(params) > MAX_PARAMETERS:
+        names = {match[1] for match in _PLACEHOLDER.finditer(text)}
+        number = len(names) if isinstance(params, Mapping) else len(params)
+        if number > MAX_PARAMETERS:
+            raise PostgresError(
+                f"{action} has {number} parameters, and the protocol takes {MAX_PARAMETERS}: pass "
+                "a list as one parameter, such as = ANY(%s) or unnest(%s), or use execute_many()"
+            )
+
+
+def checked_params(params: object, action: str) -> Params | None:
+    """Return the parameters of a call, or None when there are none.
+
+    Args:
+        params: What the caller passed.
+        action: What the caller called, for the message.
+
+    Raises:
+        PostgresError: They are neither a sequence nor a mapping.
+    """
+    if params is None:
+        return None
+    if type(params) in _PLAIN:
+        return params or None  # type: ignore[return-value]  # as _PLAIN says
+    if isinstance(params, Mapping) or (
+        isinstance(params, Sequence) and not isinstance(params, str | bytes | bytearray)
+    ):
+        return params if len(params) else None
+    raise PostgresError(
+        f"the parameters of {action} are {type(params).__name__}: they must be a sequence such as "
+        "a list or a tuple, or a mapping for %(name)s placeholders; one value is written (value,)"
+    )
+
+
+def _text_of(query: Any, *, placeholders: bool = True) -> str:
+    """Return the SQL as text; an approximate one where psycopg fills it in for the connection."""
     if isinstance(query, sql.Composable):
         query = query.as_bytes()
     if isinstance(query, bytes):
-        query = query.decode(errors="replace")
-    if not isinstance(query, str):
-        # A template string of Python 3.14 has no text before psycopg converts it.
-        return
+        # A character for each byte: what is looked for is ASCII.
+        return query.decode("latin-1")
+    if isinstance(query, str):
+        return query
+    # A template string of Python 3.14, whose values stand between its strings.
+    strings = [str(part).replace("%", "%%") for part in getattr(query, "strings", ())]
+    return ("%s" if placeholders or strings else "").join(strings)
+
+
+def _problem(query: str) -> str | None:
+    """Say why no method but a block can run *query*; with a place for the method's name."""
     if "\0" in query:
         # libpq would send the text up to there: perhaps without its WHERE.
-        raise PostgresError(f"the query of {method}() contains a NUL character")
-    if (found := _unsuitable_phrase(query)) is not None:
-        phrase, mend = found
-        raise PostgresError(f"{phrase} cannot run in {method}(): {mend}")
+        return "the query of {} contains a NUL character"
+    if (found := _unsuitable_phrase(query)) is None:
+        return None
+    phrase, instead = found
+    return f"{phrase} cannot run in {{}}: {instead}"
 
 
-@lru_cache(maxsize=512)
+_cached_problem = lru_cache(maxsize=512)(_problem)
+
+
 def _unsuitable_phrase(query: str) -> tuple[str, str] | None:
     words: list[str] = []
     position = 0
@@ -96,9 +232,9 @@ def _unsuitable_phrase(query: str) -> tuple[str, str] | None:
         if words[0] not in _FIRST_WORDS:
             return None
         position = word.end()
-    for phrase, mend in _WORDS:
+    for phrase, instead in _WORDS:
         if tuple(words[: len(phrase)]) == phrase:
-            return " ".join(phrase), mend
+            return " ".join(phrase), instead
     return None
 
 
@@ -108,11 +244,46 @@ def _end_of_skip(query: str, position: int) -> int:
         position = skipped.end() if skipped else position
         if not query.startswith("/*", position):
             return position
-        depth = 0
-        for edge in _COMMENT_EDGE.finditer(query, position):
-            depth += 1 if edge.group() == "/*" else -1
-            if depth == 0:
-                position = edge.end()
+        position = _end_of_comment(query, position)
+
+
+def _end_of_comment(query: str, position: int) -> int:
+    depth = 0
+    for edge in _COMMENT_EDGE.finditer(query, position):
+        depth += 1 if edge.group() == "/*" else -1
+        if depth == 0:
+            return edge.end()
+    return len(query)
+
+
+def _misplaced_placeholder(query: str) -> str | None:
+    """Say which placeholder stands where it is no parameter, and what to write instead."""
+    # psycopg itself complains of other characters behind the percent sign.
+    found = (match for match in _PLACEHOLDER.finditer(query) if match.group()[-1] in "sbt")
+    place, start, end = "", 0, 0
+    for placeholder in found:
+        position = placeholder.start()
+        while end <= position:
+            if (region := _QUOTED.search(query, end)) is None:
+                start, end = len(query), len(query) + 1
                 break
-        else:
-            return len(query)
+            place, start, end = region.lastgroup or "", *region.span()
+            if place == "comment":
+                end = _end_of_comment(query, start)
+        if start <= position:
+            return _misplaced(query, placeholder, place)
+        if position and _NAME.match(query, position - 1):
+            return _misplaced(query, placeholder, "glued")
+    return None
+
+
+def _misplaced(query: str, placeholder: re.Match[str], place: str) -> str:
+    line = query.count("\n", 0, placeholder.start()) + 1
+    where, instead = _PLACES[place]
+    return (
+        f"the placeholder {placeholder.group()} in line {line} stands {where}, where it is no "
+        f"parameter: {instead}"
+    )
+
+
+_cached_misplaced = lru_cache(maxsize=512)(_misplaced_placeholder)

@@ -9,17 +9,20 @@ of its own, whether that session is still at work.
 
 from __future__ import annotations
 
-import select
 import time
 from typing import TYPE_CHECKING, TypeVar
 
 import psycopg
+
+from .poller import new_poller
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from psycopg.abc import PQGen
     from psycopg.pq.abc import PGconn
+
+    from .poller import Poller
 
 __all__ = ["SilenceError", "SilenceWatch", "WatchedConnection", "activity_query"]
 
@@ -63,15 +66,13 @@ class SilenceWatch:
         """
         if self._is_working(pgconn.backend_pid):
             return
-        poller = select.poll()
-        poller.register(pgconn.socket, select.POLLIN)
-        if not poller.poll(_LAST_LOOK_MS):
+        if not new_poller(pgconn.socket).poll(_LAST_LOOK_MS):
             raise SilenceError(
                 f"no answer within {self.limit:.1f} s, and the server is not at work on one: the "
                 "network or the server is stuck"
             )
 
-    def wait(self, poller: select.poll, pgconn: PGconn) -> int:
+    def wait(self, poller: Poller, pgconn: PGconn) -> int:
         """Wait for the socket in *poller*, and return its events.
 
         Raises:

@@ -3,12 +3,20 @@
 ==============================  ===============================================================
 rule                            what it finds
 ==============================  ===============================================================
+role-bypasses-rls               a role that policies do not bind, or that can become one
 rls-disabled                    a user's table without RLS, or with policies that are switched off
 rls-not-forced                  RLS that does not bind the table's owner
 no-policy                       RLS without a permissive policy for this role: it sees no row
 policy-always-true              a policy that lets every row pass
 policy-open-without-context     a policy that lets every row pass when no user is set
-policy-ignores-setting          a policy that does not compare the row with our setting
+policy-ignores-setting          a policy that does not compare the row with our settings
+policy-passes-other-rows        a policy that lets another user's row pass
+policy-uncorrelated             a sub-select that names the user, but not the row
+policy-partial-identity         one value of the identity is enough where it has several
+policy-hidden-rows-shown        rows of others shown in a state that does not look meant for it
+shared-row-writable             who may read a shared row may change it
+self-enrolment                  a user may write the row that opens others' rows to them
+policy-not-proven               a policy that could not be evaluated
 cast-without-nullif             a cast that raises once the setting reads ``''``
 evaluated-per-row               a setting read for each row instead of once for the statement
 policy-column-without-index     a policy's column that no index serves
@@ -16,284 +24,653 @@ truncate-granted                TRUNCATE, which no policy restrains
 partition-reachable             a partition or child that lets its parent's policies be passed by
 view-without-security-invoker   a view that reads with its owner's rights
 materialized-view               a copy of protected rows, which no policy restrains
+history-table                   a table that holds copies of protected rows, without RLS
+foreign-table                   a foreign table with users' rows, which no policy can restrain
+large-object                    large objects of a protected table
 security-definer                a function that reads with the rights of an owner RLS does not bind
+trigger-definer                 a trigger that acts on other tables with such rights
+notify-payload                  a trigger that sends rows to every listener
+rewrite-rule                    a rule that acts with the rights of the table's owner
+set-role                        a role that this one may take, for which policies are lax
+immutable-function              a policy's function that is IMMUTABLE and reads a setting
+leakproof-function              a user's function that is LEAKPROOF
+function-sets-identity          a function that sets a setting of ours
+identity-default                a default of a setting of ours, at role or database
+unscoped-unique                 a unique or exclusion constraint across all users
+foreign-key-crosses-users       a foreign key that lets a user's row point at another's
+sequence-readable               a sequence that tells how many rows all users add
+publication                     a publication of protected tables
+role-attribute                  REPLICATION, CREATEROLE, or access to the server's files
+server-version                  a release of PostgreSQL with a known hole in RLS
 ==============================  ===============================================================
 
-A user's table is one with a column ``user_id``, or with one that another table's policy compares
-with the setting. What this role cannot reach, system schemas and extensions are left out.
+A user's table is one with a column ``user_id``, with one that another table's policy compares with
+a setting, or with a foreign key to a table of users' rows. What this role cannot reach, system
+schemas and extensions are left out.
 
-It reads definitions and not their meaning, so it has limits: it does not see through a helper
-function beyond whether it mentions the setting, nor into dynamic SQL. Of a function it looks for
-names in the source. Expressions in a mend are printed for this role's ``search_path``.
+Policies are judged by evaluating them (`clients._rls.evaluate`, `clients._rls.judge`): what they
+mean, and not how they are written. What cannot be evaluated is told as not proven. Functions are
+called as they are, over the rows that exist; what a function may reach is found by the names in its
+source, and where its body is one query, that is evaluated too.
 """
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from psycopg.rows import tuple_row
-from psycopg.sql import Literal
+from psycopg.sql import Identifier
 
-from .catalogue import FACTS_QUERY
+from .bodies import Body, function_body
+from .catalogue import Catalogue, read_catalogue
 from .clause import Clause, Column, Scope, mend_casts
+from .evaluate import evaluate
 from .finding import Finding
+from .identity import DEFAULT_SETTING, IdentitySetting, parse_identity, universes
+from .judge import Policy, Relation, Trial, Verdict
+from .paths import Functions, Paths
+from .policies import policy_findings
+from .role import find_bypass
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     import psycopg
 
 __all__ = ["Finding", "check_rls"]
 
-_WHY = {
-    "policy-always-true": "lets every row pass, whoever asks",
-    "policy-open-without-context": "lets every row pass when no user is set",
-    "policy-ignores-setting": "does not compare the row with {setting}, so it tells no user's rows "
-    "from another's",
-    "cast-without-nullif": "casts {setting} without NULLIF: the setting reads '' on a used "
-    "connection, and the cast then raises instead of finding nothing",
-    "evaluated-per-row": "reads {setting} for each row: in a sub-select it is read once for the "
-    "statement",
-}
-_OPENING = ("policy-always-true", "policy-open-without-context", "policy-ignores-setting")
-
-
-class _Policy(NamedTuple):
-    facts: dict[str, Any]
-    clauses: dict[str, Clause]
-
-    @property
-    def commands(self) -> str:
-        return "rawd" if self.facts["command"] == "*" else str(self.facts["command"])
-
-    @property
-    def sound(self) -> bool:
-        """Whether each of its clauses ties the row to a user."""
-        return bool(self.clauses) and not any(
-            rule in _OPENING for clause in self.clauses.values() for rule in self.faults(clause)
-        )
-
-    def faults(self, clause: Clause) -> Iterator[str]:
-        if clause.always_true:
-            yield "policy-always-true"
-        elif clause.open_without_context:
-            yield "policy-open-without-context"
-        elif clause.ignores_setting and not clause.never and not self.facts["leans_on_rls"]:
-            yield "policy-ignores-setting"
-        if clause.casts:
-            yield "cast-without-nullif"
-        if clause.per_row:
-            yield "evaluated-per-row"
-
-
-@dataclass(frozen=True)
-class _Table:
-    name: str
-    facts: dict[str, Any]
-    columns: dict[str, Column]
-    policies: list[_Policy]
-
-    @property
-    def compared(self) -> list[Column]:
-        """The columns that its policies compare with our setting."""
-        clauses = [clause for policy in self.policies for clause in policy.clauses.values()]
-        return [found.column for clause in clauses for found in clause.comparisons]
+_LIKELY = ("user_id", "owner_id", "owner", "tenant_id", "account_id", "author_id", "created_by")
 
 
 def check_rls(
-    connection: psycopg.Connection[Any], setting: str = "app.current_user_id"
+    connection: psycopg.Connection[Any],
+    identity: str | Mapping[str, Any] | None = DEFAULT_SETTING,
+    *,
+    role: str | None = None,
 ) -> list[Finding]:
     """Look for everything that makes row-level security leak, fail or crawl for this role.
 
-    Needs no rights of its own, changes nothing, and takes one round trip in autocommit mode.
+    Needs no rights of its own and writes nothing. Reads the catalogue in one round trip, and
+    evaluates policies in at most `MAX_MESSAGES` further ones, in transactions that are read-only
+    and rolled back, for at most `EVALUATION_SECONDS`.
 
     Args:
-        connection: A connection of the application role.
-        setting: The setting that holds the user's id.
+        connection: A connection of the application role, in autocommit mode.
+        identity: The client's settings by name (`RlsSetting`), or one setting's name.
+        role: The role that the application takes with ``SET ROLE``, if any.
 
     Returns:
         The findings, by object and rule; empty when all is well.
 
     Raises:
-        psycopg.Error: The query failed.
+        psycopg.Error: A query failed.
     """
-    # Where the server has a compiler, it would take a hundred times as long as the query itself.
-    # One message is one transaction, at whose end the setting goes.
-    query = FACTS_QUERY.replace("$1", Literal(setting).as_string(connection))
-    with connection.cursor(row_factory=tuple_row) as cursor:
-        cursor.execute(f"SET LOCAL jit = off; {query}".encode())
-        cursor.nextset()
-        rows = cursor.fetchall()
-    facts: dict[str, list[tuple[str, dict[str, Any]]]] = defaultdict(list)
-    for kind, name, details in rows:
-        facts[kind].append((name, details))
-    tables = [_table(name, details, setting) for name, details in facts["table"]]
-    scoped = {"user_id"} | {c.name for table in tables for c in table.compared if not c.key}
-    found = [finding for table in tables for finding in _check_table(table, scoped, setting)]
-    found += [_check_view(name, details) for name, details in facts["view"] if _leaks(details)]
-    found += [_check_function(name, details) for name, details in facts["function"]]
-    for name, details in facts["reader"]:
-        if mended := mend_casts(details["definition"], setting):
-            why = _WHY["cast-without-nullif"].format(setting=setting)
-            found.append(Finding("cast-without-nullif", f"function {name}", why, f"{mended};"))
-    return sorted(found, key=lambda finding: (finding.object, finding.rule))
-
-
-def _table(name: str, facts: dict[str, Any], setting: str) -> _Table:
-    wanted = [field.name for field in fields(Column)]
-    columns = {c["name"]: Column(**{key: c[key] for key in wanted}) for c in facts["columns"]}
-    policies = []
-    for policy in facts["policies"]:
-        scope = Scope(setting, facts["name"], columns, frozenset(policy["readers"]))
-        texts = {"USING": policy["using"], "WITH CHECK": policy["check"]}
-        clauses = {kind: Clause(text, scope) for kind, text in texts.items() if text is not None}
-        policies.append(_Policy(policy, clauses))
-    return _Table(name, facts, columns, policies)
-
-
-def _check_table(table: _Table, scoped: set[str], setting: str) -> Iterator[Finding]:
-    facts, name = table.facts, table.name
-    column = _user_column(table, scoped)
-    enable = f"ALTER TABLE {name} ENABLE ROW LEVEL SECURITY;"
-    force = f"ALTER TABLE {name} FORCE ROW LEVEL SECURITY;"
-    if not facts["rls"] and facts["protected_parent"]:
-        why = f"lets this role pass by the policies of {facts['protected_parent']}"
-        revoke = f"REVOKE ALL ON {name} FROM {facts['grantees']};"
-        fix = revoke if facts["foreign"] else f"{enable} {force}"
-        yield Finding("partition-reachable", name, why, fix)
-    elif not facts["rls"] and facts["policy_names"]:
-        why = "has policies that do nothing: RLS is not enabled"
-        fix = enable if facts["forced"] else f"{enable} {force}"
-        yield Finding("rls-disabled", name, why, fix)
-    elif not facts["rls"] and column and not (facts["foreign"] or facts["parent_reachable"]):
-        why = f"has a user's rows, by its column {column.quoted}, and shows them to every user"
-        new = _new_policy(table, column, setting)
-        yield Finding("rls-disabled", name, why, f"{enable} {force} {new}")
-    elif facts["rls"] and not facts["forced"]:
-        why = "does not bind its owner: whatever runs as the owner passes the policies by"
-        yield Finding("rls-not-forced", name, why, force)
-    if (facts["rls"] or facts["policy_names"]) and facts["truncate"]:
-        why = "can be emptied by this role for every user: no policy restrains TRUNCATE"
-        fix = f"REVOKE TRUNCATE ON {name} FROM {facts['grantees']};"
-        yield Finding("truncate-granted", name, why, fix)
-    permissive = any(policy.facts["permissive"] for policy in table.policies)
-    # A partition without policies lets nothing pass but through its parent: that is the mend.
-    if facts["rls"] and not permissive and not facts["protected_parent"]:
-        why = "has no permissive policy for this role: it finds no row and may write none"
-        fix = f"REVOKE ALL ON {name} FROM {facts['grantees']};"
-        yield Finding(
-            "no-policy", name, why, _new_policy(table, column, setting) if column else fix
-        )
-    for policy in table.policies:
-        yield from _check_policy(table, policy, column, setting)
-    yield from _check_indexes(table, setting)
-
-
-def _user_column(table: _Table, scoped: set[str]) -> Column | None:
-    """Return the column that tells whose the row is: what a new expression should compare."""
-    candidates = list(table.compared)
-    for policy in table.policies:
-        # A policy on another setting, such as a misspelt one, still knows the column.
-        scope = Scope(None, table.facts["name"], table.columns)
-        for clause in policy.clauses.values():
-            candidates += [found.column for found in Clause(clause.text, scope).comparisons]
-    candidates += [column for name, column in table.columns.items() if name == "user_id"]
-    candidates += [column for name, column in table.columns.items() if name in scoped]
-    return candidates[0] if candidates else None
-
-
-def _new_policy(table: _Table, column: Column, setting: str) -> str:
-    taken, name, number = set(table.facts["policy_names"]), "user_isolation", 1
-    while name in taken:
-        number += 1
-        name = f"user_isolation_{number}"
-    expected = _expected(table, column, setting)
-    policy = f"CREATE POLICY {name} ON {table.name} USING ({expected}) WITH CHECK ({expected});"
-    return policy if column.indexed else f"{policy} {_new_index(table, column)}"
-
-
-def _expected(table: _Table, column: Column, setting: str) -> str:
-    scope = Scope(setting, table.facts["name"], table.columns)
-    return f"{column.quoted} = {scope.expected(column, setting)}"
-
-
-def _new_index(table: _Table, column: Column) -> str:
-    return f"CREATE INDEX ON {table.name} ({column.quoted});"
-
-
-def _check_policy(
-    table: _Table, policy: _Policy, column: Column | None, setting: str
-) -> Iterator[Finding]:
-    clauses_by_rule: dict[str, list[str]] = defaultdict(list)
-    for kind, clause in policy.clauses.items():
-        for rule in policy.faults(clause):
-            clauses_by_rule[rule].append(kind)
-    # A restrictive policy only ever takes away, so a lax one opens nothing by itself.
-    harmless = not policy.facts["permissive"] or _is_restrained(table, policy)
-    for rule, kinds in clauses_by_rule.items():
-        if rule in _OPENING and harmless:
-            continue
-        target = f"{policy.facts['quoted']} ON {table.name}"
-        mends = {kind: policy.clauses[kind].mended(setting) for kind in kinds}
-        if column:
-            mends = {k: text or _expected(table, column, setting) for k, text in mends.items()}
-        if None in mends.values():
-            fix = f"DROP POLICY {target};"
-        else:
-            fix = f"ALTER POLICY {target} " + " ".join(f"{k} ({t})" for k, t in mends.items()) + ";"
-        why = f"{_WHY[rule].format(setting=setting)} ({' and '.join(kinds)})"
-        where = f"policy {policy.facts['quoted']} on {table.name}"
-        yield Finding(rule, where, why, fix)
-
-
-def _is_restrained(table: _Table, policy: _Policy) -> bool:
-    """Whether sound restrictive policies stand behind every command of this one."""
-    restrictive = [
-        other for other in table.policies if not other.facts["permissive"] and other.sound
+    catalogue = read_catalogue(connection, role)
+    check = _Check(catalogue, parse_identity(identity))
+    check.evaluate(connection, None if role is None else Identifier(role).as_string(connection))
+    found = [
+        Finding("role-bypasses-rls", f"role {bypass.role}", bypass.why, bypass.fix)
+        for bypass in find_bypass(connection)
+        if bypass.kind != "owner"
     ]
-    return all(any(c in other.commands for other in restrictive) for c in policy.commands)
+    found += check.findings()
+    unique = dict.fromkeys(found)
+    return sorted(unique, key=lambda finding: (finding.object, finding.rule))
 
 
-def _check_indexes(table: _Table, setting: str) -> Iterator[Finding]:
-    rule = "policy-column-without-index"
-    told = set()
-    for policy in table.policies:
-        for kind, clause in policy.clauses.items():
+@dataclass
+class _Owner:
+    """Whose the rows of a table are: the column, and the setting that it is compared with."""
+
+    column: Column
+    setting: IdentitySetting
+
+
+class _Check:
+    def __init__(self, catalogue: Catalogue, identity: list[IdentitySetting]) -> None:
+        self.catalogue, self.identity = catalogue, identity
+        self.settings = [s.setting for s in identity]
+        self.functions = Functions(catalogue)
+        self.tables: dict[str, dict[str, Any]] = dict(catalogue.facts.get("table", []))
+        self.views: dict[str, dict[str, Any]] = dict(catalogue.facts.get("view", []))
+        role = catalogue.facts["role"][0][1]
+        self.roles = list(dict.fromkeys([role["user"], role["session"]]))
+        self.relations = {name: self._relation(name, None) for name in self.tables}
+        self.trials: dict[tuple[str, str | None], list[Trial]] = {}
+        self.bodies: dict[str, list[Body]] = {}
+        self.verdicts: dict[tuple[str, str | None], list[tuple[bool, Verdict]]] = {}
+        self._named = self._owner_names()
+
+    # -- evaluation --
+
+    def _relation(self, name: str, subject: str | None) -> Relation:
+        facts, texts = self.tables[name], self.catalogue.expressions
+        policies = []
+        for policy in facts["policies"]:
+            binds = (
+                policy["public"] or policy["mine"]
+                if subject is None
+                else subject in policy["subjects"]
+            )
+            if binds:
+                printed = texts[policy["oid"]]
+                policies.append(Policy(policy, printed["using"], printed["check"]))
+        checks = [text for text in texts.get(f"checks of {facts['oid']}", []) if text]
+        return Relation(name, facts, policies, checks, texts.get(f"defaults of {facts['oid']}", {}))
+
+    def _owner_names(self) -> set[str]:
+        """Return the names of columns that policies read and that may hold ids."""
+        types = {"uuid", "smallint", "integer", "bigint", "text", "character varying"}
+        names = set(_LIKELY) | {s.name for s in self.identity}
+        for relation in self.relations.values():
+            for column in relation.read_by_policies():
+                facts = relation.columns[column]
+                if facts["base"] in types and not facts["key"] and column.endswith("_id"):
+                    names.add(column)
+        return names
+
+    def _add_trials(self, name: str, subject: str | None, wanted: set[str]) -> None:
+        table = self.relations[name] if subject is None else self._relation(name, subject)
+        relations = (
+            self.relations
+            if subject is None
+            else {other: self._relation(other, subject) for other in self.tables}
+        )
+        if not table.policies:
+            return
+        oids = self.functions.closure(
+            oid for policy in table.policies for oid in policy.facts["functions"]
+        )
+        sources = self.functions.sources(oids)
+        texts = [t for p in table.policies for t in (p.using, p.check) if t] + sources
+        types = frozenset(
+            table.columns[c]["base"] for c in table.read_by_policies() if c in table.columns
+        )
+        commands = None
+        if subject is not None:
+            rights = table.facts["subjects"][subject]
+            commands = ("r" if rights["read"] else "") + ("awd" if rights["write"] else "")
+        self.trials[name, subject] = [
+            Trial(
+                table, relations=relations, universe=universe, sources=sources, roles=self.roles,
+                wanted=wanted | (self._named & set(table.columns)), commands=commands,
+            )
+            for universe in universes(self.identity, texts, types)
+        ]  # fmt: skip
+
+    def evaluate(self, connection: psycopg.Connection[Any], role: str | None) -> None:
+        """Evaluate all policies, and the bodies of views and functions."""
+        self._add_all_trials()
+        self._add_bodies()
+        jobs = [t.job for trials in self.trials.values() for t in trials]
+        jobs += [body.job for bodies in self.bodies.values() for body in bodies]
+        evaluate(connection, jobs, self.catalogue.search_path, role)
+        for key, trials in self.trials.items():
+            self.verdicts[key] = [(t.universe.declared, t.judge()) for t in trials]
+
+    def _add_all_trials(self) -> None:
+        wanted: dict[str, set[str]] = defaultdict(set)
+        for relation in self.relations.values():
+            for policy in relation.policies:
+                for other, columns in policy.facts["columns"].items():
+                    if other in self.tables and other != relation.name:
+                        wanted[other] |= {c for c in columns if c}
+        for name, relation in self.relations.items():
+            if relation.facts["reachable"] and relation.policies:
+                self._add_trials(name, None, wanted[name])
+            mine = {p.facts["name"] for p in relation.policies}
+            for subject, rights in relation.facts["subjects"].items():
+                if rights["unbound"] or not (rights["read"] or rights["write"]):
+                    continue
+                theirs = self._relation(name, subject)
+                if {p.facts["name"] for p in theirs.policies} - mine:
+                    self._add_trials(name, subject, set())
+
+    def _add_bodies(self) -> None:
+        users = universes(self.identity, list(self.catalogue.expressions), frozenset())
+        for name, view in self.views.items():
+            tables = [t for t in view["reads"] if t in self.tables and self.tables[t]["usable"]]
+            if (
+                not tables
+                or view["invoker"]
+                or view["materialized"]
+                or len(tables) < len(view["reads"])
+            ):
+                continue
+            query = (
+                str(self.catalogue.expressions[f"view {view['oid']}"]).rstrip().removesuffix(";")
+            )
+            relations = [self.relations[t] for t in tables]
+            self.bodies[name] = [Body(query, relations, (), universe) for universe in users]
+        for oid, facts in self.functions.facts.items():
+            if not facts["definer"] or not facts["callable"]:
+                continue
+            body = function_body(facts)
+            closure = self.functions.closure({oid})
+            tables = [
+                name for name, table in self.tables.items()
+                if table["usable"] and self.functions.names({oid}, table["name"])
+            ]  # fmt: skip
+            calls = any(self.functions.facts[o]["definer"] for o in closure - {oid})
+            views = any(self.functions.names(closure, v["name"]) for v in self.views.values())
+            if body and tables and not calls and not views:
+                relations = [self.relations[t] for t in tables]
+                self.bodies[oid] = [
+                    Body(body, relations, facts["arguments"], universe) for universe in users
+                ]
+
+    def _proven(self, key: str) -> bool | None:
+        told = [body.shows_others() for body in self.bodies.get(key, [])]
+        if any(told):
+            return True
+        return False if False in told else None
+
+    # -- findings --
+
+    def findings(self) -> list[Finding]:
+        """Return everything that was found."""
+        scoped = {"user_id"}
+        for (name, _), verdicts in self.verdicts.items():
+            keys = {c["name"] for c in self.tables[name]["columns"] if c["key"]}
+            for _, verdict in verdicts:
+                scoped |= {c for found in verdict.owners.values() for c in found} - keys - {"id"}
+        self._scoped = scoped
+        found = [f for name in self.tables for f in self._check_table(name)]
+        found += self._enrolments()
+        found += self._set_roles()
+        found += self._helpers()
+        found += Paths(
+            self.catalogue, self.functions, self.settings, self._exposes, self._proven, self._owners
+        ).find()
+        return found
+
+    def _owners(self, name: str) -> list[str]:
+        """Return the columns that tell whose a table's rows are, the owner's first."""
+        found: dict[str, None] = {}
+        for _, verdict in self.verdicts.get((name, None), []):
+            for columns in verdict.owners.values():
+                first = [c for c in _LIKELY if c in columns]
+                found.update(dict.fromkeys([*first, *columns]))
+        names = {c["name"] for c in self.tables[name]["columns"]}
+        if not found:
+            found.update(dict.fromkeys(n for n in _LIKELY if n in names and n in self._scoped))
+        return list(found)
+
+    def _exposes(self, role: str, name: str) -> str | None:
+        """Return why a role may see or change rows that this role's policies hide."""
+        rights = self.tables[name]["subjects"].get(role)
+        if rights is None or not (rights["read"] or rights["write"]):
+            return None
+        if rights["unbound"]:
+            return f"RLS does not bind {role}"
+        for _, verdict in self.verdicts.get((name, role), []):
+            for example in verdict.counterexamples:
+                if example.cause in ("row", "nobody", "uncorrelated"):
+                    return f"the policies for {role} let others' rows pass"
+        return None
+
+    def _set_roles(self) -> Iterator[Finding]:
+        for name, table in self.tables.items():
+            for role, rights in table["subjects"].items():
+                if rights["settable"] and (why := self._exposes(role, name)):
+                    mine = self.roles[0]
+                    quoted, own = Identifier(role).as_string(None), Identifier(mine).as_string(None)
+                    yield Finding(
+                        "set-role", f"role {quoted}",
+                        f"can be taken by this role with SET ROLE, and reaches {name}: {why}",
+                        f"REVOKE {quoted} FROM {own};",
+                    )  # fmt: skip
+
+    def _enrolments(self) -> Iterator[Finding]:
+        told = set()
+        for (name, subject), verdicts in self.verdicts.items():
+            if subject is not None:
+                continue
+            for _, verdict in verdicts:
+                for lookup, row in verdict.granted:
+                    if (lookup, name) in told or not self.tables[lookup]["reachable"]:
+                        continue
+                    if self._may_write(lookup, row):
+                        told.add((lookup, name))
+                        yield self._enrolment(lookup, name, row)
+
+    def _may_write(self, lookup: str, row: dict[str, Any]) -> bool:
+        trials = self.trials.get((lookup, None))
+        if trials:
+            return any(trial.can_write(row) for trial in trials)
+        if self.tables[lookup]["rls"]:
+            return False
+        columns = self.relations[lookup].columns
+        flags = [c for c in row if c not in _LIKELY and c in columns]
+        return all(columns[c]["insert"] for c in row) or any(columns[c]["update"] for c in flags)
+
+    def _enrolment(self, lookup: str, name: str, row: dict[str, Any]) -> Finding:
+        facts, columns = self.tables[lookup], self.relations[lookup].columns
+        shown = ", ".join(f"{column}={value}" for column, value in row.items())
+        fixes = []
+        if any(columns[c]["insert"] for c in row):
+            fixes.append(f"REVOKE INSERT ON {lookup} FROM {facts['grantees']};")
+        if any(columns[c]["update"] for c in row):
+            fixes.append(f"REVOKE UPDATE ON {lookup} FROM {facts['grantees']};")
+            kept = [c["quoted"] for c in facts["columns"] if c["update"] and c["name"] not in row]
+            if kept:
+                fixes.append(
+                    f"GRANT UPDATE ({', '.join(kept)}) ON {lookup} TO {facts['grantees']};"
+                )
+        why = (
+            f"may be written by the user whom it lets see others' rows of {name}: "
+            f"a row ({shown}) of their own is enough"
+        )
+        return Finding("self-enrolment", lookup, why, " ".join(fixes))
+
+    def _helpers(self) -> Iterator[Finding]:
+        """Find functions of policies that cast the setting before they test it."""
+        used = {
+            oid
+            for relation in self.relations.values()
+            if relation.facts["reachable"]
+            for policy in relation.policies
+            for oid in policy.facts["functions"]
+        }
+        for oid in sorted(used & set(self.functions.facts)):
+            facts = self.functions.facts[oid]
+            for setting in self.identity:
+                if setting.kind in ("text", "claims") or not facts["definition"]:
+                    continue
+                if mended := mend_casts(facts["definition"], setting.setting):
+                    why = _cast_why(setting.setting)
+                    name = f"function {facts['object']}"
+                    yield Finding("cast-without-nullif", name, why, f"{mended};", "note")
+
+    def _check_table(self, name: str) -> Iterator[Finding]:
+        facts = self.tables[name]
+        if not facts["reachable"]:
+            return
+        owners = self._owner_pairs(name)
+        enable = f"ALTER TABLE {name} ENABLE ROW LEVEL SECURITY;"
+        force = f"ALTER TABLE {name} FORCE ROW LEVEL SECURITY;"
+        new = self._new_policy(name)
+        if not facts["rls"] and facts["protected_parent"]:
+            why = f"lets this role pass by the policies of {facts['protected_parent']}"
+            revoke = f"REVOKE ALL ON {name} FROM {facts['grantees']};"
+            fix = revoke if facts["foreign"] else f"{enable} {force}"
+            yield Finding("partition-reachable", name, why, fix)
+        elif not facts["rls"] and facts["policies"]:
+            why = "has policies that do nothing: RLS is not enabled"
+            yield Finding(
+                "rls-disabled", name, why, enable if facts["forced"] else f"{enable} {force}"
+            )
+        elif not facts["rls"] and not (facts["foreign"] or facts["parent_reachable"]):
+            if owners:
+                why = (
+                    f"has a user's rows, by its column {owners[0].column.quoted}, and shows them "
+                    "to every user"
+                )
+                yield Finding("rls-disabled", name, why, f"{enable} {force} {new}")
+            elif parent := self._parent(name):
+                key, text = parent
+                why = f"has rows that belong to rows of {key['to']}, and shows them to every user"
+                policy = (
+                    f"CREATE POLICY user_isolation ON {name} USING ({text}) WITH CHECK ({text});"
+                )
+                yield Finding("rls-disabled", name, why, f"{enable} {force} {policy}")
+        elif facts["rls"] and not facts["forced"]:
+            why = "does not bind its owner: whatever runs as the owner passes the policies by"
+            yield Finding("rls-not-forced", name, why, force, "risk")
+        if (facts["rls"] or facts["policies"]) and facts["truncate"]:
+            why = "can be emptied by this role for every user: no policy restrains TRUNCATE"
+            fix = f"REVOKE TRUNCATE ON {name} FROM {facts['grantees']};"
+            yield Finding("truncate-granted", name, why, fix)
+        relation = self.relations[name]
+        permissive = any(policy.facts["permissive"] for policy in relation.policies)
+        # A partition without policies lets nothing pass but through its parent.
+        if facts["rls"] and not permissive and not facts["protected_parent"]:
+            why = "has no permissive policy for this role: it finds no row and may write none"
+            fix = new or f"REVOKE ALL ON {name} FROM {facts['grantees']};"
+            yield Finding("no-policy", name, why, fix, "note")
+        yield from self._check_policies(name)
+        yield from self._check_cost(name)
+
+    def _parent(self, name: str) -> tuple[dict[str, Any], str] | None:
+        """Return the foreign key to a table of users' rows, and the policy that follows from it."""
+        columns = self.relations[name].columns
+        for _, key in self.catalogue.facts.get("reference", []):
+            parent = self.tables[key["to"]]
+            if key["on"] != name or not parent["rls"] or not self.verdicts.get((key["to"], None)):
+                continue
+            parents = self.relations[key["to"]].columns
+            pairs = zip(key["columns"], key["keys"], strict=True)
+            quoted = self.tables[name]["quoted"]
+            tests = " AND ".join(
+                f"parent.{parents[b]['quoted']} = {quoted}.{columns[a]['quoted']}" for a, b in pairs
+            )
+            return key, f"EXISTS (SELECT FROM {key['to']} AS parent WHERE {tests})"
+        return None
+
+    def _column(self, name: str, column: str) -> Column:
+        facts = self.relations[name].columns[column]
+        return Column(**{field.name: facts[field.name] for field in fields(Column)})
+
+    def _owner_pairs(self, name: str) -> list[_Owner]:
+        """Return for each setting the column that a policy should compare with it."""
+        found: dict[str, _Owner] = {}
+        settings = {s.setting: s for s in self.identity}
+        for _, verdict in self.verdicts.get((name, None), []):
+            for setting, columns in verdict.owners.items():
+                first = [c for c in _LIKELY if c in columns]
+                column = [*first, *columns][0]
+                found.setdefault(setting, _Owner(self._column(name, column), settings[setting]))
+        if not found:
+            found = self._likely_owners(name)
+        return list(found.values())
+
+    def _likely_owners(self, name: str) -> dict[str, _Owner]:
+        columns = self.relations[name].columns
+        found: dict[str, _Owner] = {}
+        for setting in self.identity:
+            names = [setting.name, f"{setting.name}_id", *(n for n in self._scoped)]
+            if len(self.identity) == 1:
+                names = ["user_id", *sorted(names)]
+            for candidate in names:
+                if candidate in columns and candidate in self._scoped | {setting.name}:
+                    found.setdefault(
+                        setting.setting, _Owner(self._column(name, candidate), setting)
+                    )
+        return found
+
+    def _expected(self, name: str) -> str | None:
+        """Return what a policy of a table should ask of the row; None where no column tells."""
+        owners = self._owner_pairs(name)
+        if owners:
+            scope = Scope("", "", {})
+            return " AND ".join(
+                f"{o.column.quoted} = {_read(scope, o.column, o.setting)}" for o in owners
+            )
+        return self._membership(name)
+
+    def _membership(self, name: str) -> str | None:
+        relation = self.relations[name]
+        for policy in relation.policies:
+            for lookup in policy.facts["columns"]:
+                if lookup not in self.tables or lookup == name:
+                    continue
+                theirs = self.relations[lookup].columns
+                person = next((o for o in self._owner_pairs(lookup)), None)
+                shared = [
+                    c for c in relation.columns
+                    if c in theirs and c.endswith("_id") and not relation.columns[c]["key"]
+                ]  # fmt: skip
+                if person and shared:
+                    column = relation.columns[shared[0]]["quoted"]
+                    read = _read(Scope("", "", {}), person.column, person.setting)
+                    return (
+                        f"EXISTS (SELECT FROM {lookup} AS lookup WHERE lookup.{column} = "
+                        f"{relation.facts['quoted']}.{column} "
+                        f"AND lookup.{person.column.quoted} = {read})"
+                    )
+        return None
+
+    def _new_policy(self, name: str) -> str | None:
+        expected = self._expected(name)
+        if expected is None:
+            return None
+        taken = {policy["name"] for policy in self.tables[name]["policies"]}
+        new, number = "user_isolation", 1
+        while new in taken:
+            number += 1
+            new = f"user_isolation_{number}"
+        policy = f"CREATE POLICY {new} ON {name} USING ({expected}) WITH CHECK ({expected});"
+        indexes = [
+            f"CREATE INDEX ON {name} ({o.column.quoted});"
+            for o in self._owner_pairs(name)
+            if not o.column.indexed
+        ]
+        return " ".join([policy, *indexes])
+
+    def _check_policies(self, name: str) -> Iterator[Finding]:
+        relation, verdicts = self.relations[name], self.verdicts.get((name, None), [])
+        if not relation.facts["rls"] or not verdicts:
+            return
+        settings = " and ".join(self.settings)
+
+        def original(policy: Policy) -> Policy:
+            return Policy(policy.facts, policy.facts["using"], policy.facts["check"])
+
+        def mended(policy: Policy, kind: str) -> str | None:
+            text = policy.using if kind == "USING" else policy.check
+            if text is None:
+                return None
+            return Clause(text, self._scope(name, policy, self.settings[0])).mended(
+                self.settings[0]
+            )
+
+        found = list(
+            policy_findings(
+                relation,
+                verdicts,
+                settings,
+                expected=lambda: self._expected(name),
+                original=original,
+                mended=mended,
+            )
+        )
+        yield from found
+        leaking = {finding.object for finding in found}
+        for policy in relation.policies:
+            where = f"policy {policy.facts['quoted']} on {name}"
+            undecided = all(policy.facts["name"] in verdict.undecided for _, verdict in verdicts)
+            if where not in leaking and (undecided or self._leans_on_rows(policy)):
+                why = (
+                    "could not be evaluated over made-up rows, or calls a function that reads "
+                    "tables: whether it keeps others' rows apart is not proven"
+                )
+                fix = f"-- read it: {policy.facts['using'] or policy.facts['check']}"
+                yield Finding("policy-not-proven", where, why, fix, "risk")
+
+    def _leans_on_rows(self, policy: Policy) -> bool:
+        """Whether a policy calls functions that read tables, whose rows cannot be made up."""
+        closure = self.functions.closure(policy.facts["functions"])
+        return any(self.functions.names(closure, t["name"]) for t in self.tables.values())
+
+    def _scope(self, name: str, policy: Policy, setting: str) -> Scope:
+        columns = {c: self._column(name, c) for c in self.relations[name].columns}
+        readers = {
+            self.functions.facts[oid]["name"]
+            for oid in policy.facts["functions"]
+            if oid in self.functions.facts
+            and any(
+                setting.lower() in text.lower()
+                for text in self.functions.sources(self.functions.closure({oid}))
+            )
+        }
+        return Scope(setting, self.tables[name]["name"], columns, frozenset(readers))
+
+    def _check_cost(self, name: str) -> Iterator[Finding]:
+        """Find what makes policies raise or crawl: this is read from their text."""
+        relation = self.relations[name]
+        indexed: set[str] = set()
+        for policy in relation.policies:
+            texts = {"USING": policy.facts["using"], "WITH CHECK": policy.facts["check"]}
+            where = f"policy {policy.facts['quoted']} on {name}"
+            for setting in self.identity:
+                scope = self._scope(name, policy, setting.setting)
+                clauses = {k: Clause(t, scope) for k, t in texts.items() if t is not None}
+                if setting.kind not in ("text", "claims"):
+                    kinds = [k for k, clause in clauses.items() if clause.casts]
+                    if kinds:
+                        fix = self._altered(policy, name, clauses, kinds, setting)
+                        why = f"{_cast_why(setting.setting)} ({' and '.join(kinds)})"
+                        yield Finding("cast-without-nullif", where, why, fix, "note")
+                kinds = [k for k, clause in clauses.items() if clause.per_row]
+                if kinds:
+                    fix = self._altered(policy, name, clauses, kinds, setting)
+                    why = (
+                        f"reads {setting.setting} for each row: in a sub-select it is read once "
+                        f"for the statement ({' and '.join(kinds)})"
+                    )
+                    yield Finding("evaluated-per-row", where, why, fix, "slow")
+                yield from self._check_indexes(name, policy, clauses, setting, indexed)
+
+    def _altered(
+        self,
+        policy: Policy,
+        name: str,
+        clauses: dict[str, Clause],
+        kinds: list[str],
+        setting: IdentitySetting,
+    ) -> str:
+        target = f"{policy.facts['quoted']} ON {name}"
+        texts = {k: clauses[k].mended(setting.setting) or self._expected(name) for k in kinds}
+        if None in texts.values():
+            return f"DROP POLICY {target};"
+        return f"ALTER POLICY {target} " + " ".join(f"{k} ({t})" for k, t in texts.items()) + ";"
+
+    def _check_indexes(
+        self,
+        name: str,
+        policy: Policy,
+        clauses: dict[str, Clause],
+        setting: IdentitySetting,
+        told: set[str],
+    ) -> Iterator[Finding]:
+        rule = "policy-column-without-index"
+        for kind, clause in clauses.items():
             for comparison in clause.comparisons:
                 column = comparison.column
+                index = f"CREATE INDEX ON {name} ({column.quoted});"
                 if column.quoted in told:
                     continue
-                if not comparison.bare and not table.facts["expression_index"]:
+                if not comparison.bare and not self.tables[name]["expression_index"]:
                     told.add(column.quoted)
                     why = f"casts {column.quoted} before it compares, so no index on it serves"
-                    fix = f"ALTER POLICY {policy.facts['quoted']} ON {table.name} "
-                    mended = clause.mended(setting) or _expected(table, column, setting)
-                    index = "" if column.indexed else f" {_new_index(table, column)}"
-                    where = f"policy {policy.facts['quoted']} on {table.name}"
-                    yield Finding(rule, where, why, f"{fix}{kind} ({mended});{index}")
+                    text = clause.mended(setting.setting) or self._expected(name)
+                    fix = f"ALTER POLICY {policy.facts['quoted']} ON {name} {kind} ({text});"
+                    where = f"policy {policy.facts['quoted']} on {name}"
+                    fix = fix if column.indexed else f"{fix} {index}"
+                    yield Finding(rule, where, why, fix, "slow")
                 elif comparison.bare and not column.indexed:
                     told.add(column.quoted)
                     why = f"has no index led by {column.quoted}: every query reads the whole table"
-                    yield Finding(rule, table.name, why, _new_index(table, column))
+                    yield Finding(rule, name, why, index, "slow")
 
 
-def _leaks(view: dict[str, Any]) -> bool:
-    return bool(view["materialized"] or not view["invoker"])
+def _cast_why(setting: str) -> str:
+    return (
+        f"casts {setting} without NULLIF: the setting reads '' on a used connection, and the cast "
+        "then raises instead of finding nothing"
+    )
 
 
-def _check_view(name: str, facts: dict[str, Any]) -> Finding:
-    if facts["materialized"]:
-        why = "is a copy of protected rows, and no policy restrains it"
-        fix = f"REVOKE ALL ON {name} FROM {facts['grantees']};"
-        return Finding("materialized-view", name, why, fix)
-    why = "reads protected tables with its owner's rights instead of this role's"
-    fix = f"ALTER VIEW {name} SET (security_invoker = true);"
-    return Finding("view-without-security-invoker", name, why, fix)
-
-
-def _check_function(name: str, facts: dict[str, Any]) -> Finding:
-    why = f"runs with the rights of {facts['owner']}, whom RLS does not bind"
-    fix = f"ALTER ROUTINE {name} SECURITY INVOKER;"
-    return Finding("security-definer", f"function {name}", why, fix)
+def _read(scope: Scope, column: Column, setting: IdentitySetting) -> str:
+    """Return the side of a comparison that reads a setting as a column's type."""
+    if setting.kind == "claims" or (
+        setting.kind is None and re.search("claims|jwt", setting.setting)
+    ):
+        literal = setting.setting.replace("'", "''")
+        cast = "" if column.text else f"::{column.type}"
+        key = "sub" if setting.name in ("user_id", "claims", "sub") else setting.name
+        read = f"NULLIF(current_setting('{literal}', true), '')::jsonb ->> '{key}'"
+        return f"(SELECT ({read}){cast})"
+    return scope.expected(column, setting.setting)

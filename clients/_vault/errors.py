@@ -6,6 +6,7 @@ cause                                             error                        r
 refused, reset, no such host, connect time-out    VaultConnectionError         yes
 no answer in time                                 VaultConnectionError         yes
 bad certificate, TLS file, URL or header          VaultConfigurationError      no
+TLS ended unanswered, no client certificate       VaultConnectionError         yes
 412, 429, 5xx                                     VaultConnectionError         yes
 501, 503 "sealed"                                 VaultConnectionError         no
 3xx to elsewhere, 200 that is no JSON object      VaultConnectionError         no
@@ -38,6 +39,7 @@ from ..errors import (
     VaultError,
     VaultSecretNotFoundError,
 )
+from .http import UnansweredTlsError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -68,6 +70,7 @@ class Operation:
         check: What to check when a login is refused.
         path: Where, for reads and lists.
         version: Which version, where one was named.
+        kv: The version of the KV engine that is asked.
     """
 
     kind: Literal["read", "list", "mount", "login", "unwrap", "token", "lease", "health"]
@@ -76,6 +79,7 @@ class Operation:
     check: str = "check role id, secret id and namespace"
     path: SecretPath | None = None
     version: int | None = None
+    kv: int | None = None
 
     def __str__(self) -> str:
         return f"cannot {self.text} at {self.addr}"
@@ -177,10 +181,14 @@ def error_from_exception(
     if isinstance(error, _BODY_ERRORS) or _speaks_no_http(root):
         return not_vault(operation, f"an answer that cannot be read: {type(root).__name__}")
     if isinstance(error, _CONNECTION_ERRORS):
-        return VaultConnectionError(
-            f"{operation}: unreachable: {words}; see whether Vault runs and VAULT_ADDR is right",
-            reason="unreachable",
-        )
+        reason, text = "unreachable", f"unreachable: {words}; see whether Vault runs"
+        if any(isinstance(one, UnansweredTlsError) for one in chain):
+            reason = "tls"
+            text = (
+                f"the server ended the TLS connection without an answer: {words}; see whether it "
+                "requires a client certificate (VAULT_CLIENT_CERT and VAULT_CLIENT_KEY)"
+            )
+        return VaultConnectionError(f"{operation}: {text} and VAULT_ADDR is right", reason=reason)
     if isinstance(error, OSError | ValueError):
         # Its text may hold a header, that is the token: the kind of error has to do.
         return VaultConfigurationError(
@@ -301,13 +309,18 @@ def _not_found(operation: Operation, answer: Answer) -> VaultError:
         reason = "deleted"
         state = f"version {version} was deleted{when}; undelete it or write a new one"
     elif operation.version is not None:
-        reason, state = "version_missing", f"there is no version {operation.version}"
+        reason, state = "version_missing", f"version {operation.version} not found"
     elif operation.kind == "list":
-        reason, state = "missing", "there is no such folder"
+        reason, state = "missing", "folder not found: there is no such folder"
+    elif place is not None:
+        reason, state = "missing", "secret not found: there is no such secret"
     else:
-        reason, state = "missing", "there is no such secret"
+        reason, state = "missing", "not found"
+    looked = "" if operation.kv is None else f" (KV version {operation.kv} was asked)"
     return VaultSecretNotFoundError(
-        f"{operation}: {state}{_shape_hint(operation)}", reason=reason, status=answer.status
+        f"{operation}: {state}{looked}{_shape_hint(operation)}",
+        reason=reason,
+        status=answer.status,
     )
 
 
@@ -315,10 +328,12 @@ def _shape_hint(operation: Operation) -> str:
     place = operation.path
     if place is None:
         return ""
-    for start in (f"{place.mount}/data/", f"{place.mount}/", "data/", "metadata/"):
+    added = f"{place.mount}/" if operation.kv == 1 else f"{place.mount}/data/"
+    starts = (added,) if operation.kv == 1 else (added, f"{place.mount}/", "data/", "metadata/")
+    for start in starts:
         if place.path.startswith(start):
             return (
-                f" (the client itself puts {place.mount + '/data/'!r} in front: "
+                f" (the client itself puts {added!r} in front: "
                 f"did you mean {place.path.removeprefix(start)!r}?)"
             )
     return ""

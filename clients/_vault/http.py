@@ -9,6 +9,7 @@ from __future__ import annotations
 import http.client
 import io
 import socket
+import ssl
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -25,8 +26,9 @@ from urllib3.exceptions import (
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
+    from urllib3.response import HTTPResponse
 
-__all__ = ["make_session"]
+__all__ = ["UnansweredTlsError", "make_session"]
 
 _POOL_SIZE = 64
 
@@ -100,11 +102,36 @@ class _Connection(HTTPConnection):
         return _connect(self)
 
 
+class UnansweredTlsError(ConnectionError):
+    """The server ended a TLS connection before any answer, and it was shown no certificate."""
+
+
 class _TlsConnection(HTTPSConnection):
     response_class = _Response
+    _answered = False
 
     def _new_conn(self) -> socket.socket:
+        self._answered = False
         return _connect(self)
+
+    def request(self, *args: Any, **kwargs: Any) -> None:
+        try:
+            super().request(*args, **kwargs)
+        except ssl.SSLEOFError as error:
+            # The server's alert may be there to read, and urllib3 reads on after a broken pipe.
+            raise BrokenPipeError(*error.args) from error
+
+    def getresponse(self) -> HTTPResponse:  # type: ignore[override]  # as urllib3 does
+        # Since TLS 1.3 a client learns only now that the server does not do without its
+        # certificate, and a reset may overtake the alert that says so: RFC 8446, section 4.4.2.4.
+        try:
+            response = super().getresponse()
+        except (ConnectionError, ssl.SSLEOFError) as error:
+            if self._answered or self.cert_file is not None:
+                raise
+            raise UnansweredTlsError(*error.args) from error
+        self._answered = True
+        return response
 
 
 class _Pool(HTTPConnectionPool):

@@ -117,8 +117,9 @@ class _OwnersToken(Login):
         try:
             return self._looked_up(token, request)
         except VaultAuthenticationError:
-            # Its owner replaces it at the end of its life, and may be a moment late.
-            newer = token if known is None else self._successor(token, request)
+            # Its owner replaces it at the end of its life, and may be a moment late; or the file
+            # was read before it was whole.
+            newer = self._successor(token, request)
             if _same(newer, token):
                 raise
         return self._looked_up(newer, request)
@@ -127,7 +128,8 @@ class _OwnersToken(Login):
         """Return what replaces a token that is dead; the same one when nothing does."""
         if not isinstance(self._auth, TokenFile) or _same(token, self._given_up):
             return token
-        deadline = request.deadline.sooner(min(_LATE, request.deadline.remaining() / 2))
+        patience = _LATE if request.known is not None else _POLL
+        deadline = request.deadline.sooner(min(patience, request.deadline.remaining() / 2))
         while deadline.remaining():
             time.sleep(_POLL)
             newer = self._token()

@@ -18,9 +18,10 @@ if TYPE_CHECKING:
 
 __all__ = ["RETRIED_REASONS", "Deadline", "retry"]
 
-#: What may pass by itself. Not "sealed": that needs a person, and the caller should know at once.
+#: What may pass by itself; "tls" where a connection was ended, and not for a bad certificate. Not
+#: "sealed": that needs a person, and the caller should know at once.
 RETRIED_REASONS = frozenset(
-    {"unreachable", "timeout", "standby_behind", "rate_limited", "server_error"}
+    {"unreachable", "timeout", "tls", "standby_behind", "rate_limited", "server_error"}
 )
 _FIRST_PAUSE = 0.1
 _LONGEST_PAUSE = 2.0

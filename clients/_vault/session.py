@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .._shared.secrecy import Masked
-from ..errors import VaultAuthenticationError, VaultConnectionError
+from ..errors import VaultAuthenticationError, VaultConnectionError, VaultError
 from ..vault_auth import Agent, Token
 from .api import read_health
 from .errors import Operation, not_vault
@@ -47,19 +47,32 @@ class VaultSession:
             self.tokens.verify(deadline)
         except VaultConnectionError as error:
             self._tell_uninitialised(error, deadline)
-            raise
+            raise self._explained(error) from error.__cause__
+        except VaultAuthenticationError as error:
+            raise self._explained(error) from error.__cause__
 
     def ask(
-        self, operation: Operation, send: Callable[[VaultAdapter], Body], deadline: Deadline
+        self,
+        operation: Operation,
+        send: Callable[[VaultAdapter], Body],
+        deadline: Deadline,
+        *,
+        heal: bool = True,
     ) -> Body:
         """Return the answer to an authenticated request.
 
-        A 403 that another token can mend is mended, once.
+        After a 403 it is sent once more, where a new login may help.
+
+        Args:
+            operation: What is asked, for messages.
+            send: Makes the request.
+            deadline: When all of it must be over.
+            heal: False takes a 403 for the answer.
 
         Raises:
             VaultError: Whatever went wrong.
         """
-        return self.ask_as(operation, send, deadline)[0]
+        return self.ask_as(operation, send, deadline, heal=heal)[0]
 
     def ask_as(
         self,
@@ -68,8 +81,16 @@ class VaultSession:
         deadline: Deadline,
         *,
         retries: int | None = None,
+        heal: bool = True,
     ) -> tuple[Body, Grant]:
         """Ask, and return the answer together with the token that it was given to.
+
+        Args:
+            operation: What is asked, for messages.
+            send: Makes the request.
+            deadline: When all of it must be over.
+            retries: Further tries; the client's number when None.
+            heal: False takes a 403 for the answer.
 
         Raises:
             VaultError: Whatever went wrong.
@@ -81,7 +102,7 @@ class VaultSession:
                     operation, send, deadline=deadline, token=grant.token, retries=retries
                 )
             except VaultAuthenticationError as refusal:
-                other = self.tokens.replacement(grant, refusal, deadline)
+                other = self.tokens.replacement(grant, refusal, deadline) if heal else None
                 if other is None:
                     raise
                 grant = other
@@ -91,10 +112,10 @@ class VaultSession:
         except VaultAuthenticationError as refusal:
             if refusal.reason == "permission_denied":  # by policy, so the token itself is good
                 self.tokens.denied(grant)
-            raise
+            raise self._explained(refusal) from refusal.__cause__
         except VaultConnectionError as error:
             self._tell_uninitialised(error, deadline)
-            raise
+            raise self._explained(error) from error.__cause__
         self.tokens.accepted(grant)
         return body, grant
 
@@ -125,10 +146,16 @@ class VaultSession:
             self.transport.close()
 
     def _state(self, operation: Operation, deadline: Deadline) -> Body:
-        body = self.transport.call(operation, read_health, deadline=deadline)
+        try:
+            body = self.transport.call(operation, read_health, deadline=deadline)
+        except VaultConnectionError as error:
+            raise self._explained(error) from error.__cause__
         if not isinstance(body.get("initialized"), bool):
             raise not_vault(operation, "HTTP 200 without a health report")
         return body
+
+    def _explained(self, error: VaultError) -> VaultError:
+        return self.tokens.explained(error)
 
     def _tell_uninitialised(self, error: VaultConnectionError, deadline: Deadline) -> None:
         # An uninitialised server says "sealed" to everything but a health check.

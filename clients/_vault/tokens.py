@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import random
 import time
@@ -201,6 +202,14 @@ class TokenSource(ABC):
         del deadline
         return grant
 
+    def counts(self) -> tuple[int, int]:
+        """Return the numbers of logins and of renewals that this source has made."""
+        return 0, 0
+
+    def explained(self, error: VaultError) -> VaultError:
+        """Return the error of a request with what the way to log in adds to it."""
+        return error
+
     def life(self) -> CredentialLife:
         """Return the age of the present token, and how long it still lives unless renewed."""
         grant = self._grant
@@ -283,6 +292,24 @@ class AgentTokens(StaticToken):
             return None
         time.sleep(_AGENT_PAUSE)
         return refused
+
+    def explained(self, error: VaultError) -> VaultError:
+        """Return the error with which of the two it was: the agent, or the server behind it."""
+        if error.reason == "unreachable":
+            told = "that is the agent itself: see whether it runs"
+        elif error.reason in {"timeout", "server_error"}:
+            told = "the agent answers, or at least listens: look at the server behind it"
+        elif error.reason == "token_invalid":
+            told = (
+                "the agent adds no token that Vault knows: see that it has logged in, and that "
+                "its use_auto_auth_token is true"
+            )
+        else:
+            return error
+        named = copy.copy(error)
+        named.args = (f"{error}; {told}", *error.args[1:])
+        named.__cause__ = error.__cause__
+        return named
 
     def _operation(self) -> Operation:
         return Operation(

@@ -111,6 +111,7 @@ def test_a_store_that_is_behind_is_waited_for_without_a_login(store: Store) -> N
         assert store.refused_logins() == 1
 
 
+@pytest.mark.slow
 def test_a_password_that_is_wrong_for_good_locks_no_account(store: Store) -> None:
     """A hundred calls make one login in five seconds, each says what is wrong, none shows it."""
     with ValkeyClient(store.url) as client:

@@ -63,6 +63,7 @@ def test_the_user_is_vaults_and_is_gone_after_close(rotation_lab: RotationLab) -
     assert user not in rotation_lab.database_users()
 
 
+@pytest.mark.slow
 def test_a_renewed_lease_keeps_its_user_and_its_connections(rotation_lab: RotationLab) -> None:
     """As long as Vault renews, nobody connects anew."""
     with leased(rotation_lab, ttl=2, max_ttl=60) as clients:
@@ -217,6 +218,7 @@ def test_a_forked_child_has_a_user_of_its_own(rotation_lab: RotationLab) -> None
         assert childs not in rotation_lab.database_users()
 
 
+@pytest.mark.slow
 def test_a_static_role_follows_vaults_own_rotations(rotation_lab: RotationLab) -> None:
     """``static-creds``: one user, whose password Vault changes every few seconds."""
     lab = rotation_lab
@@ -278,6 +280,7 @@ def test_a_lease_that_may_not_be_revoked_is_left_to_its_end(
     revoke_all(lab)
 
 
+@pytest.mark.slow
 def test_valkey_gets_a_user_of_its_own(rotation_lab: RotationLab) -> None:
     """The same for Valkey: ACL users come from Vault, and go with ``close()``."""
     lab = rotation_lab

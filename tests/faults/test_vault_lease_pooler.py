@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from tests.rotation_lab import RotationLab
 
 
+@pytest.mark.slow
 @pytest.mark.pgbouncer
 def test_leased_users_follow_one_another_through_a_pooler(rotation_lab: RotationLab) -> None:
     """PgBouncer asks the server for each of them; no call fails, and none sees another's row."""

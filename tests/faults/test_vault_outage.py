@@ -117,6 +117,7 @@ def test_what_really_needs_vault_says_so(lab: RotationLab, sealable: SealableOpe
         assert clients.postgres.execute("SELECT 1 AS one", user_id=uuid4()) == [{"one": 1}]
 
 
+@pytest.mark.slow
 def test_a_lease_outlives_a_sealed_vault_in_the_connections_that_are_open(
     lab: RotationLab, sealable: SealableOpenBao
 ) -> None:
@@ -144,6 +145,7 @@ def test_a_lease_outlives_a_sealed_vault_in_the_connections_that_are_open(
         assert who(clients.postgres) != user
 
 
+@pytest.mark.slow
 def test_a_sealed_vault_is_asked_by_time_and_not_by_load(
     lab: RotationLab, sealable: SealableOpenBao
 ) -> None:
@@ -172,6 +174,7 @@ def test_a_sealed_vault_is_asked_by_time_and_not_by_load(
         wait_for(lambda: _works(clients))
 
 
+@pytest.mark.slow
 def test_a_vault_that_stalls_holds_nobody_up(
     rotation_lab: RotationLab, vault_proxy: HttpFaultProxy
 ) -> None:

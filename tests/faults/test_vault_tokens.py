@@ -237,6 +237,7 @@ def test_a_revoked_token_of_the_caller_is_authentication_lost(vault_lab: VaultLa
             client.get_secret("app/db")
 
 
+@pytest.mark.slow
 def test_a_token_is_renewed_before_it_expires(
     vault_lab: VaultLab, vault_proxy: HttpFaultProxy
 ) -> None:

@@ -33,6 +33,7 @@ def test_a_secret_is_read_with_one_login(
     assert vault_proxy.count(LOGIN) == 1
 
 
+@pytest.mark.slow
 def test_all_entry_points_of_a_process_share_one_login(
     role: Role, vault_proxy: HttpFaultProxy
 ) -> None:

@@ -140,6 +140,7 @@ def test_its_check_says_whether_vault_answers() -> None:
     assert [check.passed for check in checks] == [True, False]
 
 
+@pytest.mark.slow
 def test_dagster_accepts_the_code_location(dagster_home: Path) -> None:
     """``dagster definitions validate`` needs no server and no variable."""
     command = [sys.executable, "-m", "dagster", "definitions", "validate"]

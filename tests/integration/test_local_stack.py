@@ -50,6 +50,7 @@ def _tool(
     )
 
 
+@pytest.mark.slow
 def test_up_env_down(tmp_path: Path) -> None:
     """A stack is left running, found again, not started twice, and stopped without a trace."""
     assert "no stack is running" in _tool("env", cwd=tmp_path).stderr
@@ -93,6 +94,37 @@ def test_run_gives_the_exports_and_the_exit_code(tmp_path: Path) -> None:
     assert done.stdout.endswith("False\n")
 
 
+_NEWCOMER = """
+import os
+import hvac, psycopg
+from clients import build_clients, user_context
+
+with psycopg.connect(os.environ["STACK_SUPERUSER_URL"]) as owner:
+    owner.execute("CREATE TABLE invoices (user_id uuid NOT NULL, total int)")
+    owner.execute("ALTER TABLE invoices ENABLE ROW LEVEL SECURITY")
+    owner.execute(
+        "CREATE POLICY own ON invoices"
+        " USING (user_id = (SELECT current_setting('app.current_user_id')::uuid))"
+    )
+    owner.execute("GRANT SELECT, INSERT ON invoices TO crm_user")
+vault = hvac.Client(os.environ["VAULT_ADDR"], os.environ["STACK_VAULT_ROOT_TOKEN"])
+vault.secrets.kv.v2.create_or_update_secret("my/app", {"key": "value"})
+
+with build_clients() as made, user_context("00000000-0000-4000-8000-00000000000a") as user:
+    made.postgres.execute("INSERT INTO invoices VALUES (%s, 7)", (user,))
+    print(made.postgres.execute_scalar("SELECT total FROM invoices"))
+    print(made.vault.get_secret("my/app"))
+"""
+
+
+def test_a_schema_and_secrets_of_ones_own_take_two_exports(tmp_path: Path) -> None:
+    """The superuser's URL applies migrations, and the root token stores secrets."""
+    done = _tool("run", "--", sys.executable, "-c", _NEWCOMER, cwd=tmp_path)
+
+    assert (done.stdout, done.stderr) == ("7\n{'key': 'value'}\n", "")
+
+
+@pytest.mark.slow
 def test_a_command_that_is_not_there_is_named(tmp_path: Path) -> None:
     """``run`` with a misspelt command, or none, says so without a traceback."""
     done = _tool("run", "--", "no-such-command", cwd=tmp_path)
@@ -179,6 +211,7 @@ def test_a_server_that_does_not_stop_is_killed_and_can_start_again(
         assert (server.port, server.ready()) == (port, True)
 
 
+@pytest.mark.slow
 def test_postgres_runs_from_a_place_that_only_root_may_enter(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

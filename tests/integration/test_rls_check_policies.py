@@ -141,7 +141,7 @@ def test_restrictive_policies_alone_show_nothing(scratch: Scratch) -> None:
         f"'' = {SETTING} OR {MINE}",
         f"{MINE} OR (SELECT {SETTING}) IS NULL",
         f"COALESCE({SETTING}, '') = '' OR {MINE}",
-        f"NULLIF({SETTING}, '') IS NULL OR body IS NULL OR {MINE}",
+        f"NULLIF({SETTING}, '') IS NULL OR false OR {MINE}",
         f"{MINE} OR (({SETTING} IS NULL) AND ({SETTING} IS NULL))",
         f"body IS NOT NULL AND ({SETTING} IS NULL OR {MINE})",
         f"COALESCE({MINE}, true)",
@@ -162,7 +162,6 @@ def test_every_way_to_open_without_context_is_found(scratch: Scratch, expression
 @pytest.mark.parametrize(
     "expression",
     [
-        f"{MINE} OR body = 'public'",
         f"{MINE} AND (SELECT {SETTING}) IS NOT NULL",
         f"user_id = (SELECT NULLIF({SETTING}, '')::uuid) AND body <> ''",
         f"{USER} = user_id",
@@ -205,12 +204,41 @@ def test_policies_that_do_not_compare_the_row_with_the_setting(
 def test_leaning_on_another_tables_rls_is_sound(scratch: Scratch) -> None:
     """A policy that asks a protected table sees only what that table's policies show."""
     scratch.run(
-        CLEAN + "CREATE TABLE app.lines (doc text); GRANT SELECT ON app.lines TO crm_user;"
+        CLEAN + "ALTER TABLE app.docs ADD UNIQUE (body), ALTER body SET NOT NULL;"
+        "REVOKE INSERT, UPDATE ON app.docs FROM crm_user;"
+        "CREATE TABLE app.lines (doc text); GRANT SELECT ON app.lines TO crm_user;"
         "ALTER TABLE app.lines ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;"
         "CREATE POLICY p ON app.lines USING (doc IN (SELECT body FROM app.docs))"
     )
 
     assert check(scratch) == []
+
+
+def test_leaning_on_rows_that_users_may_name_themselves_is_not(scratch: Scratch) -> None:
+    """Where a user may add the row that another's row is looked up by, they see that row."""
+    scratch.run(
+        CLEAN + "CREATE TABLE app.lines (doc text); GRANT SELECT ON app.lines TO crm_user;"
+        "ALTER TABLE app.lines ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;"
+        "CREATE POLICY p ON app.lines USING (doc IN (SELECT body FROM app.docs))"
+    )
+
+    assert rules(scratch) == [("self-enrolment", "app.docs")]
+    assert mend(scratch) == []
+
+
+def test_rows_shared_for_reading_may_not_be_changed(scratch: Scratch) -> None:
+    """What an owner shows to all is shared; where all may change it too, it is found."""
+    shown = f"{MINE} OR body = 'public'"
+    scratch.run(f"{CLEAN} CREATE POLICY shown ON app.docs FOR SELECT USING ({shown})")
+    assert check(scratch) == []
+
+    scratch.run(f"DROP POLICY shown ON app.docs; ALTER POLICY mine ON app.docs USING ({shown})")
+    (finding,) = check(scratch)
+
+    assert (finding.rule, finding.severity) == ("policy-passes-other-rows", "leak")
+    assert "body='public'" in finding.why
+    assert "FOR SELECT" in finding.fix, "reading stays"
+    assert mend(scratch) == []
 
 
 def test_two_faults_in_one_policy_are_mended_by_either(scratch: Scratch) -> None:

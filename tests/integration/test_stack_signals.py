@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 ROOT = Path(__file__).parents[2]
+# Each starts and stops a stack of its own.
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture

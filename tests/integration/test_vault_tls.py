@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 
 from clients.errors import VaultConfigurationError, VaultConnectionError, VaultError
 from clients.vault_client import VaultClient
 from tests.fault_proxy import FaultProxy
+from tests.postgres_faults import wait_for
 from tests.tls_relay import Certificates, TlsRelay, make_certificates
 from tests.vault_servers import TlsOpenBao
 
@@ -116,6 +118,47 @@ def test_a_server_that_wants_a_certificate_gets_it(vault_lab: VaultLab, tmp_path
         environ |= {"VAULT_CLIENT_CERT": certificate, "VAULT_CLIENT_KEY": key}
         with VaultClient(environ=environ) as client:
             assert client.get_secret("app/db")
+
+
+@pytest.mark.parametrize("end", ["fin", "reset"])
+def test_an_alert_that_is_lost_leaves_a_reason(
+    vault_lab: VaultLab, tmp_path: Path, end: Literal["fin", "reset"]
+) -> None:
+    """A server that ends each TLS connection without an answer may want a certificate."""
+    certificates = make_certificates(tmp_path)
+    with TlsRelay(vault_lab.server.port, certificates, hangs_up=end) as relay:
+        environ = _relayed(vault_lab, relay, certificates)
+        with pytest.raises(VaultConnectionError, match=r"VAULT_CLIENT_CERT.*2 tries") as caught:
+            VaultClient(environ=environ, retries=1)
+        assert caught.value.reason == "tls"
+
+        certificate, key = map(str, certificates.client)
+        environ |= {"VAULT_CLIENT_CERT": certificate, "VAULT_CLIENT_KEY": key}
+        with pytest.raises(VaultConnectionError) as caught:
+            VaultClient(environ=environ, retries=1)
+        assert caught.value.reason == "unreachable"
+
+
+def test_a_connection_that_was_answered_once_may_end(tls_server: TlsOpenBao) -> None:
+    """A server that goes away later is unreachable, and wants no certificate."""
+    with FaultProxy(tls_server.port) as proxy, ThreadPoolExecutor(1) as thread:
+        environ = _environ(
+            tls_server,
+            VAULT_ADDR=f"https://127.0.0.1:{proxy.port}",
+            VAULT_CACERT=str(tls_server.ca_file),
+        )
+        with VaultClient(retries=0, environ=environ) as client:
+            proxy.stall.set()
+            sent = proxy.bytes_up
+            read = thread.submit(client.get_secret, "app/db")
+            wait_for(lambda: proxy.bytes_up > sent)
+            proxy.cut()
+            with pytest.raises(VaultConnectionError) as caught:
+                read.result()
+            assert proxy.connections == 1
+            proxy.stall.clear()
+
+    assert caught.value.reason == "unreachable"
 
 
 def test_a_file_without_a_certificate_is_no_authority(

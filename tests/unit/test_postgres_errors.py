@@ -76,7 +76,7 @@ def test_no_text_shows_the_password() -> None:
     )
     ours = [
         statement_error(error, "execute()", TARGET),
-        lost_error(error, "execute()", TARGET),
+        lost_error(error, "execute()", TARGET, maybe_applied=True),
         connect_error(error, TARGET, 1.0),
     ]
 
@@ -117,12 +117,17 @@ def test_a_time_out_names_its_setting() -> None:
     assert "raise connect_timeout" in str(ours)
 
 
-def test_lost_says_that_nobody_knows() -> None:
+def test_lost_says_whether_anybody_knows() -> None:
     """A statement whose answer is lost may have run: no invitation to repeat it."""
-    ours = lost_error(psycopg.OperationalError("gone"), "execute()", TARGET)
+    gone = psycopg.OperationalError("gone")
+    sent = lost_error(gone, "execute()", TARGET, maybe_applied=True)
+    unsent = lost_error(gone, "execute()", TARGET, maybe_applied=False)
 
-    assert isinstance(ours, PostgresConnectionError)
-    assert "may or may not have taken effect" in str(ours)
+    assert isinstance(sent, PostgresConnectionError)
+    assert "may or may not have taken effect" in str(sent)
+    assert "Nothing was committed" in str(unsent)
+    assert (sent.maybe_applied, unsent.maybe_applied) == (True, False)
+    assert sent.reason == "lost"
 
 
 def test_the_kinds_are_told_apart() -> None:

@@ -53,3 +53,12 @@ def test_a_client_cursor_fetches_from_memory() -> None:
     """Only a server-side cursor is a ServerCursor: it alone sends when it fetches."""
     assert not issubclass(psycopg.Cursor, psycopg.ServerCursor)
     assert not issubclass(psycopg.ClientCursor, psycopg.ServerCursor)
+
+
+def test_a_cursor_sends_in_one_method_and_takes_results_in_another() -> None:
+    """The first statement of a transaction is sent in that method's place."""
+    send = inspect.signature(psycopg.Cursor._maybe_prepare_gen).parameters
+
+    assert list(send) == ["self", "pgq", "prepare", "binary"]
+    assert "self._maybe_prepare_gen(pgq" in inspect.getsource(psycopg.Cursor._execute_gen)
+    assert list(inspect.signature(psycopg.Cursor._set_results).parameters) == ["self", "results"]

@@ -14,6 +14,7 @@ import pytest
 from clients.errors import PostgresError, RlsContextError
 from clients.identity import (
     clear_current_user_id,
+    current_identity,
     get_current_user_id,
     parse_user_id,
     set_current_user_id,
@@ -118,15 +119,69 @@ def test_what_is_set_inside_a_context_ends_with_it() -> None:
     ids=range(12),
 )
 def test_what_is_no_uuid_is_refused_and_changes_nothing(bad: Any) -> None:
-    """The message has the value, shortened, and its type."""
+    """The message has its type; the value may be personal."""
     set_current_user_id(ANN)
-    for call in (set_current_user_id, parse_user_id, lambda value: user_context(value).__enter__()):
+    for call in (set_current_user_id, parse_user_id):
         with pytest.raises(RlsContextError, match=type(bad).__name__) as caught:
             call(bad)
         assert "is not a UUID" in str(caught.value)
         assert len(str(caught.value)) < 200
+        assert "nobody" not in str(caught.value)
 
     assert get_current_user_id() == ANN
+
+
+@pytest.mark.parametrize("bad", [None, "", b"", {}, "a\0b", {"sub": object}], ids=range(6))
+def test_what_fits_no_client_is_refused_at_once(bad: Any) -> None:
+    """Whatever the types of a client's identity, for each name; and nothing is changed."""
+    bad = {"sub": threading.Lock()} if bad == {"sub": object} else bad
+    set_current_user_id(ANN)
+    for given, named in (((bad,), {}), ((ANN,), {"tenant_id": bad})):
+        with pytest.raises(RlsContextError) as caught:
+            user_context(*given, **named)
+        assert "a\0b" not in str(caught.value)
+    with pytest.raises(RlsContextError, match="nobody"):
+        user_context()
+    with pytest.raises(RlsContextError, match="two values for user_id"):
+        user_context(ANN, user_id=BOB)
+    assert get_current_user_id() == ANN
+
+
+def test_an_identity_may_have_several_values() -> None:
+    """An inner block stands over an outer one, name by name."""
+    with user_context("auth0|abc", tenant_id=7) as user:
+        assert user == "auth0|abc"
+        assert current_identity() == {"user_id": "auth0|abc", "tenant_id": 7}
+        with user_context(tenant_id=8) as nobody:
+            assert nobody is None
+            assert current_identity() == {"user_id": "auth0|abc", "tenant_id": 8}
+        with user_context(ANN):
+            assert current_identity() == {"user_id": ANN, "tenant_id": 7}
+            set_current_user_id(BOB)
+            assert current_identity() == {"user_id": BOB, "tenant_id": 7}
+            clear_current_user_id()
+            assert current_identity() == {}
+        with pytest.raises(RlsContextError, match="not a UUID"):
+            get_current_user_id()
+    assert current_identity() == {}
+
+
+def test_an_identity_is_its_scopes_own() -> None:
+    """What the caller does with a token's claims later changes nobody's identity."""
+    claims = {"sub": "ann", "roles": ["reader"]}
+    with user_context(claims=claims):
+        claims["roles"].append("admin")  # type: ignore[attr-defined]  # a list
+        current_identity()["claims"]["sub"] = "bob"  # type: ignore[index]  # a dict
+        assert current_identity() == {"claims": {"sub": "ann", "roles": ["reader"]}}
+
+
+def test_a_text_that_is_similar_to_a_uuid_stays_as_it_is() -> None:
+    """Where ids are texts, another spelling may be another user."""
+    for text in (str(ANN).upper(), ANN.hex, f"{{{BOB}}}"):
+        with user_context(text) as user:
+            assert user in (ANN, BOB)
+            expected = UUID(text) if text == str(UUID(text)) else text
+            assert current_identity() == {"user_id": expected}
 
 
 def test_a_uuid_and_its_texts_are_one_user() -> None:

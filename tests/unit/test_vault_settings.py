@@ -8,6 +8,7 @@ import os
 import pickle
 import traceback
 from contextlib import contextmanager
+from dataclasses import FrozenInstanceError, fields
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -17,11 +18,11 @@ import pytest
 from clients._shared.secrecy import Masked
 from clients._vault.settings import GivenLogin, VaultOptions, resolve_options
 from clients.errors import ConfigurationError, VaultConfigurationError, VaultError
-from clients.vault_auth import Token
+from clients.vault_auth import Agent, AppRole, Jwt, Kubernetes, Token
 from clients.vault_client import VaultClient
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 _ENV = {"VAULT_ADDR": "https://vault.test:8200", "VAULT_TOKEN": "hvs.ambient"}
 _NOBODY = 65534
@@ -88,6 +89,126 @@ def test_the_method_follows_from_the_credentials(
 ) -> None:
     """AppRole is chosen when a role id is there and no token; arguments are looked at first."""
     assert _resolve(environ, **arguments).auth_method == method
+
+
+_ADDR = {"VAULT_ADDR": "https://h"}
+_FILE = {"VAULT_TOKEN_FILE": "/run/token"}
+
+
+@pytest.mark.parametrize(
+    ("environ", "method"),
+    [
+        ({"VAULT_TOKEN": "t"} | _FILE | _ROLE, "token"),
+        ({"BAO_TOKEN": "t"} | _FILE | _ROLE, "token"),
+        (_FILE | _ROLE, "token_file"),
+        (_FILE | {"VAULT_TOKEN": " "}, "token_file"),
+        (_FILE | {"VAULT_AUTH_METHOD": "token"}, "token_file"),
+        ({"VAULT_ROLE_ID": "r", "VAULT_SECRET_ID_FILE": "/run/id"}, "approle"),
+        ({"VAULT_ROLE_ID": "r", "VAULT_WRAPPED_SECRET_ID": "w"}, "approle"),
+        (
+            {"VAULT_TOKEN": "t", "VAULT_AUTH_METHOD": "kubernetes", "VAULT_AUTH_ROLE": "r"},
+            "kubernetes",
+        ),
+        (_FILE | {"VAULT_AUTH_METHOD": "jwt", "VAULT_AUTH_ROLE": "r"}, "jwt"),
+        ({"VAULT_AUTH_METHOD": "cert", "VAULT_CLIENT_CERT": pytest.__file__}, "cert"),
+        ({"VAULT_TOKEN": "t", "VAULT_AUTH_METHOD": "agent"}, "agent"),
+    ],
+)
+def test_the_environment_has_one_order_of_logins(environ: dict[str, str], method: str) -> None:
+    """VAULT_AUTH_METHOD, then VAULT_TOKEN, VAULT_TOKEN_FILE and VAULT_ROLE_ID."""
+    assert _resolve(_ADDR | environ).auth_method == method
+
+
+def test_role_and_mount_of_the_environment_are_for_its_own_method() -> None:
+    """A role id that the caller spells out does not go to the mount that is meant for another."""
+    environ = _ADDR | {
+        "VAULT_AUTH_METHOD": "kubernetes",
+        "VAULT_AUTH_ROLE": "r",
+        "VAULT_AUTH_MOUNT": "k8s/prod",
+    }
+    auth = _resolve(environ).auth
+    assert isinstance(auth, Kubernetes)
+    assert (auth.role, auth.mount) == ("r", "k8s/prod")
+    other = _resolve(environ, role_id="r", secret_id="s").auth
+    assert isinstance(other, AppRole)
+    assert other.mount == "approle"
+    mounted = _resolve(_ADDR | _ROLE | {"VAULT_AUTH_MOUNT": "ours"}).auth
+    assert isinstance(mounted, AppRole)
+    assert mounted.mount == "ours"
+
+
+@pytest.mark.parametrize(
+    ("environ", "arguments", "names"),
+    [
+        ({}, {"auth": Agent(), "token": "t"}, ["auth", "token"]),
+        ({}, {"auth": Agent(), "auth_method": "agent"}, ["auth", "auth_method"]),
+        ({}, {"token": "t", "role_id": "r", "secret_id": "s"}, ["token", "role_id", "secret_id"]),
+        ({}, {"token": "t", "auth_method": "approle"}, ["token", "auth_method='approle'"]),
+        ({}, {"role_id": "r", "auth_method": "agent"}, ["role_id", "auth_method='agent'"]),
+        (_ROLE | {"VAULT_SECRET_ID_FILE": "/x"}, {}, ["VAULT_SECRET_ID", "VAULT_SECRET_ID_FILE"]),
+    ],
+)
+def test_a_contradiction_is_refused_by_name(
+    environ: dict[str, str], arguments: dict[str, Any], names: list[str]
+) -> None:
+    """What is given twice, or for two logins, is not chosen from in silence."""
+    with pytest.raises(VaultConfigurationError, match="contradict") as caught:
+        _resolve(_ADDR | environ, **arguments)
+
+    assert caught.value.reason == "contradiction"
+    assert [name for name in names if name not in str(caught.value)] == []
+
+
+@pytest.mark.parametrize(
+    ("environ", "missing"),
+    [
+        ({"VAULT_AUTH_METHOD": "kubernetes"}, "VAULT_ADDR not set; VAULT_AUTH_ROLE not set"),
+        ({"VAULT_AUTH_METHOD": "jwt"}, "VAULT_AUTH_ROLE not set; VAULT_TOKEN_FILE not set"),
+        ({"VAULT_AUTH_METHOD": "token_file"}, "VAULT_TOKEN_FILE not set"),
+        (_ADDR | {"VAULT_AUTH_METHOD": "cert"}, "^VAULT_CLIENT_CERT not set"),
+        (_ADDR | {"VAULT_ROLE_ID": "r"}, "^VAULT_SECRET_ID not set"),
+    ],
+)
+def test_each_method_names_what_it_misses(environ: dict[str, str], missing: str) -> None:
+    """All of it in one error."""
+    with pytest.raises(VaultConfigurationError, match=missing):
+        _resolve(environ)
+
+
+def test_an_object_that_is_no_login_is_refused() -> None:
+    """A name in place of an object is the commonest mistake."""
+    with pytest.raises(VaultConfigurationError, match="auth is str: it must be an object of"):
+        _resolve(auth="kubernetes")
+    with pytest.raises(VaultConfigurationError, match=r"VAULT_AUTH_METHOD is 'k8s'.*kubernetes"):
+        _resolve(_ENV | {"VAULT_AUTH_METHOD": "k8s"})
+
+
+@pytest.mark.parametrize("make", [
+    lambda: Token(_sentinel()), lambda: AppRole("role", _sentinel()),
+    lambda: AppRole("role", wrapped_secret_id=_sentinel()),
+    lambda: Jwt("role", f"{_sentinel()}.x.y"),
+])  # fmt: skip
+def test_a_login_object_shows_no_secret(make: Callable[[], object]) -> None:
+    """Neither its repr nor a pickle does, and it cannot be changed."""
+    auth: Any = make()
+
+    assert "SENTINEL" not in repr(auth) + str(auth)
+    with pytest.raises(TypeError, match="secret"):
+        pickle.dumps(auth)
+    with pytest.raises(FrozenInstanceError):
+        setattr(auth, fields(auth)[0].name, "x")
+
+
+def _sentinel() -> str:
+    return "SENTINEL-value"
+
+
+def test_an_app_role_has_one_secret_id() -> None:
+    """None, and two, are refused by name."""
+    with pytest.raises(VaultConfigurationError, match="no secret id: pass exactly one of"):
+        AppRole("role")
+    with pytest.raises(VaultConfigurationError, match="given secret_id and secret_id_file"):
+        AppRole("role", "id", secret_id_file="/x")
 
 
 def test_a_token_is_stripped() -> None:

@@ -38,13 +38,22 @@ class StackEndpoints:
     superuser_url: str | None = field(default=None, repr=False)
 
     def environment(self) -> dict[str, str]:
-        """Return the variables that an application needs, as ``make env`` exports them."""
-        return {
+        """Return the variables that ``make env`` exports.
+
+        The ``VAULT_`` ones are what an application needs. The ``STACK_`` ones are for migrations
+        and for secrets of your own, in development alone; a stack that is not ours has none.
+        """
+        application = {
             "VAULT_ADDR": self.vault_addr,
             "VAULT_TOKEN": self.vault_token,
             "VAULT_ROLE_ID": self.role_id,
             "VAULT_SECRET_ID": self.secret_id,
         }
+        development = {
+            "STACK_SUPERUSER_URL": self.superuser_url,
+            "STACK_VAULT_ROOT_TOKEN": self.vault_root_token,
+        }
+        return application | {name: value for name, value in development.items() if value}
 
     def exports(self) -> str:
         """Return ``export`` lines for ``eval "$(make -s env)"``."""

@@ -16,7 +16,7 @@ __all__ = ["StackSettings", "child_environment", "forget_ambient_servers"]
 
 # Through these, drivers and command line tools learn of servers, credentials and options behind
 # our back: libpq takes PGSSLMODE and PGOPTIONS for what a URL leaves open.
-_AMBIENT = ("VAULT_", "BAO_", "PG", "REDIS_", "VALKEY_")
+_AMBIENT = ("VAULT_", "BAO_", "PG", "REDIS_", "VALKEY_", "STACK_")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +66,8 @@ def child_environment(overrides: Mapping[str, str]) -> dict[str, str]:
 
     Args:
         overrides: Variables to set. When they name a Vault, nothing that leads to other servers
-            stays beside them: no ``VAULT_*``, ``BAO_*``, ``PG*``, ``REDIS_*`` or ``VALKEY_*``.
+            stays beside them: no ``VAULT_*``, ``BAO_*``, ``PG*``, ``REDIS_*``, ``VALKEY_*`` or
+            ``STACK_*``.
     """
     stays = {
         name: value
