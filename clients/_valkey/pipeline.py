@@ -15,15 +15,15 @@ if TYPE_CHECKING:
 
 __all__ = ["Pipeline"]
 
-P = ParamSpec("P")
+_P = ParamSpec("_P")
 
 
 def _queued(
-    build: Callable[Concatenate[CommandSet, P], Command[Any]],
-) -> Callable[Concatenate[Pipeline, P], Pipeline]:
+    build: Callable[Concatenate[CommandSet, _P], Command[Any]],
+) -> Callable[Concatenate[Pipeline, _P], Pipeline]:
     """Return a method that queues what *build* makes, with the same arguments."""
 
-    def queue(self: Pipeline, /, *args: P.args, **kwargs: P.kwargs) -> Pipeline:
+    def queue(self: Pipeline, /, *args: _P.args, **kwargs: _P.kwargs) -> Pipeline:
         self._queue.append(build(self._runner.commands, *args, **kwargs))
         return self
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from .runner import Runner
 
-__all__ = ["Session", "SessionStore"]
+__all__ = ["Session", "SessionClient", "SessionStore"]
 
 _TOKEN_BYTES = 32
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{65}")
@@ -283,8 +283,8 @@ class SessionStore:
             update does not bring it back.
 
         Raises:
-            ValkeyError: The call failed, the data is no dict, or a value is not JSON; then
-                nothing was changed.
+            ValkeyConfigurationError: *changes* is no dict of names, or a value is not JSON.
+            ValkeyError: The call failed, or the data is no dict; then nothing was changed.
         """
         place = self._place(session)
         del session

@@ -74,6 +74,7 @@ def test_no_call_shows_a_password_when_the_server_is_gone(server: ValkeyServer) 
             if fault == "password":
                 url = _urls(proxy.port)["wrong password"]
                 client.runner.factory.source._url = url
+                client.runner.factory.source._working = None
             else:
                 getattr(proxy, fault).set()
             for name, method in METHODS.items():
