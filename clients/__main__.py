@@ -16,6 +16,7 @@ from ._vault.typed_secrets import DATABASE, VALKEY
 from .errors import (
     ClientError,
     ConfigurationError,
+    PostgresConnectionError,
     PostgresError,
     RlsContextError,
     ValkeyError,
@@ -34,14 +35,13 @@ if TYPE_CHECKING:
 __all__ = ["ServiceReport", "check_services", "main", "url_for"]
 
 _LOGIN_WORDS = (
-    "authentication failed",
-    "not permitted to log in",
-    "no password supplied",
     "WRONGPASS",
     "NOAUTH",
     "invalid username-password",
 )
 
+# Why there is no PostgreSQL for us.
+_NO_SERVER = {"refused", "address", "timeout", "lost", "resources", "settings"}
 # Why a Vault is none for us, as far as we can see.
 _UNREACHED = {"unreachable", "timeout", "tls", "not_vault"}
 
@@ -199,17 +199,17 @@ def _how_far(service: str, error: ClientError) -> tuple[bool | None, bool | None
     untried = service != "vault" and isinstance(error, VaultError)
     if untried or isinstance(error, ConfigurationError):
         return None, None
+    if isinstance(error, PostgresError):
+        let_in = None if isinstance(error, PostgresConnectionError) else True
+        return error.reason not in _NO_SERVER, False if error.reason == "login" else let_in
     if isinstance(error, VaultAuthenticationError) or any(
         words in str(error) for words in _LOGIN_WORDS
     ):
         return True, False
-    if isinstance(error, PostgresError):
-        # A refused connection has no SQLSTATE; the server's own words begin like this.
-        let_in = error.sqlstate is not None
-        return let_in or "FATAL:" in str(error), let_in or None
+    reached = error.reason not in _UNREACHED
     if isinstance(error, ValkeyError):
         return error.code is not None, error.code == "NOPERM" or None
-    return getattr(error, "reason", None) not in _UNREACHED, None
+    return reached, None
 
 
 _HEADER = ("SERVICE", "STATUS", "REACHABLE", "LOGIN", "VERSION", "LATENCY", "RLS", "CREDENTIAL")
