@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from psycopg.pq import Escaping
 
+from .plan_check import SAME_FUNCTIONS
 from .prepared import OwnStatement
 
 if TYPE_CHECKING:
@@ -37,13 +38,17 @@ ROLLBACK = b"ROLLBACK"
 #: https://www.postgresql.org/docs/18/sql-discard.html
 RESET = b"DISCARD ALL"
 
-#: Fails when SQL has prepared a statement: it may bear the name of one of ours, and would run in
-#: the next borrower's transaction. Nothing prepared runs before it, and it is never prepared under
-#: a name itself: SQL cannot touch the unnamed statement. Every name has its schema, since the last
-#: borrower's search_path and temporary tables are still there.
+#: Fails with 22012 when SQL has prepared a statement: it may bear the name of one of ours, and
+#: would run in the next borrower's transaction. Fails with 22003 when the functions are others than
+#: those of its parameter, unless that is NULL: see plan_check. Nothing
+#: prepared runs before it, and it is never prepared under a name itself: SQL cannot touch the
+#: unnamed statement. Every name has its schema, since the last borrower's search_path and temporary
+#: tables are still there.
 GUARD = (
     b"SELECT pg_catalog.int4div(1, CASE WHEN EXISTS (SELECT FROM"
-    b" pg_catalog.pg_prepared_statements AS p WHERE p.from_sql) THEN 0 ELSE 1 END)"
+    b" pg_catalog.pg_prepared_statements AS p WHERE p.from_sql) THEN 0 ELSE 1 END),"
+    b" pg_catalog.int4um(CASE WHEN $1::pg_catalog.xid[] IS NULL OR %b THEN 1"
+    b" ELSE '-2147483648'::pg_catalog.int4 END)" % SAME_FUNCTIONS
 )
 
 #: What RESET stands for, less what would forget prepared statements, up to the BEGIN; the context
