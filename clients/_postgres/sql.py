@@ -91,10 +91,14 @@ class ContextSql:
     Args:
         settings: The names that policies read, checked before.
         local_role: The role that users' transactions run under; None: the login's.
+        statement_timeout_ms: Limits each statement, in milliseconds; 0 is no limit.
     """
 
-    def __init__(self, settings: Sequence[str], local_role: str | None = None) -> None:
+    def __init__(
+        self, settings: Sequence[str], local_role: str | None, statement_timeout_ms: int
+    ) -> None:
         names = [name.encode() for name in settings]
+        self._limit = b"%d" % statement_timeout_ms
         # The parameter behind the time-out and the values.
         role = b", set_config('role', $%d, true)" % (len(names) + 2) if local_role else b""
         self._role = () if local_role is None else (local_role.encode(),)
@@ -119,21 +123,17 @@ class ContextSql:
         columns = b", ".join(b"current_setting('%b', true)" % name for name in names)
         self._user_check = columns + (b", current_setting('role')" if local_role else b"")
 
-    def of_call(self, values: tuple[bytes, ...] | None, statement_timeout_ms: int) -> OwnStatement:
+    def of_call(self, values: tuple[bytes, ...] | None) -> OwnStatement:
         """Return the statement for one call, worth preparing.
 
         Args:
             values: What the settings get, in their order; None for an administrator.
-            statement_timeout_ms: Limits each statement, in milliseconds; 0 is no limit.
         """
-        limit = b"%d" % statement_timeout_ms
         if values is None:
-            return OwnStatement(self._admin_call, (limit,))
-        return OwnStatement(self._user_call, (limit, *values, *self._role))
+            return OwnStatement(self._admin_call, (self._limit,))
+        return OwnStatement(self._user_call, (self._limit, *values, *self._role))
 
-    def of_block(
-        self, values: tuple[bytes, ...] | None, statement_timeout_ms: int, mark: bytes
-    ) -> OwnStatement:
+    def of_block(self, values: tuple[bytes, ...] | None, mark: bytes) -> OwnStatement:
         """Return the statement for a block, which marks its transaction.
 
         The server reports every change of ``application_name`` by itself. Set locally, it changes
@@ -143,13 +143,11 @@ class ContextSql:
 
         Args:
             values: What the settings get, in their order; None for an administrator.
-            statement_timeout_ms: Limits each statement, in milliseconds; 0 is no limit.
             mark: What ``marker`` returned.
         """
-        limit = b"%d" % statement_timeout_ms
         if values is None:
-            return OwnStatement(self._admin_block, (limit, mark))
-        return OwnStatement(self._user_block, (limit, *values, *self._role, mark))
+            return OwnStatement(self._admin_block, (self._limit, mark))
+        return OwnStatement(self._user_block, (self._limit, *values, *self._role, mark))
 
     def check(self, values: tuple[bytes, ...] | None, pgconn: PGconn, mark: bytes) -> bytes:
         """Return the query for a transaction's context, which marks it anew.
