@@ -6,18 +6,18 @@ Source: https://openbao.org/api-docs/secret/kv/kv-v2/.
 from __future__ import annotations
 
 import os
-import time
 import weakref
 from typing import TYPE_CHECKING, Any
 
 from ._shared.lifecycle import Lifecycle
 from ._shared.secrecy import Masked, MaskedEnvironment
 from ._shared.validation import LARGEST, shown
-from ._vault.api import DEEPEST, list_folder, lookup_self, read_secret, secret_in, written_at
+from ._vault.api import lookup_self
 from ._vault.cache import CacheStats, SecretCache
-from ._vault.errors import Operation, not_vault
+from ._vault.errors import Operation
+from ._vault.kv import KvMounts
 from ._vault.lease import LeasedUrl
-from ._vault.paths import SecretPath, folder_path, secret_path
+from ._vault.paths import folder_path, secret_path
 from ._vault.retry import Deadline
 from ._vault.session import VaultSession
 from ._vault.settings import GivenLogin, resolve_options
@@ -26,7 +26,6 @@ from .errors import (
     VaultAuthenticationError,
     VaultConfigurationError,
     VaultError,
-    VaultSecretNotFoundError,
 )
 
 if TYPE_CHECKING:
@@ -43,7 +42,7 @@ _abandoned: list[VaultSession] = []
 
 
 class VaultClient(TypedGetters, Lifecycle):
-    """Reads secrets from a KV version 2 mount. Construction logs in, or raises at once.
+    """Reads secrets from a KV mount of version 2 or 1. Construction logs in, or raises at once.
 
     Safe to share between threads. A forked child gets its own connections, cache and login.
 
@@ -64,7 +63,7 @@ class VaultClient(TypedGetters, Lifecycle):
             from the environment.
         secret_id: See *role_id*.
         namespace: The namespace; ``VAULT_NAMESPACE`` when None.
-        mount_point: Where the KV version 2 engine is mounted.
+        mount_point: Where the KV engine is mounted; its version is found out.
         timeout: Seconds that a whole call may take, retries and pauses included.
         retries: Further tries after a failure that may pass: unreachable, 412, 429, 5xx.
         cache_ttl: Seconds that a secret stays cached; 0 turns the cache off.
@@ -155,7 +154,8 @@ class VaultClient(TypedGetters, Lifecycle):
             VaultSecretNotFoundError: There is no such secret or version; ``reason`` says why.
             VaultAuthenticationError: The token is invalid or a policy denies the path.
             VaultConnectionError: Vault could not be asked, or could not answer.
-            VaultConfigurationError: *path* or *version* is unfit; nothing was sent.
+            VaultConfigurationError: *path* or *version* is unfit, or the mount is of KV version 1
+                and keeps no versions.
         """
         self._check_open()
         place = secret_path(self._options.mount_point, path)
@@ -165,7 +165,7 @@ class VaultClient(TypedGetters, Lifecycle):
         deadline = self._deadline()
         return self._cache.read(
             key,
-            lambda: self._read(place, version, deadline),
+            lambda: self._mounts.read(place, version, deadline),
             fresh=not use_cache,
             wait=deadline.remaining,
         )
@@ -182,19 +182,7 @@ class VaultClient(TypedGetters, Lifecycle):
         """
         self._check_open()
         place = folder_path(self._options.mount_point, path)
-        operation = Operation(
-            kind="list", text=f"list the folder {place}", addr=self.addr, path=place
-        )
-        body = self._session.ask(
-            operation,
-            lambda adapter: list_folder(adapter, place),
-            self._deadline(),
-        )
-        data = body.get("data")
-        keys = data.get("keys") if isinstance(data, dict) else None
-        if not isinstance(keys, list):
-            raise not_vault(operation, "HTTP 200 without keys")
-        return [str(key) for key in keys]
+        return self._mounts.names(place, self._deadline())
 
     def leased_url(self, role: str, base_url: Callable[[], str] | None = None) -> LeasedUrl:
         """Return a connection URL with a user and a password of its own, got from Vault.
@@ -230,19 +218,19 @@ class VaultClient(TypedGetters, Lifecycle):
             path: As for ``get_secret``.
 
         Raises:
-            VaultError: As for ``get_secret``.
+            VaultError: As for ``get_secret``; also for a mount of KV version 1, which notes no
+                times (``reason`` is ``kv_version``).
         """
         self._check_open()
-        operation = self._reading(place := secret_path(self._options.mount_point, path), None)
-        # The answer is kept out of this frame: it holds the secret.
-        written = written_at(
-            self._session.ask(
-                operation, lambda adapter: read_secret(adapter, place, None), self._deadline()
+        place = secret_path(self._options.mount_point, path)
+        age = self._mounts.age(place, self._deadline())
+        if age is None:
+            raise VaultError(
+                f"the age of the secret {place} at {self.addr} is not known: its mount is of KV "
+                "version 1, which notes no times",
+                reason="kv_version",
             )
-        )
-        if written is None:
-            raise not_vault(operation, "HTTP 200 without KV v2 metadata; is the mount version 2?")
-        return max(0.0, time.time() - written)
+        return age
 
     def credential_life(self) -> CredentialLife:
         """Return the age of the token in use, and how long it lives unless it is renewed."""
@@ -316,6 +304,7 @@ class VaultClient(TypedGetters, Lifecycle):
 
     def _start(self) -> None:
         self._session = VaultSession(self._options)
+        self._mounts = KvMounts(self._session)
         self._cache = SecretCache(self._options.cache_ttl)
 
     def _start_in_child(self) -> None:
@@ -331,51 +320,6 @@ class VaultClient(TypedGetters, Lifecycle):
 
     def _deadline(self) -> Deadline:
         return Deadline(self._options.timeout)
-
-    def _read(self, place: SecretPath, version: int | None, deadline: Deadline) -> dict[str, Any]:
-        try:
-            return self._read_version(place, version, deadline)
-        except VaultSecretNotFoundError as error:
-            if error.reason != "version_missing":
-                raise
-            missing = error
-        # The server says the same of a missing version and of a missing secret.
-        try:
-            self._read_version(place, None, deadline)
-        except VaultSecretNotFoundError as error:
-            if error.reason == "missing":
-                raise
-        except VaultError:
-            pass
-        raise missing
-
-    def _read_version(
-        self, place: SecretPath, version: int | None, deadline: Deadline
-    ) -> dict[str, Any]:
-        operation = self._reading(place, version)
-        # The answer is kept out of this frame: in an unexpected shape it is a secret all the same.
-        secret = secret_in(
-            self._session.ask(
-                operation, lambda adapter: read_secret(adapter, place, version), deadline
-            )
-        )
-        if secret is None:
-            raise not_vault(
-                operation,
-                f"HTTP 200 without KV v2 data, or with more than {DEEPEST} levels of it; is the "
-                "mount version 2?",
-            )
-        return secret
-
-    def _reading(self, place: SecretPath, version: int | None) -> Operation:
-        which = "" if version is None else f", version {version}"
-        return Operation(
-            kind="read",
-            text=f"read the secret {place}{which}",
-            addr=self.addr,
-            path=place,
-            version=version,
-        )
 
 
 def _checked_version(version: object) -> int | None:

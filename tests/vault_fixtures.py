@@ -55,12 +55,14 @@ class VaultLab:
         self.write("app/db", {"url": "postgresql://app"})
         self.write("denied/x", {"a": "b"})
 
-    def write(self, path: str, data: dict[str, Any]) -> None:
+    def write(self, path: str, data: dict[str, Any], mount_point: str = "secret") -> None:
         """Write a new version of a secret."""
         deadline = time.monotonic() + 10
         while True:
             try:
-                self.admin.secrets.kv.v2.create_or_update_secret(path=path, secret=data)
+                self.admin.secrets.kv.v2.create_or_update_secret(
+                    path=path, secret=data, mount_point=mount_point
+                )
             except hvac.exceptions.InvalidRequest:
                 # A new engine refuses writes while it upgrades itself to version 2.
                 if time.monotonic() > deadline:

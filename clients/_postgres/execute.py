@@ -26,12 +26,13 @@ from .errors import (
     was_terminated_by_server,
 )
 from .guarded import StreamedRows
+from .plan_check import PLAN_CHECK
 from .session import BatchError, Session
 from .sql import BEGIN, COMMIT, GUARD, LAST_COMMIT, PREPARED_RESET, RESET, ROLLBACK
 from .statements import checked_params, refuse_unsendable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
     from contextlib import AbstractContextManager
 
     from psycopg.abc import Params, Query
@@ -46,6 +47,8 @@ if TYPE_CHECKING:
 
 __all__ = ["BATCH_ROWS", "InBlock", "OneRoundTrip", "duplicate_columns", "rows_of"]
 
+# What the guard fails with when a function was made or replaced.
+_OTHER_FUNCTIONS = "22003"
 _FULL_RESET = (RESET, BEGIN)
 #: How many rows one batch of execute_many() takes.
 BATCH_ROWS = 1000
@@ -98,6 +101,7 @@ class OneRoundTrip:
         # The caller's statement comes behind the reset, BEGIN and the context.
         self._user_index = 0
         self._reset_is_prepared = False
+        self._checks_plans = False
         # Rows that execute_many() has changed; -1 until its first batch is through.
         self._changed = -1
 
@@ -110,7 +114,7 @@ class OneRoundTrip:
                 converted = self._convert(transformer, query, params)
                 session.prepared.context = self._context.query
                 results = session.run_batch((*self._head(session), converted, LAST_COMMIT))
-                self._notice_pooler(session, results[self._user_index - 1])
+                self._learn_from_head(session, results)
                 return rows_of(results[self._user_index], transformer, self._method)
             except BatchError as failure:
                 self._tries_left -= 1
@@ -187,22 +191,43 @@ class OneRoundTrip:
     def _head(self, session: Session) -> tuple[Statement, ...]:
         """Return what comes before the caller's statement."""
         head: tuple[Statement, ...] = _FULL_RESET
-        self._reset_is_prepared = bool(session.prepared) and not session.prepared.full
-        if self._reset_is_prepared:
+        prepared = session.prepared
+        prepared.begin_batch(self._context)
+        self._checks_plans = self._reset_is_prepared = False
+        if prepared.functions is None:
+            self._checks_plans = prepared.enabled and not prepared.plans_are_unsafe
+        else:
+            self._reset_is_prepared = bool(prepared) and not prepared.full
+        if self._checks_plans:
+            head = (RESET, PLAN_CHECK, BEGIN)
+        elif self._reset_is_prepared:
             head = (GUARD, *PREPARED_RESET)
         self._user_index = len(head) + 1
         return (*head, self._context)
 
-    def _notice_pooler(self, session: Session, context: PGresult) -> None:
+    def _learn_from_head(self, session: Session, results: Sequence[PGresult]) -> None:
+        prepared, context = session.prepared, results[self._user_index - 1]
         # A pooler answers the start-up with a number of its own.
-        session.prepared.enabled = context.get_value(0, 0) == b"%d" % session.pgconn.backend_pid
+        prepared.enabled = context.get_value(0, 0) == b"%d" % session.pgconn.backend_pid
+        if self._checks_plans:
+            prepared.plans_are_unsafe = results[1].get_value(0, 1) != b"f"
+            prepared.functions = None if prepared.plans_are_unsafe else results[1].get_value(0, 0)
 
     def _is_out_of_date(self, session: Session, failure: BatchError) -> bool:
         """Return True when the batch ended before the caller's statement ran, but may yet run."""
-        if self._tries_left < 1 or failure.index is None or not self._reset_is_prepared:
+        if self._tries_left < 1 or failure.index is None or is_connection_loss(failure.error):
             return False
-        if failure.index < self._user_index and not is_connection_loss(failure.error):
-            # The guard found what SQL had prepared, or that SQL's leftovers are in the way.
+        if self._checks_plans and failure.index == 1:
+            # Whatever keeps this role from reading the catalogue: no plan is kept then.
+            session.prepared.plans_are_unsafe = True
+            return True
+        if not self._reset_is_prepared:
+            return False
+        if failure.index < self._user_index:
+            # The guard found what SQL had prepared, or other functions than those that were
+            # checked; or SQL's leftovers are in the way.
+            if failure.error.sqlstate == _OTHER_FUNCTIONS:
+                session.prepared.functions = None
             return True
         return failure.index <= self._user_index and session.prepared.is_out_of_date(failure.error)
 

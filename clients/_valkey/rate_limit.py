@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from .._shared.validation import LARGEST, checked_count, checked_seconds
 from ..errors import ValkeyConfigurationError
 from .commands import Script, script_command
+from .replies import integers
 
 if TYPE_CHECKING:
     from .commands import Command
@@ -87,10 +88,10 @@ def rate_limit_command(
         ValkeyConfigurationError: A number is unusable, or *cost* is more than *burst*.
     """
     refusal = ValkeyConfigurationError
-    limit = checked_count("limit", limit, refusal, least=1)
-    period_seconds = checked_seconds("period_seconds", period_seconds, refusal, most=LARGEST)
-    burst = limit if burst is None else checked_count("burst", burst, refusal, least=1)
-    cost = checked_count("cost", cost, refusal, least=1)
+    limit = checked_count("limit", limit, refusal, minimum=1)
+    period_seconds = checked_seconds("period_seconds", period_seconds, refusal, maximum=LARGEST)
+    burst = limit if burst is None else checked_count("burst", burst, refusal, minimum=1)
+    cost = checked_count("cost", cost, refusal, minimum=1)
     if cost > burst:
         raise ValkeyConfigurationError(
             f"the cost {cost} is more than the burst {burst} of key {name!r}: it could never pass"
@@ -106,11 +107,11 @@ def rate_limit_command(
         raise ValkeyConfigurationError(
             f"the burst {burst} of key {name!r} takes more than ten years to refill"
         )
-    return script_command(GCRA, (name,), (interval, burst, cost), _parse)
+    return script_command(GCRA, (name,), (interval, burst, cost), _answer)
 
 
-def _parse(reply: list[Any]) -> RateLimit:
-    allowed, remaining, wait, until_full = reply
+def _answer(reply: Any) -> RateLimit:
+    allowed, remaining, wait, until_full = integers(reply, 4)
     return RateLimit(
         allowed=allowed == 1,
         remaining=remaining,

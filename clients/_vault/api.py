@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote
 
 from hvac.api import SystemBackend
 from hvac.api.auth_methods import Token
-from hvac.api.secrets_engines import KvV2
+from hvac.api.secrets_engines import KvV1, KvV2
 
 from .._shared.secrecy import Masked
 
@@ -25,8 +25,10 @@ __all__ = [
     "DatabaseCredential",
     "TokenLife",
     "credential_in",
+    "kv_version_in",
     "list_folder",
     "login",
+    "look_up_mount",
     "look_up_wrapping",
     "lookup_self",
     "read_database_credential",
@@ -75,11 +77,21 @@ class DatabaseCredential:
     renewable: bool
 
 
-def secret_in(body: Body) -> dict[str, Any] | None:
-    """Return the fields of a KV version 2 secret, of ``DEEPEST`` levels at most."""
-    data = body.get("data")
-    secret = data.get("data") if isinstance(data, dict) else None
-    return secret if isinstance(secret, dict) and _is_shallow(secret) else None
+def secret_in(body: Body, *, kv: int = 2) -> dict[str, Any] | Literal["other", "deep"]:
+    """Return the fields of a secret of a KV mount, of ``DEEPEST`` levels at most.
+
+    Returns:
+        The fields; ``"other"`` for an answer that is no secret of that version, ``"deep"`` for a
+        secret with more levels.
+    """
+    secret = body.get("data")
+    if kv == 2:  # noqa: PLR2004 - the version's own number
+        # The metadata tells it from a secret of version 1 that has a field of that name.
+        known = isinstance(secret, dict) and isinstance(secret.get("metadata"), dict)
+        secret = secret.get("data") if known and secret is not None else None
+    if not isinstance(secret, dict):
+        return "other"
+    return secret if _is_shallow(secret) else "deep"
 
 
 def _is_shallow(value: object) -> bool:
@@ -95,6 +107,19 @@ def _is_shallow(value: object) -> bool:
         if not level:
             return True
     return False
+
+
+def kv_version_in(body: Body) -> tuple[str | None, Literal[1, 2] | None]:
+    """Return the type of a mount, and its version where it is a KV engine."""
+    data = body.get("data")
+    kind = data.get("type") if isinstance(data, dict) else None
+    if not isinstance(data, dict) or not isinstance(kind, str):
+        return None, None
+    options = data.get("options")
+    if isinstance(options, dict) and options.get("version") in {"2", 2}:
+        return kind, 2
+    # "generic" is the name that version 1 had at first.
+    return kind, 1 if kind in {"kv", "generic", "cubbyhole"} else None
 
 
 def written_at(body: Body) -> float | None:
@@ -136,18 +161,29 @@ def credential_in(body: Body) -> DatabaseCredential | None:
 _OK = 200
 
 
-def read_secret(adapter: VaultAdapter, place: SecretPath, version: int | None) -> Body:
+def read_secret(
+    adapter: VaultAdapter, place: SecretPath, version: int | None, *, kv: int = 2
+) -> Body:
     """Read one version of a secret, the latest when None."""
+    body: Body
+    if kv == 1:
+        body = KvV1(adapter).read_secret(place.path, mount_point=place.mount)
+        return body
     api: Any = KvV2(adapter)
-    body: Body = api.read_secret_version(
+    body = api.read_secret_version(
         place.path, version=version, mount_point=place.mount, raise_on_deleted_version=True
     )
     return body
 
 
-def list_folder(adapter: VaultAdapter, place: SecretPath) -> Body:
+def look_up_mount(adapter: VaultAdapter, mount: str) -> Body:
+    """Look up what is mounted there; whoever may read something in it may."""
+    return adapter.get(f"/v1/sys/internal/ui/mounts/{quote(mount)}")
+
+
+def list_folder(adapter: VaultAdapter, place: SecretPath, *, kv: int = 2) -> Body:
     """List the names in a folder."""
-    api: Any = KvV2(adapter)
+    api: Any = KvV1(adapter) if kv == 1 else KvV2(adapter)
     body: Body = api.list_secrets(place.path, mount_point=place.mount)
     return body
 

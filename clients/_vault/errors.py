@@ -70,6 +70,7 @@ class Operation:
         check: What to check when a login is refused.
         path: Where, for reads and lists.
         version: Which version, where one was named.
+        kv: The version of the KV engine that is asked.
     """
 
     kind: Literal["read", "list", "mount", "login", "unwrap", "token", "lease", "health"]
@@ -78,6 +79,7 @@ class Operation:
     check: str = "check role id, secret id and namespace"
     path: SecretPath | None = None
     version: int | None = None
+    kv: int | None = None
 
     def __str__(self) -> str:
         return f"cannot {self.text} at {self.addr}"
@@ -307,13 +309,18 @@ def _not_found(operation: Operation, answer: Answer) -> VaultError:
         reason = "deleted"
         state = f"version {version} was deleted{when}; undelete it or write a new one"
     elif operation.version is not None:
-        reason, state = "version_missing", f"there is no version {operation.version}"
+        reason, state = "version_missing", f"version {operation.version} not found"
     elif operation.kind == "list":
-        reason, state = "missing", "there is no such folder"
+        reason, state = "missing", "folder not found: there is no such folder"
+    elif place is not None:
+        reason, state = "missing", "secret not found: there is no such secret"
     else:
-        reason, state = "missing", "there is no such secret"
+        reason, state = "missing", "not found"
+    looked = "" if operation.kv is None else f" (KV version {operation.kv} was asked)"
     return VaultSecretNotFoundError(
-        f"{operation}: {state}{_shape_hint(operation)}", reason=reason, status=answer.status
+        f"{operation}: {state}{looked}{_shape_hint(operation)}",
+        reason=reason,
+        status=answer.status,
     )
 
 
@@ -321,10 +328,12 @@ def _shape_hint(operation: Operation) -> str:
     place = operation.path
     if place is None:
         return ""
-    for start in (f"{place.mount}/data/", f"{place.mount}/", "data/", "metadata/"):
+    added = f"{place.mount}/" if operation.kv == 1 else f"{place.mount}/data/"
+    starts = (added,) if operation.kv == 1 else (added, f"{place.mount}/", "data/", "metadata/")
+    for start in starts:
         if place.path.startswith(start):
             return (
-                f" (the client itself puts {place.mount + '/data/'!r} in front: "
+                f" (the client itself puts {added!r} in front: "
                 f"did you mean {place.path.removeprefix(start)!r}?)"
             )
     return ""

@@ -52,16 +52,27 @@ class VaultSession:
             raise self._explained(error) from error.__cause__
 
     def ask(
-        self, operation: Operation, send: Callable[[VaultAdapter], Body], deadline: Deadline
+        self,
+        operation: Operation,
+        send: Callable[[VaultAdapter], Body],
+        deadline: Deadline,
+        *,
+        heal: bool = True,
     ) -> Body:
         """Return the answer to an authenticated request.
 
-        A 403 that another token can mend is mended, once.
+        After a 403 it is sent once more, where a new login may help.
+
+        Args:
+            operation: What is asked, for messages.
+            send: Makes the request.
+            deadline: When all of it must be over.
+            heal: False takes a 403 for the answer.
 
         Raises:
             VaultError: Whatever went wrong.
         """
-        return self.ask_as(operation, send, deadline)[0]
+        return self.ask_as(operation, send, deadline, heal=heal)[0]
 
     def ask_as(
         self,
@@ -70,8 +81,16 @@ class VaultSession:
         deadline: Deadline,
         *,
         retries: int | None = None,
+        heal: bool = True,
     ) -> tuple[Body, Grant]:
         """Ask, and return the answer together with the token that it was given to.
+
+        Args:
+            operation: What is asked, for messages.
+            send: Makes the request.
+            deadline: When all of it must be over.
+            retries: Further tries; the client's number when None.
+            heal: False takes a 403 for the answer.
 
         Raises:
             VaultError: Whatever went wrong.
@@ -83,7 +102,7 @@ class VaultSession:
                     operation, send, deadline=deadline, token=grant.token, retries=retries
                 )
             except VaultAuthenticationError as refusal:
-                other = self.tokens.replacement(grant, refusal, deadline)
+                other = self.tokens.replacement(grant, refusal, deadline) if heal else None
                 if other is None:
                     raise
                 grant = other

@@ -199,7 +199,9 @@ _NONSENSE = {
     "redirect to a bad port": Fault(307, headers={"Location": "http://host:99999/"}),
     "redirect to a word": Fault(307, headers={"Location": "http://host:port/"}),
     "endless nesting": Fault(200, b"[" * 200_000),
-    "deep nesting": Fault(200, b'{"data":{"data":{"a":' + b"[" * 900 + b"]" * 900 + b"}}}"),
+    "deep nesting": Fault(
+        200, b'{"data":{"metadata":{},"data":{"a":' + b"[" * 900 + b"]" * 900 + b"}}}"
+    ),
     "no UTF-8": Fault(200, b'{"data":{"data":{"a":"\xff"}}}'),
     "a huge number": Fault(200, b'{"data":{"data":{"a":' + b"1" * 5000 + b"}}}"),
     "another protocol": Fault(raw=b"-ERR unknown command\r\n"),

@@ -9,7 +9,6 @@ import pytest
 from clients.errors import (
     VaultAuthenticationError,
     VaultConfigurationError,
-    VaultConnectionError,
     VaultError,
     VaultSecretNotFoundError,
 )
@@ -139,17 +138,6 @@ def test_a_wrong_mount_and_a_wrong_namespace_are_no_missing_secret(vault_lab: Va
     assert caught.value.reason == "namespace"
     with pytest.raises(VaultSecretNotFoundError, match="check VAULT_NAMESPACE"):
         VaultClient(vault_lab.url, namespace="nowhere", **vault_lab.role().arguments())
-
-
-def test_a_kv_version_1_mount_is_named_as_such(vault_lab: VaultLab) -> None:
-    """A secret of a version 1 mount is no empty success."""
-    vault_lab.admin.sys.enable_secrets_engine("kv", path="kv1", options={"version": "1"})
-    vault_lab.admin.secrets.kv.v1.create_or_update_secret("data/x", {"a": "b"}, mount_point="kv1")
-    with (
-        VaultClient(vault_lab.url, vault_lab.root_token, mount_point="kv1", environ={}) as client,
-        pytest.raises(VaultConnectionError, match="mount version 2"),
-    ):
-        client.get_secret("x")
 
 
 @pytest.mark.parametrize("path", ["", "../../sys/mounts", "a/../../x", "a\nb"])

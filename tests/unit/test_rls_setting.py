@@ -106,6 +106,18 @@ def test_a_setting_needs_a_type_that_has_a_text(make: Any) -> None:
         make()
 
 
+def test_a_setting_can_be_spelled() -> None:
+    """As configuration files and command lines have it."""
+    assert RlsSetting.from_text("app.user_id") == RlsSetting("app.user_id", UUID)
+    assert RlsSetting.from_text("shop.tenant_id:int") == RlsSetting("shop.tenant_id", int)
+    assert RlsSetting.from_text("a.b:str?") == RlsSetting("a.b", str, required=False)
+    assert RlsSetting.from_text("a.b:dict") == RlsSetting("a.b", dict)
+    wrong: list[Any] = ["", "a", "a.b:", "a.b:float", "a.b:int:", ":int", "a.b?", None, 7]
+    for text in wrong:
+        with pytest.raises(PostgresConfigurationError):
+            RlsSetting.from_text(text)
+
+
 def test_a_setting_is_a_plain_value() -> None:
     """It can be compared, used as a key, and pickled."""
     setting = RlsSetting("shop.tenant_id", int, required=False)
@@ -324,13 +336,16 @@ def test_contexts_are_equal_for_one_identity_alone() -> None:
 @given(st.lists(st.text(min_size=1, max_size=50), min_size=3, max_size=3))
 def test_no_value_stands_in_the_text_of_a_statement(texts: list[str]) -> None:
     """All are parameters, and the text is the same for all: it is prepared once."""
-    sql = ContextSql(["shop.a", "shop.b", "shop.c"], "authenticated")
+    sql = ContextSql(["shop.a", "shop.b", "shop.c"], "authenticated", 1000)
     values = tuple(text.encode("utf-8", "replace") for text in texts)
-    for statement in (sql.of_call(values, 1000), sql.of_block(values, 1000, b"mark")):
+    other = (b"x",) * 3
+    for statement, same in (
+        (sql.of_call(values), sql.of_call(other)),
+        (sql.of_block(values, b"mark"), sql.of_block(other, b"other")),
+    ):
         assert statement.params is not None
         assert set(values) <= set(statement.params)
-        same = sql.of_call((b"x",) * 3, 1) if statement.params[-1] != b"mark" else None
-        assert statement.query == (same or sql.of_block((b"x",) * 3, 1, b"other")).query
+        assert statement.query == same.query
 
 
 def test_the_default_is_one_user_with_a_uuid() -> None:
