@@ -16,12 +16,14 @@ from ._vault.typed_secrets import DATABASE, VALKEY
 from .errors import (
     ClientError,
     ConfigurationError,
+    PostgresConnectionError,
     PostgresError,
     RlsContextError,
     ValkeyError,
     VaultAuthenticationError,
     VaultError,
 )
+from .identity import RlsSetting
 from .postgres_client import PostgresClient
 from .valkey_client import ValkeyClient
 from .vault_client import VaultClient
@@ -33,14 +35,13 @@ if TYPE_CHECKING:
 __all__ = ["ServiceReport", "check_services", "main", "url_for"]
 
 _LOGIN_WORDS = (
-    "authentication failed",
-    "not permitted to log in",
-    "no password supplied",
     "WRONGPASS",
     "NOAUTH",
     "invalid username-password",
 )
 
+# Why there is no PostgreSQL for us.
+_NO_SERVER = {"refused", "address", "timeout", "lost", "resources", "settings"}
 # Why a Vault is none for us, as far as we can see.
 _UNREACHED = {"unreachable", "timeout", "tls", "not_vault"}
 
@@ -77,6 +78,8 @@ def check_services(
     *,
     database_role: str | None = None,
     valkey_role: str | None = None,
+    identity: Mapping[str, RlsSetting] | None = None,
+    local_role: str | None = None,
 ) -> list[ServiceReport]:
     """Try all three services.
 
@@ -84,6 +87,8 @@ def check_services(
         environ: Where the ``VAULT_*`` variables are read; the process's environment when None.
         database_role: The role of the database secrets engine that ``build_clients()`` is given.
         valkey_role: Likewise for Valkey.
+        identity: Whose rows they are, as ``build_clients()`` is given it.
+        local_role: The role that users' transactions run under, likewise.
 
     Returns:
         A report for each, also when the first of them already failed.
@@ -99,7 +104,9 @@ def check_services(
                 ServiceReport(service="postgres", healthy=False, detail=untried),
                 ServiceReport(service="valkey", healthy=False, detail=untried),
             ]
-        reports.append(_try("postgres", lambda: _postgres(vault, database_role)))
+        reports.append(
+            _try("postgres", lambda: _postgres(vault, database_role, identity, local_role))
+        )
         reports.append(_try("valkey", lambda: _valkey(vault, valkey_role)))
     return reports
 
@@ -111,10 +118,22 @@ def _try(service: str, check: Callable[[], ServiceReport]) -> ServiceReport:
         return _failed(service, error)
 
 
-def _postgres(vault: VaultClient, role: str | None) -> ServiceReport:
+def _postgres(
+    vault: VaultClient,
+    role: str | None,
+    identity: Mapping[str, RlsSetting] | None,
+    local_role: str | None,
+) -> ServiceReport:
     with (
         url_for(vault, role, vault.get_database_url) as url,
-        PostgresClient(url, 1, admin_url=vault.get_database_admin_url, min_size=1) as client,
+        PostgresClient(
+            url,
+            1,
+            admin_url=vault.get_database_admin_url,
+            min_size=1,
+            identity=identity,
+            local_role=local_role,
+        ) as client,
     ):
         findings = client.check_rls()
         rls = "enforced" if not findings else f"{len(findings)} findings: python -m clients rls"
@@ -180,17 +199,17 @@ def _how_far(service: str, error: ClientError) -> tuple[bool | None, bool | None
     untried = service != "vault" and isinstance(error, VaultError)
     if untried or isinstance(error, ConfigurationError):
         return None, None
+    if isinstance(error, PostgresError):
+        let_in = None if isinstance(error, PostgresConnectionError) else True
+        return error.reason not in _NO_SERVER, False if error.reason == "login" else let_in
     if isinstance(error, VaultAuthenticationError) or any(
         words in str(error) for words in _LOGIN_WORDS
     ):
         return True, False
-    if isinstance(error, PostgresError):
-        # A refused connection has no SQLSTATE; the server's own words begin like this.
-        let_in = error.sqlstate is not None
-        return let_in or "FATAL:" in str(error), let_in or None
+    reached = error.reason not in _UNREACHED
     if isinstance(error, ValkeyError):
         return error.code is not None, error.code == "NOPERM" or None
-    return getattr(error, "reason", None) not in _UNREACHED, None
+    return reached, None
 
 
 _HEADER = ("SERVICE", "STATUS", "REACHABLE", "LOGIN", "VERSION", "LATENCY", "RLS", "CREDENTIAL")
@@ -219,15 +238,33 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] | None = 
         command = commands.add_parser(name, help=text, description=text)
         command.add_argument("--json", action="store_true", help="print JSON instead of text")
         command.add_argument("--database-role", metavar="ROLE", help=_ROLE_HELP)
+        command.add_argument(
+            "--setting",
+            metavar="NAME=SETTING[:TYPE]",
+            action="append",
+            type=_setting,
+            help="whose rows they are, for each value of the identity its setting and its type "
+            "(uuid, int, str, dict), such as tenant_id=shop.tenant_id:int",
+        )
+        command.add_argument(
+            "--local-role", metavar="ROLE", help="the role that users' transactions run under"
+        )
     commands.choices["check"].add_argument("--valkey-role", metavar="ROLE", help=_ROLE_HELP)
     options = parser.parse_args(argv)
+    identity = dict(options.setting) if options.setting else None
     if options.command == "check":
         reports = check_services(
-            environ, database_role=options.database_role, valkey_role=options.valkey_role
+            environ,
+            database_role=options.database_role,
+            valkey_role=options.valkey_role,
+            identity=identity,
+            local_role=options.local_role,
         )
         return _show_check(reports, as_json=options.json)
     try:
-        return _rls(environ, options.database_role, as_json=options.json)
+        return _rls(
+            environ, options.database_role, identity, options.local_role, as_json=options.json
+        )
     except ClientError as error:
         print(f"python -m clients rls: {error}", file=sys.stderr)
         return 2
@@ -246,11 +283,26 @@ def _show_check(reports: list[ServiceReport], *, as_json: bool) -> int:
     return 0 if healthy else 1
 
 
-def _rls(environ: Mapping[str, str] | None, role: str | None, *, as_json: bool) -> int:
+def _setting(text: str) -> tuple[str, RlsSetting]:
+    name, _, setting = text.partition("=")
+    try:
+        return name, RlsSetting.from_text(setting)
+    except ConfigurationError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _rls(
+    environ: Mapping[str, str] | None,
+    role: str | None,
+    identity: Mapping[str, RlsSetting] | None,
+    local_role: str | None,
+    *,
+    as_json: bool,
+) -> int:
     with (
         VaultClient(environ=environ) as vault,
         url_for(vault, role, vault.get_database_url) as url,
-        PostgresClient(url, 1, min_size=1) as client,
+        PostgresClient(url, 1, min_size=1, identity=identity, local_role=local_role) as client,
     ):
         findings = client.check_rls()
     if as_json:

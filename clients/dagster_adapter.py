@@ -35,6 +35,7 @@ from ._dagster.fake import FakeVaultClient
 from ._dagster.registry import existing_client, shared_client
 from ._shared.environment import VaultSettings
 from .factory import Clients, build_clients
+from .identity import RlsSetting
 from .vault_client import VaultClient
 
 if TYPE_CHECKING:
@@ -235,6 +236,10 @@ class ClientsResource(_VaultResource):
         pool_size: The largest number of PostgreSQL connections of a process.
         min_size: How many of them are opened at once.
         statement_timeout: Seconds for each SQL statement; 0 is no limit.
+        identity: Whose rows they are: by the name of each value its setting and type, such as
+            ``{"tenant_id": "shop.tenant_id:int"}``; the types are ``uuid``, ``int``, ``str`` and
+            ``dict``. None: the user alone, as in ``build_clients()``.
+        local_role: The role that each transaction of a user runs under, as in ``build_clients()``.
         key_prefix: Stands before every Valkey key.
         database_role: A role of Vault's database secrets engine that gives user and password, as
             in ``build_clients()``.
@@ -244,6 +249,10 @@ class ClientsResource(_VaultResource):
     pool_size: int = Field(default=10, description="PostgreSQL: connections of a process, at most")
     min_size: int = Field(default=2, description="PostgreSQL: connections opened at once")
     statement_timeout: float = Field(default=30.0, description="Seconds for a statement; 0: any")
+    identity: dict[str, str] | None = Field(
+        default=None, description="PostgreSQL: whose rows; by name a setting, 'app.tenant_id:int'"
+    )
+    local_role: str | None = Field(default=None, description="PostgreSQL: the role of users' SQL")
     key_prefix: str = Field(default="", description="Valkey: stands before every key")
     database_role: str | None = Field(default=None, description="Vault's role for a user of ours")
     valkey_role: str | None = Field(default=None, description="The same for Valkey")
@@ -289,15 +298,21 @@ class ClientsResource(_VaultResource):
                 "pool_size",
                 "min_size",
                 "statement_timeout",
+                "local_role",
                 "key_prefix",
                 "database_role",
                 "valkey_role",
             )
         }
+        identity: dict[str, RlsSetting] | None = None
+        if self.identity is not None:
+            identity = {name: RlsSetting.from_text(text) for name, text in self.identity.items()}
         # Asked for first, so that it is closed last, and shared with the resource for Vault alone.
         vault = self._shared_vault()
+        known = None if identity is None else tuple(identity.items())
         return shared_client(
-            (vault, *settings.values()), lambda: build_clients(vault=vault, **settings)
+            (vault, known, *settings.values()),
+            lambda: build_clients(vault=vault, identity=identity, **settings),
         )
 
 

@@ -17,6 +17,7 @@ from .vault_client import VaultClient
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
+    from ._postgres.rls_setting import RlsSetting
     from ._postgres.settings import OnRlsBypass
     from ._shared.credentials import CredentialLife
     from .vault_client import LeasedUrl
@@ -132,6 +133,8 @@ def build_clients(
     min_size: int = 2,
     statement_timeout: float = 30.0,
     on_rls_bypass: OnRlsBypass = "error",
+    identity: Mapping[str, RlsSetting] | None = None,
+    local_role: str | None = None,
     key_prefix: str = "",
     database_role: str | None = None,
     valkey_role: str | None = None,
@@ -150,6 +153,8 @@ def build_clients(
         statement_timeout: Seconds for each SQL statement; 0 is no limit.
         on_rls_bypass: What to do about a role that row-level security does not bind: ``"error"``,
             ``"warn"`` or ``"ignore"``.
+        identity: Whose rows they are, as in ``PostgresClient``: a setting for each value, by name.
+        local_role: The role that each transaction of a user runs under, as in ``PostgresClient``.
         key_prefix: Stands before every Valkey key.
         database_role: A role of Vault's database secrets engine, such as ``crm-app`` or
             ``database/static-creds/crm-app``: user and password come from there and are renewed
@@ -187,6 +192,8 @@ def build_clients(
                     min_size=min_size,
                     statement_timeout=statement_timeout,
                     on_rls_bypass=on_rls_bypass,
+                    identity=identity,
+                    local_role=local_role,
                 )
             )
         with _named("valkey"):

@@ -6,6 +6,7 @@ Source: https://www.postgresql.org/docs/18/ddl-rowsecurity.html.
 from __future__ import annotations
 
 from contextlib import ExitStack
+from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from ._postgres.block import Block, BlockEntry, open_block
 from ._postgres.connector import Connector
 from ._postgres.execute import InBlock, OneRoundTrip
 from ._postgres.pool import Pool
-from ._postgres.probe import check_role, on_clean_session
+from ._postgres.probe import answers, check_role, on_clean_session
 from ._postgres.rls_context import RlsContexts
 from ._postgres.settings import PostgresSettings, url_source
 from ._postgres.sql import BEGIN
@@ -21,7 +22,12 @@ from ._postgres.statements import checked_params, refuse_unsendable, refuse_unsu
 from ._rls.finding import Finding
 from ._shared.lifecycle import Lifecycle
 from ._shared.validation import checked_count
-from .errors import NoRowsError, PostgresConfigurationError, PostgresError
+from .errors import (
+    NoRowsError,
+    PostgresConfigurationError,
+    PostgresConnectionError,
+    PostgresError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -33,7 +39,7 @@ if TYPE_CHECKING:
     from ._postgres.rls_context import RlsContext, UserId
     from ._postgres.rls_setting import RlsSetting
     from ._postgres.session import Session
-    from ._postgres.settings import OnRlsBypass, Target
+    from ._postgres.settings import OnRlsBypass
     from ._shared.credentials import CredentialLife, UrlSource
 
 __all__ = ["Finding", "PostgresClient", "PostgresError"]
@@ -94,9 +100,12 @@ class PostgresClient(Lifecycle):
             on_rls_bypass=on_rls_bypass,
         )
         self._contexts = RlsContexts(identity, local_role, self._settings.statement_timeout_ms)
-        self.behind_pooler = False
+        # Not a method of this client, which would then live until the collector comes.
+        role_is_bound = partial(
+            check_role, on_rls_bypass=on_rls_bypass, local_role=self._contexts.local_role
+        )
         self._connector = Connector(
-            url_source("connection_url", connection_url), self._settings, self._check_role
+            url_source("connection_url", connection_url), self._settings, role_is_bound
         )
         self._pool = self._make_pool(self._connector, self._settings.min_size)
         self._admin_pool = self._pool
@@ -115,6 +124,11 @@ class PostgresClient(Lifecycle):
         )
 
     @property
+    def behind_pooler(self) -> bool:
+        """Whether a pooler, such as PgBouncer, stands between this client and the server."""
+        return self._connector.behind_pooler
+
+    @property
     def server(self) -> str:
         """Host, port, database and user, without the password."""
         return self._connector.target.description
@@ -124,7 +138,9 @@ class PostgresClient(Lifecycle):
     def _probe(self, admin: UrlSource | None) -> None:
         with ExitStack() as opened:
             first = max(1, min(self._settings.min_size, self._settings.pool_size))
-            sessions = [self._connect_first(self._connector, opened) for _ in range(first)]
+            sessions = [self._connect_first(self._connector, opened)]
+            while len(sessions) < first and (more := self._connect_another(opened)) is not None:
+                sessions.append(more)
             if admin is not None and admin.current() is not None:
                 connector = Connector(admin, self._settings)
                 self._admin_pool = self._make_pool(connector, 0)
@@ -133,10 +149,13 @@ class PostgresClient(Lifecycle):
                 self._pool.add(session)
             opened.pop_all()
 
-    def _check_role(self, session: Session, target: Target) -> None:
-        self.behind_pooler = check_role(
-            session, target, self._settings.on_rls_bypass, self._contexts.local_role
-        )
+    def _connect_another(self, opened: ExitStack) -> Session | None:
+        try:
+            return self._connect_first(self._connector, opened)
+        except PostgresConnectionError as error:
+            if error.reason == "exhausted":
+                return None  # the server takes fewer than min_size: calls wait for those
+            raise
 
     def _connect_first(self, connector: Connector, opened: ExitStack) -> Session:
         session = connector.connect(patient=False)
@@ -344,7 +363,9 @@ class PostgresClient(Lifecycle):
             PostgresError: As for ``connection``.
             PostgresConfigurationError: *batch_size* is unusable.
         """
-        checked_count("batch_size", batch_size, PostgresConfigurationError, least=1, most=2**31 - 1)
+        checked_count(
+            "batch_size", batch_size, PostgresConfigurationError, minimum=1, maximum=2**31 - 1
+        )
         values = checked_params(params, "stream()")
         refuse_unsendable(query, values, "stream()")
         name = f"failfast_{next(self._cursor_numbers)}"
@@ -377,7 +398,7 @@ class PostgresClient(Lifecycle):
     # -- health --
 
     def health_check(self) -> bool:
-        """Ask the server for a sign of life over a pooled connection.
+        """Check that the server answers: over a pooled connection, or an own one when all are busy.
 
         Returns:
             True.
@@ -385,8 +406,7 @@ class PostgresClient(Lifecycle):
         Raises:
             PostgresError: There is none; it says why.
         """
-        # The reset that precedes every question is the sign of life.
-        return on_clean_session(self._pool, "health_check", lambda session: session.reusable)
+        return answers(self._pool, "health_check")
 
     def server_version(self) -> str:
         """Return the server's version, such as ``"18.6"``, as it said when we connected.

@@ -88,7 +88,7 @@ class ValkeyClient(KeyOperations, Lifecycle):
         limits = Limits(
             checked_seconds("connect_timeout", connect_timeout, ValkeyConfigurationError),
             checked_seconds("socket_timeout", socket_timeout, ValkeyConfigurationError),
-            checked_count("max_connections", max_connections, ValkeyConfigurationError, least=1),
+            checked_count("max_connections", max_connections, ValkeyConfigurationError, minimum=1),
         )
         self._factory = ConnectionFactory(url_source(connection_url), limits)
         del connection_url  # error reporters collect local variables

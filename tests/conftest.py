@@ -20,6 +20,7 @@ pytest_plugins = [
     "tests.postgres_faults",
     "tests.identity_examples",
     "tests.pgbouncer_server",
+    "tests.missing_parts",
     "tests.dagster_fixtures",
     "tests.rls_tables",
     "tests.rotation_lab",

@@ -1,10 +1,10 @@
-"""PgBouncer in front of a PostgreSQL, for the tests; where it is missing they are deselected."""
+"""PgBouncer in front of a PostgreSQL, for the tests that are marked with its name."""
 
 from __future__ import annotations
 
 import shutil
 import signal
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
@@ -16,10 +16,8 @@ if TYPE_CHECKING:
 
     from utils._stack.postgres import PostgresServer
 
+#: Where it is; None where it is missing.
 PROGRAM = shutil.which("pgbouncer", path="/usr/sbin:/usr/local/sbin:/usr/local/bin:/usr/bin")
-_DESELECTED = pytest.StashKey[int]()
-#: Under this name a worker of a parallel run tells how many it deselected.
-_TOLD = "pgbouncer_deselected"
 
 
 class PgBouncerServer(ServerProcess):
@@ -83,34 +81,3 @@ def pgbouncer(fault_server: PostgresServer) -> Iterator[PgBouncerServer]:
     """A PgBouncer with one server connection in front of the fault tests' server."""
     with PgBouncerServer(fault_server) as pooler:
         yield pooler
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Deselect what needs the program, where it is missing: a skip would look like a defect."""
-    if PROGRAM is not None:
-        return
-    needy = [item for item in items if item.get_closest_marker("pgbouncer")]
-    if needy:
-        config.stash[_DESELECTED] = len(needy)
-        if isinstance(told := getattr(config, "workeroutput", None), dict):
-            told[_TOLD] = len(needy)
-        config.hook.pytest_deselected(items=needy)
-        items[:] = [item for item in items if item not in needy]
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_testnodedown(node: Any) -> None:
-    """Take the number from a worker: each of them collects all tests."""
-    if count := getattr(node, "workeroutput", {}).get(_TOLD, 0):
-        node.config.stash[_DESELECTED] = count
-
-
-def pytest_terminal_summary(
-    terminalreporter: pytest.TerminalReporter, config: pytest.Config
-) -> None:
-    """Say so in one line."""
-    if count := config.stash.get(_DESELECTED, 0):
-        terminalreporter.write_line(
-            f"{count} tests deselected: the program pgbouncer is missing (apt install pgbouncer)"
-        )

@@ -1,1 +1,1 @@
-"""What the clients stand on: user context, settings, and the local development stack."""
+"""The local development stack, and the user context under the names that applications know."""

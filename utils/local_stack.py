@@ -45,8 +45,8 @@ if TYPE_CHECKING:
 __all__ = ["EmbeddedStack", "StackEndpoints", "StackError", "main", "open_stack"]
 
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-# What shells add to a signal's number, to make an exit code of it.
-_SIGNALLED = 128
+# By convention of the shell, a process that signal N ended has the exit code 128 + N.
+_SIGNAL_EXIT_BASE = 128
 _COMMAND_GRACE = 10.0
 
 
@@ -79,7 +79,7 @@ def open_stack(settings: StackSettings) -> Iterator[StackEndpoints | None]:
             started = True
             yield endpoints
         finally:
-            # What went wrong with the start is worth more than what went wrong after it.
+            # After a failed start, an error of the clean-up must not replace the start's.
             docker.close(check=started)
 
 
@@ -114,7 +114,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"local stack: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        return _SIGNALLED + signal.SIGINT
+        return _SIGNAL_EXIT_BASE + signal.SIGINT
 
 
 def _act(action: str, command: list[str], settings: StackSettings) -> int:
@@ -136,8 +136,8 @@ def _run(command: list[str], settings: StackSettings) -> int:
     if not words:
         raise StackError("run: name the command to run, as in: run -- python -m clients check")
     for number in _ENDING:
-        # As an exception, so that the servers are stopped on the way out. What the caller had
-        # ignored (nohup) stays so.
+        # The handler raises, so that the servers are stopped on the way out. A signal that the
+        # caller ignores, as under nohup, stays ignored.
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _leave)
     with open_stack(settings) as endpoints:
@@ -155,8 +155,8 @@ def _run_to_its_end(words: list[str], exports: dict[str, str]) -> int:
     try:
         code = command.wait()
     except SystemExit as leaving:
-        # Ctrl-C has reached the command already; a second one could break its own cleaning up.
-        if leaving.code != _SIGNALLED + signal.SIGINT:
+        # Ctrl-C reached the command already; a second signal could interrupt its clean-up.
+        if leaving.code != _SIGNAL_EXIT_BASE + signal.SIGINT:
             command.terminate()
         try:
             command.wait(_COMMAND_GRACE)
@@ -164,16 +164,16 @@ def _run_to_its_end(words: list[str], exports: dict[str, str]) -> int:
             command.kill()
             command.wait()
         raise
-    return code if code >= 0 else _SIGNALLED - code
+    return code if code >= 0 else _SIGNAL_EXIT_BASE - code
 
 
 def _leave(number: int, _frame: object) -> NoReturn:
     _ignore_signals()
-    sys.exit(_SIGNALLED + number)
+    sys.exit(_SIGNAL_EXIT_BASE + number)
 
 
 def _ignore_signals() -> None:
-    # The servers are being stopped, and a second Ctrl-C would leave that half done.
+    # A second Ctrl-C must not interrupt the stopping of the servers.
     for number in _ENDING:
         signal.signal(number, signal.SIG_IGN)
 

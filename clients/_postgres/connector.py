@@ -5,20 +5,14 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-import psycopg
-from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import dict_row
 
+from .._shared.secrecy import Masked
 from ..errors import PostgresConnectionError
-from .errors import (
-    connect_error,
-    is_hung_up,
-    is_login_refusal,
-    is_refused,
-    is_starting,
-)
+from .errors import connect_error
 from .session import BatchError, Session
 from .settings import Target, parse_url
+from .startup import StartupError, describe_server, open_libpq
 from .watchdog import SilenceWatch, WatchedConnection, activity_query
 
 if TYPE_CHECKING:
@@ -32,11 +26,15 @@ __all__ = ["Connector"]
 # A server that restarts refuses for a moment. A call waits that long, and not longer.
 _RESTART_PATIENCE = 1.0
 _RETRY_PAUSE = 0.05
+# What it looks like, also over TLS: its end is noticed where the attempt has come to.
+_RESTARTING = frozenset({"refused", "lost", "tls"})
 
 # A peer that vanished without a word is noticed within half a minute, also while we only wait.
 # No `options`: PgBouncer refuses them. The URL's own values win.
 _DEFAULTS: dict[str, Any] = {
     "fallback_application_name": "failfast-clients",
+    # Whatever the database's own is: all text that Python knows can be sent and read.
+    "client_encoding": "utf8",
     "keepalives_idle": 15,
     "keepalives_interval": 5,
     "keepalives_count": 3,
@@ -53,21 +51,23 @@ class Connector:
         source: Gives the URL.
         settings: The time-outs.
         check_role: Checks the first session of each server and user, and may refuse it: a callable
-            may return another role's URL one day.
+            may return another role's URL one day. It returns whether a pooler stands between.
     """
 
     def __init__(
         self,
         source: UrlSource,
         settings: PostgresSettings,
-        check_role: Callable[[Session, Target], None] | None = None,
+        check_role: Callable[[Session, Target], bool] | None = None,
     ) -> None:
         self.source = source
         self.target = Target("an unknown server", None)
         self._settings = settings
-        self._last_url = ""
+        self._last_url = Masked("")
         self._check_role = check_role
         self._seen = ""
+        #: Whether a pooler stands between us and the server.
+        self.behind_pooler = False
 
     def connect(self, *, patient: bool = True) -> Session:
         """Connect in the caller's thread.
@@ -87,59 +87,55 @@ class Connector:
         for candidate in self.source.candidates(patient=patient):
             self.target = parse_url(self.source.name, candidate.url)
             try:
-                session = self._connect_patiently(candidate.url, started, patient=patient)
-            except psycopg.Error as error:
-                failure = self._failure(error, time.monotonic() - started)
-                if not is_login_refusal(error):
+                session = self._connect_patiently(Masked(candidate.url), patient=patient)
+            except StartupError as error:
+                if error.server is not None:
+                    self.target = Target(error.server, self.target.password)
+                failure = connect_error(error, self.target, time.monotonic() - started)
+                if error.reason != "login":
                     self.source.unreachable()
-                    raise failure from failure.__cause__
+                    raise failure from error
+                failure.__cause__ = error
                 candidate.refusal = str(failure)
                 continue
             # A session whose URL was asked for before a drain must not outlive it.
             session.born = candidate.asked_at
+            if (server := describe_server(session.pgconn)) is not None:
+                self.target = Target(server, self.target.password)
             self._check(session, self.target)
-            self._last_url = candidate.url
+            self._last_url = Masked(candidate.url)
             self.source.accepted(candidate)
             return session
         if failure is None:
             # No value was worth another login: the last refusal still stands.
-            raise PostgresConnectionError(self.source.refusal())
+            raise PostgresConnectionError(self.source.refusal(), reason="login")
         if (trouble := self.source.trouble) is not None:
             failure.args = (f"{failure}; no other credential can be had: {trouble}",)
         raise failure
 
-    def _connect_patiently(self, url: str, started: float, *, patient: bool) -> Session:
-        certain = False
+    def _connect_patiently(self, url: Masked, *, patient: bool) -> Session:
+        started, tries = time.monotonic(), 0
         while True:
+            failure = None
             try:
                 watch = SilenceWatch(
                     self._settings.silence_timeout, self._is_working, self.source.generation
                 )
                 return self._connect_once(url, watch)
-            except psycopg.Error as error:
-                waited = time.monotonic() - started
-                if not self._worth_waiting(error, waited, patient=patient):
-                    # A second try tells a server that hangs up from one that is not there.
-                    if certain or not is_hung_up(error):
-                        raise
-                    certain = True
+            except StartupError as error:
+                failure = error.with_traceback(None)
+            tries += 1
+            # Tries are counted as well as timed: a program's clock may stand still.
+            waited = max(time.monotonic() - started, tries * _RETRY_PAUSE)
+            if not self._worth_waiting(failure.reason, waited, tries, patient=patient):
+                raise failure
             time.sleep(_RETRY_PAUSE)
-
-    def _failure(self, error: psycopg.Error, waited: float) -> PostgresConnectionError:
-        failure = connect_error(error, self.target, waited)
-        # psycopg's frames hold the socket of an attempt that timed out, and whoever keeps our
-        # error would keep it open.
-        error.__traceback__ = None
-        # No cause where the driver's own text shows the password.
-        password = self.target.password
-        failure.__cause__ = None if password and password in str(error) else error
-        return failure
 
     def _check(self, session: Session, target: Target) -> None:
         if self._check_role is None or target.description == self._seen:
             return
         try:
-            self._check_role(session, target)
+            self.behind_pooler = self._check_role(session, target)
         except BaseException:
             session.close()
             raise
@@ -152,8 +148,9 @@ class Connector:
         try:
             # Not from the callable: it may be slow, and a fresh credential has no news for us.
             session = self._connect_once(self._last_url, watch)
-        except psycopg.Error:
-            return False
+        except StartupError as error:
+            # A server that takes no more connections works, and the session may.
+            return error.reason == "exhausted"
         try:
             result = session.message(activity_query(backend_pid))[0]
             # Another process id than libpq's: a pooler stands between, and knows no such session.
@@ -164,20 +161,20 @@ class Connector:
             session.close()
         return direct and result.get_value(0, 1) == b"t"
 
-    def _connect_once(self, url: str, watch: SilenceWatch) -> Session:
-        given = conninfo_to_dict(url)
-        options = {name: value for name, value in _DEFAULTS.items() if name not in given}
-        if "service" in given:  # its file may have the password
-            options.pop("sslpassword", None)
-        options.setdefault("connect_timeout", max(1, round(self._settings.connect_timeout)))
+    def _connect_once(self, url: Masked, watch: SilenceWatch) -> Session:
+        pgconn = open_libpq(url, _DEFAULTS, self._settings.connect_timeout)
+        conn = WatchedConnection(pgconn, row_factory=dict_row)
+        conn.autocommit = True
         # Prepared statements have names, and a pooler gives the next statement another session.
-        conn = WatchedConnection.connect(
-            url, autocommit=True, prepare_threshold=None, row_factory=dict_row, **options
-        )
+        conn.prepare_threshold = None
         conn.watch = watch
         return Session(conn, watch)
 
-    def _worth_waiting(self, error: psycopg.Error, waited: float, *, patient: bool) -> bool:
-        if is_starting(error):
+    def _worth_waiting(self, reason: str, waited: float, tries: int, *, patient: bool) -> bool:
+        if reason == "starting":
             return waited < self._settings.connect_timeout
-        return patient and is_refused(error) and waited < _RESTART_PATIENCE
+        if patient and reason in _RESTARTING:
+            return waited < _RESTART_PATIENCE
+        # A second try tells a server that hangs up from one that is not there: of one refused
+        # connection in ten thousand, libpq says that the server hung up.
+        return reason == "lost" and tries == 1

@@ -11,63 +11,45 @@ from ..errors import PostgresConnectionError, PostgresError
 
 if TYPE_CHECKING:
     from .settings import Target
+    from .startup import StartupError
 
 __all__ = [
     "connect_error",
     "describe",
     "is_connection_loss",
-    "is_hung_up",
-    "is_login_refusal",
     "is_read_only",
-    "is_refused",
     "is_role_gone",
-    "is_starting",
     "lost_error",
     "statement_error",
     "was_terminated_by_server",
 ]
 
-# A failed connection attempt has no SQLSTATE, only text; the words are libpq's and the server's.
-_LOGIN_REFUSED = ("authentication failed", "no password supplied", "not permitted to log in")
-_STARTING = ("starting up", "shutting down", "not yet accepting connections", "in recovery mode")
-_HUNG_UP = ("server closed the connection unexpectedly", "Connection reset by peer")
-_REFUSED = ("Connection refused", *_HUNG_UP)
 # https://www.postgresql.org/docs/18/errcodes-appendix.html
 _TERMINATED = ("57P01", "57P02", "57P05", "25P03", "25P04")
 _CONNECTION_LOSS = ("08", "57P03", *_TERMINATED)
-_PROTOCOL_VIOLATION = "08P01"
 
-
-def is_login_refusal(error: psycopg.Error) -> bool:
-    """Return True when the server refused user or password: a fresh credential may help."""
-    text = str(error)
-    # A role that was dropped is a rotated credential too.
-    dropped = 'role "' in text and "does not exist" in text
-    return dropped or any(words in text for words in _LOGIN_REFUSED)
-
-
-def is_starting(error: psycopg.Error) -> bool:
-    """Return True when the server is there and says that it will be ready, or gone, in a moment."""
-    return any(words in str(error) for words in _STARTING)
-
-
-def is_refused(error: psycopg.Error) -> bool:
-    """Return True when nothing answers at the address, as for a moment during a restart."""
-    return any(words in str(error) for words in _REFUSED)
-
-
-def is_hung_up(error: psycopg.Error) -> bool:
-    """Return True when whoever listens hung up; libpq says so of one refusal in ten thousand."""
-    return any(words in str(error) for words in _HUNG_UP)
+# What helps against each reason for which a connection attempt fails.
+_FIXES = {
+    "login": "check the user and the password, or rotate the secret that holds them",
+    "refused": "check that the server runs and listens there",
+    "lost": "check that the server runs and listens there",
+    "timeout": "nothing answered there: check the address, or raise connect_timeout",
+    "database": "check the name of the database, and the role's right to connect to it",
+    "exhausted": "lower pool_size, or raise the limit of the server, database or role",
+    "resources": "this process has no file descriptors left: close some, or raise its limit",
+    "tls": "check sslmode and certificates; for a key with a password, add sslpassword to the URL",
+}
 
 
 def is_connection_loss(error: psycopg.Error) -> bool:
-    """Return True when *error* means that the session is gone."""
-    if error.sqlstate == _PROTOCOL_VIOLATION:
-        # Placeholders and parameters that do not match; fatal only from a pooler.
-        return error.diag.severity_nonlocalized != "ERROR"
+    """Return True when *error* means that the session is gone.
+
+    A session that goes on says ERROR: one that lost a server of its own, as a foreign data wrapper
+    does, or got placeholders and parameters that do not match.
+    """
     if error.sqlstate is not None:
-        return error.sqlstate.startswith(_CONNECTION_LOSS)
+        ended = error.diag.severity_nonlocalized != "ERROR"
+        return ended and error.sqlstate.startswith(_CONNECTION_LOSS)
     return isinstance(error, psycopg.OperationalError)
 
 
@@ -91,30 +73,25 @@ def is_role_gone(error: psycopg.Error) -> bool:
     The server lets the sessions of a dropped role go on, and denies them every table.
     """
     denied = error.sqlstate == "42501" and error.diag.source_function == "aclcheck_error"
-    return denied or (error.sqlstate == "42704" and "role OID" in str(error))
+    dropped = error.sqlstate == "42704" and error.diag.source_function == "GetUserNameFromId"
+    return denied or dropped
 
 
-def connect_error(error: psycopg.Error, target: Target, waited: float) -> PostgresConnectionError:
+def connect_error(error: StartupError, target: Target, waited: float) -> PostgresConnectionError:
     """Map a failed connection attempt.
 
     Args:
-        error: psycopg's error.
+        error: Why it failed.
         target: Where to, and the password to keep out of the text.
         waited: How long it was tried, in seconds.
     """
     words = " ".join(redact(error, target.password).split()) or type(error).__name__
-    mend = ""
-    if is_login_refusal(error):
-        mend = "; check the user and the password, or rotate the secret that holds them"
-    elif is_refused(error):
-        mend = "; check that the server runs and listens there"
-    elif isinstance(error, psycopg.errors.ConnectionTimeout):
-        mend = "; nothing answered there: check the address, or raise connect_timeout"
-    elif "could not load private key file" in words:
-        mend = "; where the key has a password, add sslpassword to the URL"
+    fix = _FIXES.get(error.reason)
     return PostgresConnectionError(
-        f"cannot connect to PostgreSQL at {target.description} after {waited:.2f} s: {words}{mend}",
+        f"cannot connect to PostgreSQL at {target.description} after {waited:.2f} s: {words}"
+        + (f"; {fix}" if fix else ""),
         sqlstate=error.sqlstate,
+        reason=error.reason,
     )
 
 
@@ -129,11 +106,13 @@ def statement_error(error: psycopg.Error, action: str, target: Target) -> Postgr
     primary = error.diag.message_primary or str(error).strip() or type(error).__name__
     details = [primary, error.diag.message_detail, error.diag.message_hint]
     words = redact("; ".join(part for part in details if part), target.password)
-    kind = PostgresConnectionError if is_connection_loss(error) else PostgresError
+    lost = is_connection_loss(error)
+    kind = PostgresConnectionError if lost else PostgresError
     state = f" (SQLSTATE {error.sqlstate})" if error.sqlstate else ""
     return kind(
         f"{action} failed: {words}{state}",
         sqlstate=error.sqlstate,
+        reason="lost" if lost else None,
         constraint=error.diag.constraint_name,
         table=error.diag.table_name,
     )

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self, cast
 
 from psycopg.pq import TransactionStatus
 from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout, TooManyRequests
-from psycopg_pool.pool import AddConnection
+from psycopg_pool.pool import AddConnection, ReturnConnection
 
 from .._shared.locks import OwnedLock
 from ..errors import ClientError, PostgresConnectionError, PostgresError
@@ -51,6 +51,11 @@ __all__ = ["Holder", "Pool", "calling_place", "describe_holders"]
 _NAME = "clients.postgres"
 _MAX_LIFETIME = 3600.0
 _MAX_IDLE = 600.0
+# Tries to connect to a server that takes no more connections, while none of ours is open.
+_FULL_TRIES = 5
+_FULL_PAUSE = 0.05
+# Seconds for which a pool makes do with the connections that the server has let it have.
+_FULL_FOR = 1.0
 
 
 class _Place:
@@ -183,6 +188,7 @@ class _Places(ConnectionPool[Any]):
         self._made: list[weakref.ref[_Place]] = []
         self._due: tuple[float, MaintenanceTask] | None = None
         self.stale = self.retired = 0
+        self._limit, self._limit_ends = max_size, 0.0
         super().__init__(
             connection_class=cast("Any", _Place),
             kwargs={"home": weakref.ref(self)},
@@ -228,7 +234,11 @@ class _Places(ConnectionPool[Any]):
 
     def run_task(self, task: MaintenanceTask) -> None:
         """Do it here; a place that is free is not filled before somebody wants one."""
-        if not isinstance(task, AddConnection):
+        place = task.conn if isinstance(task, ReturnConnection) else None
+        if isinstance(place, _Place) and place.session is None:
+            # Its caller's time was up in the moment in which it got it.
+            place.close()
+        elif not isinstance(task, AddConnection):
             task.run()
 
     def schedule_task(self, task: MaintenanceTask, delay: float) -> None:
@@ -272,7 +282,22 @@ class _Places(ConnectionPool[Any]):
         # Without a time-out: a caller who has no time gets what is there, too.
         if (place := super()._get_ready_connection(None)) is not None:
             return cast("_Place", place)
-        return self._new_place() if self._nconns < self.max_size else None
+        return self._new_place() if self._has_room() else None
+
+    def _has_room(self) -> bool:
+        limited = time.monotonic() < self._limit_ends
+        return self._nconns < (self._limit if limited else self.max_size)
+
+    def is_busy(self) -> bool:
+        """Whether there is neither an idle place nor room for another one."""
+        return not self._pool and not self._has_room()
+
+    def settle_for_others(self) -> bool:
+        """Make do with the other places, as the server takes no more; False without any."""
+        with self._lock:
+            self._limit = self._nconns - 1
+            self._limit_ends = time.monotonic() + _FULL_FOR
+            return self._limit > 0
 
     def _is_hopeless(self) -> bool:
         """Whether no place can come back while the caller waits."""
@@ -386,14 +411,28 @@ class Pool:
             PostgresError: The pool is closed.
         """
         self._notice_rotation()
-        place = self._take()
-        session, place.session = place.session, None
-        if session is None:
-            session = self._connect_in(place)
+        session, deadline = None, time.monotonic() + self.timeout
+        while session is None:
+            place = self._take(deadline)
+            session, place.session = place.session, None
+            if session is None:
+                session = self._connect_in(place)
         place.holder = Holder(owner or current_owner(), time.monotonic(), calling_place())
         session.place = place
         self._count("checkouts")
         return session
+
+    def is_busy(self) -> bool:
+        """Whether a caller would have to wait for a session."""
+        return self._places.is_busy()
+
+    def connect_aside(self) -> Session:
+        """Connect a session that is none of the pool's; whoever takes it closes it.
+
+        Raises:
+            PostgresConnectionError: It could not be connected.
+        """
+        return self._connector.connect()
 
     def pin(self, session: Session) -> None:
         """Keep *session* for a holder that gives it back also when it is dropped itself.
@@ -436,7 +475,7 @@ class Pool:
             # A fail-over has left us on a server that takes no writes.
             self.drain()
         elif is_role_gone(error):
-            self._connector.source.doubt()
+            self._connector.source.suspect_revoked()
 
     def add(self, session: Session) -> None:
         """Put a session that was connected elsewhere into the pool as an idle one."""
@@ -470,22 +509,12 @@ class Pool:
             if known is not None and generation > known:
                 self.drain()
 
-    def _take(self) -> _Place:
+    def _take(self, deadline: float) -> _Place:
         """Take a place, with a session that is alive or none yet."""
         while True:
-            try:
-                place = self._places.take(self.timeout)
-            except TooManyRequests:
-                why = "this thread holds them all, and waiting would not help"
-                raise self._exhausted(why) from self._last_failure
-            except PoolTimeout:
-                raise self._exhausted(
-                    f"none came back within pool_timeout={self.timeout:.1f} s"
-                ) from self._last_failure
-            except PoolClosed:
-                raise PostgresError(
-                    f"the PostgreSQL client for {self.target.description} is closed: make a new one"
-                ) from None
+            place, why = self._take_or_why(max(0.0, deadline - time.monotonic()))
+            if place is None:
+                raise self._exhausted(why) from self._failure_of_late()
             if place.session is None:
                 return place
             if place.is_over_age:
@@ -498,21 +527,53 @@ class Pool:
             else:
                 return place
 
-    def _connect_in(self, place: _Place) -> Session:
+    def _take_or_why(self, timeout: float) -> tuple[_Place | None, str]:
+        # The errors end here: their frames hold places, which would not be free as long as
+        # somebody keeps what we raise.
         try:
-            session = self._connector.connect()
-        except BaseException as error:
-            self._count("connect_failures")
-            if isinstance(error, ClientError):
-                # A copy without the frames, which hold what the caller had in hand.
-                self._last_failure = copy.copy(error)
-            place.close()
-            raise
+            return self._places.take(timeout), ""
+        except TooManyRequests:
+            return None, "this thread holds them all, and waiting would not help"
+        except PoolTimeout:
+            return None, f"none came back within pool_timeout={self.timeout:.1f} s"
+        except PoolClosed:
+            pass
+        raise PostgresError(
+            f"the PostgreSQL client for {self.target.description} is closed: make a new one"
+        )
+
+    def _connect_in(self, place: _Place) -> Session | None:
+        """Connect; return None when the server takes no more, and there are others to wait for."""
+        tries = 0
+        while True:
+            try:
+                session = self._connector.connect()
+                break
+            except BaseException as error:
+                tries += 1
+                self._count("connect_failures")
+                full = isinstance(error, PostgresConnectionError) and error.reason == "exhausted"
+                if isinstance(error, ClientError):
+                    # A copy without the frames, which hold what the caller had in hand.
+                    self._last_failure = copy.copy(error)
+                others = full and self._places.settle_for_others()
+                # Our own last session may be closing on the server at this moment.
+                if others or not full or tries > _FULL_TRIES:
+                    place.close()
+                if others:
+                    return None
+                if not full or tries > _FULL_TRIES:
+                    raise
+            time.sleep(_FULL_PAUSE)
         place.was_connected(session.born)
         self._sessions.add(session)
         self._count("connects")
         self._last_failure = None
         return session
+
+    def _failure_of_late(self) -> ClientError | None:
+        # A copy for each caller: an exception belongs to one thread.
+        return copy.copy(self._last_failure)
 
     def _exhausted(self, why: str) -> PostgresConnectionError:
         self._count("exhausted")
@@ -521,7 +582,8 @@ class Pool:
         return PostgresConnectionError(
             f"the pool for {self.target.description} is exhausted: {why}. "
             f"pool_size={self.max_size}, {waiting} more waiting, held by: "
-            f"{holders or 'threads still connecting'}. Shorten these blocks, or raise pool_size"
+            f"{holders or 'threads still connecting'}. Shorten these blocks, or raise pool_size",
+            reason="exhausted",
         )
 
     def _forget_after_fork(self) -> None:

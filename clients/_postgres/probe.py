@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import psycopg
 
 from .._rls.role import find_bypass
-from ..errors import PostgresConfigurationError, RlsContextError
+from ..errors import PostgresConfigurationError, PostgresConnectionError, RlsContextError
 from .errors import is_connection_loss, statement_error
 from .session import BatchError
 from .sql import RESET
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .session import Session
     from .settings import OnRlsBypass, Target
 
-__all__ = ["check_role", "on_clean_session"]
+__all__ = ["answers", "check_role", "on_clean_session"]
 
 T = TypeVar("T")
 
@@ -79,6 +79,37 @@ def _take_role(conn: psycopg.Connection[Any], local_role: str, target: Target) -
             "it to the login role",
             sqlstate=error.sqlstate,
         ) from error
+
+
+def answers(pool: Pool, method: str) -> bool:
+    """Have the server answer: over a pooled session, or over one of its own where all are busy.
+
+    Args:
+        pool: Where the sessions come from.
+        method: The public method's name, for messages.
+
+    Returns:
+        Whether it did.
+
+    Raises:
+        PostgresError: It did not; with the reason.
+    """
+    if not pool.is_busy():
+        # The reset that precedes every question is the sign of life.
+        return on_clean_session(pool, method, lambda session: session.reusable)
+    try:
+        session = pool.connect_aside()
+    except PostgresConnectionError as error:
+        if error.reason == "exhausted":
+            return True  # it says so itself, and the pool's own sessions are at work
+        raise
+    try:
+        session.run_batch((RESET,))
+    except BatchError as failure:
+        raise statement_error(failure.error, f"{method}()", pool.target) from failure.error
+    finally:
+        session.close()
+    return True
 
 
 def on_clean_session(pool: Pool, method: str, question: Callable[[Session], T]) -> T:

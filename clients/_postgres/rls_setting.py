@@ -24,6 +24,9 @@ _RESERVED = re.compile(
     r"(pg_\w*|plpgsql|plperl\w*|pltcl\w*|plpython\w*|information_schema)\.", re.IGNORECASE
 )
 
+_TYPES: dict[str, Any] = {"uuid": UUID, "int": int, "str": str, "dict": dict}
+_TEXT = re.compile(rf"(?P<name>[^:]+)(:(?P<type>{'|'.join(_TYPES)})(?P<optional>\?)?)?")
+
 #: In bytes. It is sent with each call; a web server's limit for all headers of a request, tokens
 #: included, is of this size.
 _LONGEST_VALUE = 8192
@@ -70,6 +73,25 @@ class RlsSetting:
             raise PostgresConfigurationError(
                 f"RlsSetting({self.name!r}): required must be True or False"
             )
+
+    @classmethod
+    def from_text(cls, text: object) -> RlsSetting:
+        """Return the setting that a configuration file or a command line spells.
+
+        Args:
+            text: ``name``, ``name:type`` or, when the value may be absent, ``name:type?``, such as
+                ``shop.tenant_id:int``; the type is ``uuid``, ``int``, ``str`` or ``dict``.
+
+        Raises:
+            PostgresConfigurationError: It is not of this form.
+        """
+        found = _TEXT.fullmatch(text) if isinstance(text, str) else None
+        if found is None:
+            raise PostgresConfigurationError(
+                f"{str(text)[:80]!r} does not spell a setting: it must be like 'shop.tenant_id:int'"
+                f", with one of the types {', '.join(_TYPES)}"
+            )
+        return cls(found["name"], _TYPES[found["type"] or "uuid"], required=not found["optional"])
 
     def text_of(self, name: str, value: object) -> str:
         """Return the text that the setting gets of *value*.

@@ -61,16 +61,16 @@ class PostgresSettings:
     def __post_init__(self) -> None:
         """Refuse what cannot work, by name."""
         refusal = PostgresConfigurationError
-        checked_count("pool_size", self.pool_size, refusal, least=1)
-        checked_count("min_size", self.min_size, refusal, least=0)
+        checked_count("pool_size", self.pool_size, refusal, minimum=1)
+        checked_count("min_size", self.min_size, refusal, minimum=0)
         checked_seconds("connect_timeout", self.connect_timeout, refusal)
-        checked_seconds("pool_timeout", self.pool_timeout, refusal, zero=True)
+        checked_seconds("pool_timeout", self.pool_timeout, refusal, allow_zero=True)
         checked_seconds(
             "statement_timeout",
             self.statement_timeout,
             refusal,
-            zero=True,
-            most=_LONGEST_STATEMENT,
+            allow_zero=True,
+            maximum=_LONGEST_STATEMENT,
         )
         if self.on_rls_bypass not in get_args(OnRlsBypass):
             raise PostgresConfigurationError(

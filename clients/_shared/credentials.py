@@ -64,11 +64,11 @@ class Credential(ABC):
         """Return the URL; with ``use_cache=False`` because the server refused the last one."""
 
     @abstractmethod
-    def serial(self) -> int:
+    def generation(self) -> int:
         """Renew or replace the credential where its age demands it, and return its number."""
 
     @abstractmethod
-    def doubt(self) -> None:
+    def suspect_revoked(self) -> None:
         """Note that the server behaves as if the credential were gone."""
 
     @abstractmethod
@@ -272,12 +272,12 @@ class UrlSource:
         """
         if self._leased is None:
             return self._generation
-        return self._leased.serial()
+        return self._leased.generation()
 
-    def doubt(self) -> None:
+    def suspect_revoked(self) -> None:
         """Note that the server behaves as if the credential were gone."""
         if self._leased is not None:
-            self._leased.doubt()
+            self._leased.suspect_revoked()
             return
         # The server lets the sessions of a dropped user go on without rights. Or a statement is
         # denied for good: then new sessions every few seconds do no harm.
@@ -290,7 +290,7 @@ class UrlSource:
     def unreachable(self) -> None:
         """Note that no server answers where the URL leads."""
         if self._leased is not None:
-            self._leased.doubt()
+            self._leased.suspect_revoked()
 
     def life(self) -> CredentialLife:
         """Return how old the credential in use is, and how long it still works."""

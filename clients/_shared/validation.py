@@ -32,8 +32,8 @@ def checked_seconds(
     value: object,
     refusal: Callable[[str], ClientError],
     *,
-    zero: bool = False,
-    most: float = _A_DAY,
+    allow_zero: bool = False,
+    maximum: float = _A_DAY,
 ) -> float:
     """Return *value*, a duration.
 
@@ -41,19 +41,19 @@ def checked_seconds(
         name: The argument's name, for the message.
         value: What was given.
         refusal: Makes the error.
-        zero: Whether 0 is a duration here.
-        most: The longest one, in seconds.
+        allow_zero: Whether 0 is a duration here.
+        maximum: The longest one, in seconds.
 
     Raises:
         ClientError: It is no number, or out of bounds; infinity and NaN are.
     """
     number = _number(value, int | float)
     # Compared before the conversion, which fails for a huge whole number.
-    if number is not None and (0 < number <= most or (zero and number == 0)):
+    if number is not None and (0 < number <= maximum or (allow_zero and number == 0)):
         return float(number)
     raise refusal(
         f"{name} is {shown(value)}: it must be a number of seconds, "
-        f"{'at least' if zero else 'above'} 0 and at most {most:g}"
+        f"{'at least' if allow_zero else 'above'} 0 and at most {maximum:g}"
     )
 
 
@@ -62,8 +62,8 @@ def checked_count(
     value: object,
     refusal: Callable[[str], ClientError],
     *,
-    least: int,
-    most: int = LARGEST,
+    minimum: int,
+    maximum: int = LARGEST,
 ) -> int:
     """Return *value*, a whole number.
 
@@ -71,18 +71,18 @@ def checked_count(
         name: The argument's name, for the message.
         value: What was given.
         refusal: Makes the error.
-        least: The smallest one that will do.
-        most: The largest one.
+        minimum: The smallest one that will do.
+        maximum: The largest one.
 
     Raises:
         ClientError: It is no whole number, or out of bounds.
     """
     number = _number(value, int)
-    if number is not None and least <= number <= most:
+    if number is not None and minimum <= number <= maximum:
         return int(number)
     raise refusal(
-        f"{name} is {shown(value)}: it must be a whole number of at least {least} and at most "
-        f"{most}"
+        f"{name} is {shown(value)}: it must be a whole number of at least {minimum} and at most "
+        f"{maximum}"
     )
 
 

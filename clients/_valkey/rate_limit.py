@@ -87,10 +87,10 @@ def rate_limit_command(
         ValkeyConfigurationError: A number is unusable, or *cost* is more than *burst*.
     """
     refusal = ValkeyConfigurationError
-    limit = checked_count("limit", limit, refusal, least=1)
-    period_seconds = checked_seconds("period_seconds", period_seconds, refusal, most=LARGEST)
-    burst = limit if burst is None else checked_count("burst", burst, refusal, least=1)
-    cost = checked_count("cost", cost, refusal, least=1)
+    limit = checked_count("limit", limit, refusal, minimum=1)
+    period_seconds = checked_seconds("period_seconds", period_seconds, refusal, maximum=LARGEST)
+    burst = limit if burst is None else checked_count("burst", burst, refusal, minimum=1)
+    cost = checked_count("cost", cost, refusal, minimum=1)
     if cost > burst:
         raise ValkeyConfigurationError(
             f"the cost {cost} is more than the burst {burst} of key {name!r}: it could never pass"

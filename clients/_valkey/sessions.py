@@ -16,14 +16,23 @@ import hashlib
 import re
 import secrets
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from ..errors import ValkeyConfigurationError, ValkeyError
 from .arguments import checked_expiry, checked_key, from_json, to_json
 from .commands import Script, same, script_command
 
 if TYPE_CHECKING:
-    from ..valkey_client import ValkeyClient
+    from .commands import Command, T
+
+    class ClientWithKeys(Protocol):
+        """What a ValkeyClient gives a SessionStore, which its module imports."""
+
+        @property
+        def key_prefix(self) -> str: ...
+
+        def _run(self, command: Command[T]) -> T: ...
+
 
 __all__ = ["Session", "SessionStore"]
 
@@ -135,7 +144,7 @@ class SessionStore:
     """Creates, reads, lists and revokes sessions; each call is one round trip.
 
     Args:
-        client: Where they are kept.
+        client: The ValkeyClient that keeps them.
         idle_seconds: A session that is not read for that long ends.
         absolute_seconds: A session ends after that long in any case.
         namespace: Stands before the keys, after the client's own prefix.
@@ -147,7 +156,7 @@ class SessionStore:
 
     def __init__(
         self,
-        client: ValkeyClient,
+        client: ClientWithKeys,
         *,
         idle_seconds: int = 1800,
         absolute_seconds: int = 43_200,

@@ -204,7 +204,7 @@ class LeasedUrl(Credential, Lifecycle):
         self._read_base_anew(lease)
         return with_login(self._base, lease.user, lease.secret)
 
-    def serial(self) -> int:
+    def generation(self) -> int:
         """Renew or replace the lease where its age demands it, and return its user's number.
 
         Never raises: what cannot be had now is tried for again in a moment.
@@ -228,7 +228,7 @@ class LeasedUrl(Credential, Lifecycle):
                     pass  # it was not got
         return self._serial
 
-    def doubt(self) -> None:
+    def suspect_revoked(self) -> None:
         """Have the lease looked at before the next checkout: its user seems to be gone."""
         self._doubted = True
 

@@ -150,10 +150,10 @@ def resolve_options(
         namespace=_namespace(namespace or env.namespace),
         mount_point=check_mount_point(mount_point),
         timeout=checked_seconds("timeout", timeout, _refusal),
-        retries=checked_count("retries", retries, _refusal, least=0),
+        retries=checked_count("retries", retries, _refusal, minimum=0),
         # Nobody waits for this one.
         cache_ttl=checked_seconds(
-            "cache_ttl", cache_ttl, _refusal, zero=True, most=sys.float_info.max
+            "cache_ttl", cache_ttl, _refusal, allow_zero=True, maximum=sys.float_info.max
         ),
         verify=False if env.skip_verify else _file("VAULT_CACERT", env.cacert) or True,
         cert=_client_certificate(env),

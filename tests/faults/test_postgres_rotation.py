@@ -139,7 +139,7 @@ def test_a_password_that_is_wrong_for_good_is_tried_once_for_each_value(
         with at_most(2.0), pytest.raises(PostgresConnectionError) as caught:
             write(client, uuid4(), "execute")
         assert failed_logins(server) == before + attempts
-        assert "password authentication failed" in str(caught.value)
+        assert caught.value.reason == "login"
         assert "rotate the secret" in str(caught.value)
         assert "wrong as well" not in f"{caught.value!r} {caught.value.__cause__!r}"
     with ThreadPoolExecutor(8) as threads:
@@ -219,8 +219,9 @@ def test_a_rotation_to_another_user_leaves_the_dropped_one_behind(
             write(client, uuid4(), "execute")
             users["stored"] = "app_b"
             conn.execute("DROP ROLE app_a")
-            with pytest.raises(PostgresError, match=r"permission denied|role OID"):
+            with pytest.raises(PostgresError) as caught:
                 write(client, uuid4(), "execute")
+            assert caught.value.sqlstate in {"42501", "42704"}
 
             write(client, uuid4(), "execute")
             assert client.execute_scalar("SELECT session_user::text", user_id=USER) == "app_b"

@@ -107,8 +107,8 @@ def test_an_interrupt_right_after_the_lock_was_taken_leaves_it_free(
     """Between two steps of the interpreter, where no handler is in force yet."""
     with leased_url(rotation_lab) as url:
         url()
-        url.doubt()
-        for call in (url.serial, url):
+        url.suspect_revoked()
+        for call in (url.generation, url):
             with interrupted_once_locked():
                 call()
         with ThreadPoolExecutor(1) as other:
@@ -200,7 +200,7 @@ def test_a_renewal_that_got_no_answer_is_tried_again_before_the_lease_ends(
         vault_proxy.plan(Fault(pause=2), path="/leases/renew")
         ends_at = time.monotonic() + 10
         while vault_proxy.count("/leases/renew") < 2 and time.monotonic() < ends_at:
-            url.serial()
+            url.generation()
             time.sleep(0.05)
 
         assert (url.life().remaining or 0) > 5
@@ -214,7 +214,7 @@ def test_a_renewed_lease_is_counted_from_the_question(
     with leased_url(rotation_lab, vault_proxy.url, ttl=3, max_ttl=600) as url:
         url()
         vault_proxy.plan(Fault(pause=0.8), path="/leases/renew")
-        wait_for(lambda: bool(url.serial()) and vault_proxy.count("/leases/renew") == 1)
+        wait_for(lambda: bool(url.generation()) and vault_proxy.count("/leases/renew") == 1)
 
         assert 0 < (url.life().remaining or 0) <= 3 - 0.8
 

@@ -61,6 +61,27 @@ def test_check_speaks_json(stack: StackEndpoints, capsys: pytest.CaptureFixture[
     assert [one["credential"]["remaining"] for one in report["services"][1:]] == [None, None]
 
 
+def test_an_identity_can_be_spelled(
+    stack: StackEndpoints, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """--setting says which setting each value has, and --local-role which role users have."""
+    environ = stack.environment()
+    words = ["--setting", "user_id=app.current_user_id:uuid", "--local-role", "crm_user"]
+    for command in ("check", "rls"):
+        assert main([command, *words], environ) == 0
+        capsys.readouterr()
+        assert main([command, "--local-role", "nobody_there"], environ) == (command == "rls") + 1
+        captured = capsys.readouterr()
+        assert "local_role 'nobody_there'" in captured.out + captured.err
+        for wrong in ("user_id", "user_id=uuid", "user_id=app.user_id:float", "=app.user_id"):
+            if wrong.startswith("="):
+                assert main([command, "--setting", wrong], environ) == (command == "rls") + 1
+                continue
+            with pytest.raises(SystemExit) as caught:
+                main([command, "--setting", wrong], environ)
+            assert caught.value.code == 2
+
+
 def test_check_uses_leased_credentials_and_leaves_none(
     rotation_lab: RotationLab, capsys: pytest.CaptureFixture[str]
 ) -> None:

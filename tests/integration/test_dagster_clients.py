@@ -96,6 +96,25 @@ def test_settings_may_be_variables(
     assert clients.valkey.get("none") is None
 
 
+def test_an_identity_is_plain_configuration(resource: ClientsResource) -> None:
+    """A setting and its type for each name; equal ones share a client, others do not."""
+    settings: dict[str, Any] = {
+        "key_prefix": resource.key_prefix,
+        "identity": {"tenant_id": "shop.tenant_id:int", "region": "shop.region:str?"},
+        "local_role": "crm_user",
+    }
+    clients = ClientsResource.from_env(**settings)
+
+    tenant = "SELECT current_setting('shop.tenant_id')"
+    assert clients.postgres.execute_scalar(tenant, identity={"tenant_id": 7}) == "7"
+    assert ClientsResource.from_env(**settings).postgres is clients.postgres
+    other = {**settings, "identity": {"tenant_id": "shop.tenant_id:str"}}
+    assert ClientsResource.from_env(**other).postgres is not clients.postgres
+    wrong = ClientsResource.from_env(**{**settings, "identity": {"tenant_id": "tenant_id:int"}})
+    with pytest.raises(ClientError, match="tenant_id"):
+        _ = wrong.postgres
+
+
 def test_each_setting_reaches_its_client(resource: ClientsResource, stack: StackEndpoints) -> None:
     """Pool sizes and time limit are PostgreSQL's, the prefix is Valkey's."""
     clients = ClientsResource.from_env(
@@ -182,6 +201,8 @@ def test_the_defaults_are_the_factorys() -> None:
         "pool_size",
         "min_size",
         "statement_timeout",
+        "identity",
+        "local_role",
         "key_prefix",
         "database_role",
         "valkey_role",

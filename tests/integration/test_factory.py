@@ -13,13 +13,17 @@ import redis.exceptions
 from clients import (
     ClientError,
     Clients,
+    PostgresConfigurationError,
     PostgresConnectionError,
+    RlsContextError,
+    RlsSetting,
     ValkeyConnectionError,
     VaultClient,
     VaultConfigurationError,
     VaultConnectionError,
     VaultSecretNotFoundError,
     build_clients,
+    user_context,
 )
 from tests.postgres_helpers import open_sockets
 
@@ -49,6 +53,28 @@ def test_the_three_clients_work_together(environ: dict[str, str]) -> None:
         assert rows == [{"name": "Ada"}]
         assert clients.valkey.incr("visits") == 1
         clients.valkey.delete("visits")
+
+
+def test_an_identity_reaches_postgres(environ: dict[str, str]) -> None:
+    """Names, settings and the role that users' transactions run under."""
+    identity = {
+        "tenant_id": RlsSetting("shop.tenant_id", int),
+        "user_id": RlsSetting("shop.user_id", str),
+    }
+    values = (
+        "SELECT current_setting('shop.tenant_id') AS tenant, current_setting('shop.user_id') AS"
+        " who, current_user AS role"
+    )
+    with build_clients(environ=environ, identity=identity, local_role="crm_user") as clients:
+        row = {"tenant": "7", "who": "auth0|abc", "role": "crm_user"}
+        given = {"tenant_id": 7, "user_id": "auth0|abc"}
+        assert clients.postgres.execute(values, identity=given) == [row]
+        with user_context("auth0|abc", tenant_id=7):
+            assert clients.postgres.execute(values) == [row]
+        with pytest.raises(RlsContextError, match="no tenant_id"):
+            clients.postgres.execute(values, user_id="auth0|abc")
+    with pytest.raises(PostgresConfigurationError, match="postgres: local_role"):
+        build_clients(environ=environ, local_role="nobody_there")
 
 
 def test_without_settings_the_error_names_all_that_are_missing() -> None:

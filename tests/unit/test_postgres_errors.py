@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from typing import Any
 
 import psycopg
 import pytest
@@ -10,15 +11,13 @@ import pytest
 from clients._postgres.errors import (
     connect_error,
     is_connection_loss,
-    is_login_refusal,
     is_read_only,
-    is_refused,
-    is_starting,
     lost_error,
     statement_error,
     was_terminated_by_server,
 )
 from clients._postgres.settings import Target
+from clients._postgres.startup import StartupError
 from clients.errors import PostgresConnectionError, PostgresError
 
 TARGET = Target("db.example:5432/crm as u", "hunter2")
@@ -77,7 +76,7 @@ def test_no_text_shows_the_password() -> None:
     ours = [
         statement_error(error, "execute()", TARGET),
         lost_error(error, "execute()", TARGET, maybe_applied=True),
-        connect_error(error, TARGET, 1.0),
+        connect_error(StartupError(str(error)), TARGET, 1.0),
     ]
 
     assert all("hunter2" not in str(one) for one in ours)
@@ -87,34 +86,43 @@ def test_no_text_shows_the_password() -> None:
 def test_an_error_without_words_says_its_class() -> None:
     """No message is empty."""
     assert "OperationalError" in str(statement_error(psycopg.OperationalError(), "x", TARGET))
-    assert "OperationalError" in str(connect_error(psycopg.OperationalError(), TARGET, 1.0))
+    assert "StartupError" in str(connect_error(StartupError(), TARGET, 1.0))
 
 
 @pytest.mark.parametrize(
-    ("words", "mend"),
+    ("reason", "fix"),
     [
-        ('FATAL:  password authentication failed for user "u"', "check the user and the password"),
-        ("fe_sendauth: no password supplied", "check the user and the password"),
-        ('FATAL:  role "u" is not permitted to log in', "check the user and the password"),
-        ('FATAL:  role "u" does not exist', "check the user and the password"),
-        ("connection refused: Connection refused", "check that the server runs"),
+        ("login", "check the user and the password"),
+        ("refused", "check that the server runs"),
+        ("lost", "check that the server runs"),
+        ("timeout", "raise connect_timeout"),
+        ("database", "check the name of the database"),
+        ("exhausted", "lower pool_size"),
+        ("resources", "file descriptors"),
+        ("tls", "sslpassword"),
     ],
 )
-def test_a_failed_connect_says_what_to_mend(words: str, mend: str) -> None:
-    """The server's words, the address, the time, and what to look at."""
-    ours = connect_error(psycopg.OperationalError(words), TARGET, 1.234)
+def test_a_failed_connect_says_how_to_fix_it(reason: str, fix: str) -> None:
+    """By its reason, whatever the words are."""
+    ours = connect_error(StartupError("Unfug", reason, "00XXX"), TARGET, 1.234)
 
     assert str(ours).startswith(
-        "cannot connect to PostgreSQL at db.example:5432/crm as u after 1.2"
+        "cannot connect to PostgreSQL at db.example:5432/crm as u after 1.23 s: Unfug; "
     )
-    assert mend in str(ours)
+    assert fix in str(ours)
+    assert (ours.reason, ours.sqlstate) == (reason, "00XXX")
 
 
-def test_a_time_out_names_its_setting() -> None:
-    """Nothing answered: the address, or the limit."""
-    ours = connect_error(psycopg.errors.ConnectionTimeout("timeout expired"), TARGET, 5.0)
+def test_an_error_of_a_session_that_goes_on_is_no_loss() -> None:
+    """A foreign server that a statement could not reach is not this one."""
+    foreign = psycopg.errors.SqlclientUnableToEstablishSqlconnection
+    fields: Any = {ord("C"): b"08001", ord("M"): b"Unfug", ord("V"): b"ERROR"}
+    goes_on = foreign("Unfug", info=fields)
+    ended = foreign("Unfug", info={**fields, ord("V"): b"FATAL"})
 
-    assert "raise connect_timeout" in str(ours)
+    assert not is_connection_loss(goes_on)
+    assert is_connection_loss(ended)
+    assert is_connection_loss(foreign("Unfug"))
 
 
 def test_lost_says_whether_anybody_knows() -> None:
@@ -131,17 +139,7 @@ def test_lost_says_whether_anybody_knows() -> None:
 
 
 def test_the_kinds_are_told_apart() -> None:
-    """One text is one kind."""
-    refused = psycopg.OperationalError("Connection refused")
-    starting = psycopg.OperationalError("FATAL:  the database system is starting up")
-    login = psycopg.OperationalError("FATAL:  password authentication failed")
-    missing = psycopg.OperationalError('FATAL:  database "x" does not exist')
-    kinds = [
-        (is_refused(one), is_starting(one), is_login_refusal(one))
-        for one in (refused, starting, login, missing)
-    ]
-
-    assert kinds == [(True, False, False), (False, True, False), (False, False, True), (False,) * 3]
+    """By class and SQLSTATE."""
     assert is_read_only(psycopg.errors.ReadOnlySqlTransaction())
     assert not is_read_only(psycopg.errors.DivisionByZero())
     assert is_connection_loss(psycopg.OperationalError("gone"))

@@ -106,6 +106,18 @@ def test_a_setting_needs_a_type_that_has_a_text(make: Any) -> None:
         make()
 
 
+def test_a_setting_can_be_spelled() -> None:
+    """As configuration files and command lines have it."""
+    assert RlsSetting.from_text("app.user_id") == RlsSetting("app.user_id", UUID)
+    assert RlsSetting.from_text("shop.tenant_id:int") == RlsSetting("shop.tenant_id", int)
+    assert RlsSetting.from_text("a.b:str?") == RlsSetting("a.b", str, required=False)
+    assert RlsSetting.from_text("a.b:dict") == RlsSetting("a.b", dict)
+    wrong: list[Any] = ["", "a", "a.b:", "a.b:float", "a.b:int:", ":int", "a.b?", None, 7]
+    for text in wrong:
+        with pytest.raises(PostgresConfigurationError):
+            RlsSetting.from_text(text)
+
+
 def test_a_setting_is_a_plain_value() -> None:
     """It can be compared, used as a key, and pickled."""
     setting = RlsSetting("shop.tenant_id", int, required=False)

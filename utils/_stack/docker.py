@@ -56,7 +56,7 @@ class DockerStack:
     project: str
     ports: StackSettings
     token: str = field(default_factory=lambda: f"dev-{secrets.token_urlsafe(16)}", repr=False)
-    # Valkey would take a password that begins with two hyphens for the name of an option.
+    # Valkey would read a password that begins with two hyphens as an option's name.
     password: str = field(default_factory=lambda: f"dev-{secrets.token_urlsafe(16)}", repr=False)
 
     @property

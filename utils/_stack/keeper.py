@@ -91,7 +91,7 @@ def endpoints() -> StackEndpoints:
 
 
 def serve(stack: EmbeddedStack) -> int:
-    """Run the servers until a signal says stop.
+    """Run the servers until a signal ends them.
 
     Args:
         stack: The servers, not yet started.
@@ -99,9 +99,9 @@ def serve(stack: EmbeddedStack) -> int:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda _number, _frame: stop.set())
-    # The lock outlives the servers: who sees it free may rely on their end.
+    # The lock is released after the servers have ended: a free lock means that none runs.
     with _lock(), stack:
-        # A keeper that was killed leaves its own, which the lock would now make believable.
+        # A keeper that was killed leaves its state file, which would pass for this one's.
         (_folder() / "state.json").unlink(missing_ok=True)
         _write_state("embedded", stack.start())
         stop.wait()
@@ -111,20 +111,20 @@ def serve(stack: EmbeddedStack) -> int:
 def _start_docker(docker: DockerStack) -> None:
     # Two may start at the same time: the second one waits for the first one's state.
     with _lock():
-        # What an earlier one left takes none of our passwords: PostgreSQL's volume keeps its own.
+        # Remove what an earlier start left: PostgreSQL's volume keeps the passwords of that start.
         docker.close()
         _write_state("docker", docker.start())
 
 
 def _docker_project() -> str:
-    # One for each checkout: `make down` in one must not stop the containers of another.
+    # One name for each checkout: `make down` must not stop the containers of another one.
     return f"failfast-clients-{sha256(os.fsencode(Path.cwd())).hexdigest()[:8]}"
 
 
 def _answers(state: dict[str, Any]) -> bool:
     if state["kind"] == "embedded":
         return True  # the lock says so
-    # Containers end with the machine and the state stays. Vault forgets its token when it ends.
+    # The state file survives a reboot and the containers do not; Vault's token ends with them.
     endpoints = StackEndpoints.from_json(state["endpoints"])
     return vault_answers(endpoints.vault_addr, endpoints.vault_root_token)
 
@@ -169,7 +169,7 @@ def _lock() -> Iterator[None]:
             with suppress(BlockingIOError):
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
-            # Whoever only looks holds it for a moment, too.
+            # A process that checks whether the keeper runs holds the lock for a moment.
             time.sleep(0.01)
         else:
             raise StackError("another stack is already running here")

@@ -64,7 +64,7 @@ def vault_answers(addr: str, token: str) -> bool:
         addr: The server's URL. Without the token, another server there could pass for ours.
         token: Its root token.
     """
-    # A node that is not active yet knows tokens, but writes nothing.
+    # A node that is not active yet verifies tokens, but refuses writes.
     paths = ("sys/health", "auth/token/lookup-self")
     return all(
         http_answers(f"{addr}/v1/{path}", headers={"X-Vault-Token": token}) for path in paths
@@ -81,7 +81,7 @@ def http_answers(
         headers: What to send with the request.
         context: How to judge the server's certificate.
     """
-    # Past every proxy of the environment: it does not reach our loopback.
+    # A proxy of the environment must not be used for loopback addresses.
     direct = build_opener(ProxyHandler({}), HTTPSHandler(context=context))
     try:
         with direct.open(Request(url, headers=headers or {}), timeout=2) as answer:  # noqa: S310 - loopback

@@ -93,7 +93,7 @@ class PostgresServer(ServerProcess):
 
     def command(self) -> list[str]:
         """Return the server's command."""
-        # A hard stop leaves the pid file, and its number may be another process's by now.
+        # After a hard stop the pid file remains, and its number may be another process's now.
         (self.data / "postmaster.pid").unlink(missing_ok=True)
         settings = {
             "listen_addresses": "127.0.0.1",
@@ -101,7 +101,7 @@ class PostgresServer(ServerProcess):
             "unix_socket_directories": "",
             "max_connections": "200",
             "shared_buffers": "64MB",
-            # Throw-away data: no need to survive a power cut.
+            # The data is temporary: it need not survive a power failure.
             "fsync": "off",
             "synchronous_commit": "off",
             "full_page_writes": "off",

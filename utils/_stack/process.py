@@ -50,7 +50,7 @@ class HeldPort:
             self.release()
 
     def release(self) -> None:
-        """Let others have the port; more than once does no harm."""
+        """Release the port; a second call does nothing."""
         self._socket.close()
 
 
@@ -68,7 +68,7 @@ _LOG_TAIL_LINES = 15
 
 
 class StackError(RuntimeError):
-    """The development stack could not do what it was asked; the message says why."""
+    """The development stack failed; the message says why and how to fix it."""
 
 
 class ServerProcess(ABC):
@@ -83,7 +83,7 @@ class ServerProcess(ABC):
 
     #: Name in messages and of the folder.
     name: str
-    #: What ends the server at once but cleanly.
+    #: The signal for a quick but clean shutdown.
     stop_signal: signal.Signals = signal.SIGTERM
 
     def __init__(self, *, unprivileged: bool = False) -> None:
@@ -173,7 +173,7 @@ class ServerProcess(ABC):
         """
         self.pid = 0
         self._guard = self._start_guard()
-        # The guard knows of the folder before there is one: whatever happens to us, it is removed.
+        # The guard gets the folder's name before the folder is made: it removes it in any case.
         spec = {
             "preparation": self.preparation(),
             "argv": self.command(),
@@ -198,7 +198,7 @@ class ServerProcess(ABC):
         return self
 
     def _start_guard(self) -> subprocess.Popen[str]:
-        # -I and -S: the guard needs the standard library alone, and starts the faster.
+        # -I and -S skip site-packages, which the guard does not need: it starts faster.
         guard = subprocess.Popen(
             [sys.executable, "-I", "-S", str(_GUARD)],
             stdin=subprocess.PIPE,
@@ -211,7 +211,7 @@ class ServerProcess(ABC):
 
     def _tell_guard(self, guard: subprocess.Popen[str], words: object) -> None:
         assert guard.stdin is not None  # noqa: S101 - PIPE was asked for
-        # A guard that has ended already is seen, with its log, when the server is waited for.
+        # If the guard has ended already, the wait for the server reports it with the log.
         with suppress(BrokenPipeError):
             guard.stdin.write(json.dumps(words) + "\n")
             guard.stdin.flush()
@@ -224,9 +224,9 @@ class ServerProcess(ABC):
         """
         if self._guard is None:
             return
-        # Without a pid its start was broken off: the end of the pipe tells the guard to clean up.
+        # Without a pid the start was interrupted: closing the pipe makes the guard clean up.
         if self.running and self.pid:
-            # The guard would end it as well, but takes the folder with it.
+            # The guard would stop it too, but would remove the folder as well.
             for number in (stop_signal or self.stop_signal, signal.SIGKILL):
                 self.send_signal(number)
                 with suppress(subprocess.TimeoutExpired):
@@ -247,7 +247,7 @@ class ServerProcess(ABC):
         self.start()
 
     def close(self) -> None:
-        """Stop the server and remove its folder; more than once does no harm."""
+        """Stop the server and remove its folder; a second call does nothing."""
         self.stop()
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
@@ -305,7 +305,7 @@ def _unprivileged_identity() -> tuple[int, int] | None:
 def _place_for(name: str, identity: tuple[int, int] | None) -> Path:
     if identity is None:
         return Path(tempfile.gettempdir(), name)
-    # The other user has to reach the folder, and TMPDIR may lie where only root may enter.
+    # The other user must be able to enter the folder, and TMPDIR may be inside root's own.
     for base in dict.fromkeys((tempfile.gettempdir(), "/tmp", "/var/tmp")):  # noqa: S108 - a new name
         path = Path(base)
         if path.is_dir() and all(p.stat().st_mode & 0o001 for p in (path, *path.parents)):

@@ -29,7 +29,7 @@ _KV_READY_TIMEOUT = 10.0
 
 
 def direct_client(addr: str, token: str) -> hvac.Client:
-    """Return the driver's client, past every proxy of the environment: none reaches our loopback.
+    """Return the driver's client, without any proxy that the environment names.
 
     Args:
         addr: Vault's URL.
@@ -101,13 +101,14 @@ def apply_sql(superuser_url: str, passwords: dict[str, str]) -> None:
             conn.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(dbname)))
     with psycopg.connect(superuser_url, autocommit=True) as conn:
         for path in sql_files():
-            # One text is one transaction: nobody ever sees a table without its policy.
+            # Each file is sent as one text, that is in one transaction: a table without its
+            # policy is never visible.
             try:
                 conn.execute(path.read_bytes())
             except psycopg.Error as error:
                 raise StackError(f"{path} cannot be applied: {error}") from error
         for role, password in passwords.items():
-            # The server gets the verifier alone, so that no password stands in its log.
+            # Send the verifier and not the password, which the server could log.
             verifier = conn.pgconn.encrypt_password(
                 password.encode(), role.encode(), b"scram-sha-256"
             )

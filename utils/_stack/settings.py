@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 __all__ = ["StackSettings", "child_environment", "forget_ambient_servers"]
 
-# Through these, drivers and command line tools learn of servers, credentials and options behind
-# our back: libpq takes PGSSLMODE and PGOPTIONS for what a URL leaves open.
+# Drivers and command line tools read servers, credentials and options from these: libpq takes
+# PGSSLMODE and PGOPTIONS for what a URL leaves open.
 _AMBIENT = ("VAULT_", "BAO_", "PG", "REDIS_", "VALKEY_", "STACK_")
 
 
