@@ -134,9 +134,10 @@ def _quoted(part: Masked | None) -> str:
 def _hosts(fields: SecretFields, host: Masked | None, port: Masked | None) -> str:
     """Return the hosts with their ports; libpq takes several, with one port or one for each."""
     hosts = [one.strip() for one in ("" if host is None else host.reveal()).split(",")]
-    ports = [] if port is None else [one.strip() for one in port.reveal().split(",")]
-    if any(not is_port(one) for one in ports):
+    numbers = Masked("" if port is None else port.reveal())
+    if any(not is_port(one.strip()) for one in numbers.reveal().split(",") if numbers.reveal()):
         raise fields.error("port", "is no port")
+    ports = [one.strip() for one in numbers.reveal().split(",")] if numbers.reveal() else []
     if len(ports) == 1:
         ports *= len(hosts)
     if ports and len(ports) != len(hosts):

@@ -23,10 +23,15 @@ class SecretFields:
         path: Where they come from, for messages.
     """
 
-    __slots__ = ("_path", "_secret")
+    __slots__ = ("_get", "_names", "_path")
 
     def __init__(self, secret: dict[str, Any], path: str) -> None:
-        self._secret = secret
+        # Error reporters also go through the attributes of what a frame holds.
+        def get(name: str) -> Any:
+            return secret.get(name)
+
+        self._get = get
+        self._names = frozenset(name for name, value in secret.items() if value is not None)
         self._path = path
 
     def text(self, name: str) -> str:
@@ -35,7 +40,7 @@ class SecretFields:
         Raises:
             VaultError: It is missing, empty or no text.
         """
-        if self._secret.get(name) is None:
+        if self._get(name) is None:
             raise self.error(name, "is missing")
         return str(self.optional_text(name))
 
@@ -45,13 +50,13 @@ class SecretFields:
         Raises:
             VaultError: It is empty or no text.
         """
-        if self._secret.get(name) is None:
+        if self._get(name) is None:
             return None
-        if not isinstance(self._secret[name], str):
-            raise self.error(name, f"is a {type(self._secret[name]).__name__} and no text")
-        if not self._secret[name].strip():
+        if not isinstance(self._get(name), str):
+            raise self.error(name, f"is a {type(self._get(name)).__name__} and no text")
+        if not self._get(name).strip():
             raise self.error(name, "is empty")
-        return str(self._secret[name])
+        return str(self._get(name))
 
     def port(self, name: str, *, default: str) -> str:
         """Return a port, which people store as a number or as text.
@@ -59,11 +64,11 @@ class SecretFields:
         Raises:
             VaultError: It is no port.
         """
-        if self._secret.get(name) is None:
+        if self._get(name) is None:
             return default
-        if not is_port(self._secret[name]):
+        if not is_port(self._get(name)):
             raise self.error(name, "is no port")
-        return str(self._secret[name]).strip()
+        return str(self._get(name)).strip()
 
     def url(self, name: str) -> Masked | None:
         """Return a field that holds a URL, or None; a line end of the file it came from goes.
@@ -71,10 +76,10 @@ class SecretFields:
         Raises:
             VaultError: It is empty or no text.
         """
-        if self._secret.get(name) is None:
+        if self._get(name) is None:
             return None
         self.optional_text(name)
-        return Masked(self._secret[name].strip())
+        return Masked(self._get(name).strip())
 
     def part(self, names: Iterable[str]) -> Masked | None:
         """Return the one field that *names* stand for, as text, or None.
@@ -84,19 +89,17 @@ class SecretFields:
                 other.
         """
         first: str | None = None
-        for name in (one for one in names if self._secret.get(one) is not None):
-            if isinstance(self._secret[name], bool) or not isinstance(
-                self._secret[name], str | int
-            ):
-                raise self.error(name, f"is a {type(self._secret[name]).__name__} and no text")
-            if not str(self._secret[name]).strip():
+        for name in (one for one in names if self._get(one) is not None):
+            if isinstance(self._get(name), bool) or not isinstance(self._get(name), str | int):
+                raise self.error(name, f"is a {type(self._get(name)).__name__} and no text")
+            if not str(self._get(name)).strip():
                 raise self.error(name, "is empty")
-            if str(self._secret[name]).endswith(("\r", "\n")):
+            if str(self._get(name)).endswith(("\r", "\n")):
                 raise self.error(name, "ends in a line end")
-            if first is not None and str(self._secret[name]) != str(self._secret[first]):
+            if first is not None and str(self._get(name)) != str(self._get(first)):
                 raise self.error(name, f"contradicts the field {first!r}")
             first = first or name
-        return None if first is None else Masked(str(self._secret[first]))
+        return None if first is None else Masked(str(self._get(first)))
 
     def option(self, name: str) -> Masked:
         """Return a field that is an option: text, a number, or yes or no.
@@ -104,8 +107,8 @@ class SecretFields:
         Raises:
             VaultError: It is something else, or empty.
         """
-        if isinstance(self._secret[name], bool):
-            return Masked(str(int(self._secret[name])))
+        if isinstance(self._get(name), bool):
+            return Masked(str(int(self._get(name))))
         return self.part((name,)) or Masked("")
 
     def switch(self, names: Iterable[str]) -> bool:
@@ -115,7 +118,7 @@ class SecretFields:
             VaultError: It says neither yes nor no.
         """
         for name in names:
-            word = str(self._secret.get(name, False)).strip().lower()
+            word = str(self._get(name) or False).strip().lower()
             if word in {"true", "1", "yes", "on"}:
                 return True
             if word not in {"false", "0", "no", "off", "none", ""}:
@@ -124,7 +127,7 @@ class SecretFields:
 
     def names(self) -> frozenset[str]:
         """Return the names of the fields that hold something."""
-        return frozenset(name for name, value in self._secret.items() if value is not None)
+        return self._names
 
     def error(self, name: str, problem: str) -> VaultError:
         """Return the error that names the secret and the field."""

@@ -98,7 +98,7 @@ def split_mount(path: str) -> tuple[str | None, str]:
     For paths of a configuration alone: what a caller's caller gave could name another mount.
     """
     mount, colon, inside = _text(path, "secret path").partition(":")
-    return (mount, inside) if colon else (None, path)
+    return (_checked(mount, "mount point"), inside) if colon else (None, path)
 
 
 def database_path(role: str) -> str:
