@@ -10,6 +10,7 @@ import weakref
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from ._shared.credentials import is_past_cache
 from ._shared.lifecycle import Lifecycle
 from ._shared.secrecy import Masked, MaskedEnvironment
 from ._shared.validation import LARGEST, shown
@@ -164,6 +165,7 @@ class VaultClient(TypedGetters, Lifecycle):
         self._check_open()
         place = secret_path(self._mount(mount_point), path)
         key = (self._options.namespace, place.mount, place.path, _checked_version(version))
+        use_cache = use_cache and not is_past_cache()
         if use_cache and (found := self._cache.hit(key)) is not None:
             return found
         deadline = self._deadline()
