@@ -31,12 +31,19 @@ class RlsContext:
     Args:
         client: What the client's calls are made of.
         values: What its settings get, in their order; None for an administrator.
+        timeout_ms: Limits each statement, in milliseconds; None: as the client's settings have it.
     """
 
-    __slots__ = ("_client", "values")
+    __slots__ = ("_client", "_timeout_ms", "values")
 
-    def __init__(self, client: RlsContexts, values: tuple[bytes, ...] | None) -> None:
+    def __init__(
+        self,
+        client: RlsContexts,
+        values: tuple[bytes, ...] | None,
+        timeout_ms: int | None = None,
+    ) -> None:
         self._client = client
+        self._timeout_ms = timeout_ms
         self.values = values
 
     def __eq__(self, other: object) -> bool:
@@ -84,7 +91,7 @@ class RlsContext:
 
     def to_prepare(self) -> OwnStatement:
         """Return the statement that gives the transaction of one call its context."""
-        return self._client.sql.of_call(self.values)
+        return self._client.sql.of_call(self.values, self._timeout_ms)
 
     def of_block(self, mark: bytes) -> OwnStatement:
         """Return the statement that gives a block's transaction its context, and marks it.
@@ -92,7 +99,15 @@ class RlsContext:
         Args:
             mark: What ``marker`` returned.
         """
-        return self._client.sql.of_block(self.values, mark)
+        return self._client.sql.of_block(self.values, mark, self._timeout_ms)
+
+    def limited(self, timeout_ms: int | None) -> RlsContext:
+        """Return the same context with a time-out of one call's own.
+
+        Args:
+            timeout_ms: Limits each statement, in milliseconds; None: as it is.
+        """
+        return self if timeout_ms is None else RlsContext(self._client, self.values, timeout_ms)
 
 
 class RlsContexts:
