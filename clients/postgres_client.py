@@ -20,6 +20,7 @@ from ._postgres.settings import PostgresSettings, url_source
 from ._postgres.sql import BEGIN
 from ._postgres.statements import checked_params, refuse_unsendable, refuse_unsuitable
 from ._rls.finding import Finding
+from ._shared.credentials import hidden
 from ._shared.lifecycle import Lifecycle
 from ._shared.validation import checked_count
 from .errors import (
@@ -91,6 +92,8 @@ class PostgresClient(Lifecycle):
         identity: Mapping[str, RlsSetting] | None = None,
         local_role: str | None = None,
     ) -> None:
+        # Error reporters collect local variables.
+        connection_url, admin_url = hidden(connection_url), hidden(admin_url)
         self._settings = PostgresSettings(
             pool_size=pool_size,
             min_size=min_size,
@@ -110,9 +113,7 @@ class PostgresClient(Lifecycle):
         self._pool = self._make_pool(self._connector, self._settings.min_size)
         self._admin_pool = self._pool
         self._cursor_numbers = count(1)
-        admin = None if admin_url is None else url_source("admin_url", admin_url)
-        del connection_url, admin_url  # error reporters collect local variables
-        self._probe(admin)
+        self._probe(None if admin_url is None else url_source("admin_url", admin_url))
 
     def __repr__(self) -> str:
         if not hasattr(self, "_pool"):  # a failing constructor, looked at by an error reporter

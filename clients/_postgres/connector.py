@@ -85,9 +85,9 @@ class Connector:
         started = time.monotonic()
         failure: PostgresConnectionError | None = None
         for candidate in self.source.candidates(patient=patient):
-            self.target = parse_url(self.source.name, candidate.url)
+            self.target = parse_url(self.source.name, candidate.masked)
             try:
-                session = self._connect_patiently(Masked(candidate.url), patient=patient)
+                session = self._connect_patiently(candidate.masked, patient=patient)
             except StartupError as error:
                 if error.server is not None:
                     self.target = Target(error.server, self.target.password)
@@ -103,7 +103,7 @@ class Connector:
             if (server := describe_server(session.pgconn)) is not None:
                 self.target = Target(server, self.target.password)
             self._check(session, self.target)
-            self._last_url = Masked(candidate.url)
+            self._last_url = candidate.masked
             self.source.accepted(candidate)
             return session
         if failure is None:

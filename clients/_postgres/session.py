@@ -99,13 +99,13 @@ class Session:
     def __init__(
         self, conn: psycopg.Connection[dict[str, object]], watch: SilenceWatch | None = None
     ) -> None:
+        #: The process that it belongs to: a forked child must leave the socket alone.
+        self.pid = os.getpid()
         self.conn = conn
         self.pgconn = conn.pgconn
         self.watch = watch
         #: Where the pool keeps it: a place is free when the session that has it is dropped.
         self.place: object = None
-        #: The process that it belongs to: a forked child must leave the socket alone.
-        self.pid = os.getpid()
         self.prepared = PreparedStatements()
         self.born = time.monotonic()
         self.application_name = self.pgconn.parameter_status(b"application_name") or b""
@@ -114,8 +114,10 @@ class Session:
         self.poller = new_poller(self.pgconn.socket)
 
     def __del__(self) -> None:
-        # An exception that a signal raised came between it and whoever would have closed it.
-        self.close()
+        # An exception that a signal raised came between it and whoever would have closed it, or
+        # before it was whole.
+        if hasattr(self, "conn"):
+            self.close()
 
     @property
     def transaction_status(self) -> int:

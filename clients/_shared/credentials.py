@@ -14,8 +14,8 @@ import os
 import time
 import weakref
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from ..errors import (
     ClientError,
@@ -25,11 +25,12 @@ from ..errors import (
     VaultError,
 )
 from .locks import OwnedLock
+from .secrecy import Masked
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ["Candidate", "Credential", "CredentialLife", "UrlSource"]
+__all__ = ["Candidate", "Credential", "CredentialLife", "UrlSource", "hidden"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +96,6 @@ _TROUBLE_PAUSE = 5.0
 _log = logging.getLogger("clients.credentials")
 
 
-@dataclass(slots=True)
 class Candidate:
     """A URL that is worth a login.
 
@@ -106,10 +106,26 @@ class Candidate:
         refusal: What the server said to it; whoever tried it sets this.
     """
 
-    url: str = field(repr=False)
-    asked_at: float
-    given_at: float
-    refusal: str = "refused"
+    __slots__ = ("asked_at", "given_at", "masked", "refusal")
+
+    def __init__(
+        self, url: str | Masked, asked_at: float, given_at: float, refusal: str = "refused"
+    ) -> None:
+        #: The URL, for whoever keeps it.
+        self.masked = url if isinstance(url, Masked) else Masked(url)
+        self.asked_at = asked_at
+        self.given_at = given_at
+        self.refusal = refusal
+
+    @property
+    def url(self) -> str:
+        """The URL."""
+        return self.masked.reveal()
+
+
+def hidden(url: Any) -> Any:
+    """Return *url* as a local variable may hold it: masked, unless it is a callable or None."""
+    return url if url is None or callable(url) or isinstance(url, Masked) else Masked(url)
 
 
 @dataclass(slots=True)
@@ -133,20 +149,22 @@ class UrlSource:
     def __init__(
         self,
         name: str,
-        url: str | Callable[..., str | None],
+        url: object,
         *,
         describe: Callable[[str], str],
         unusable: type[ConfigurationError],
     ) -> None:
-        if not callable(url) and not isinstance(url, str):
-            raise unusable(
-                f"{name} must be a URL or a callable that returns one, not {type(url).__name__}"
-            )
+        url = hidden(url)
+        if not callable(url) and not (isinstance(url, Masked) and isinstance(url.reveal(), str)):
+            given = url.reveal() if isinstance(url, Masked) else url
+            kind = type(given).__name__
+            del given
+            raise unusable(f"{name} must be a URL or a callable that returns one, not {kind}")
         self.name = name
         self._unusable = unusable
         #: Why the callable could not be asked the last time; None when it could.
         self.trouble: ClientError | None = None
-        self._url = url
+        self._url: Masked | Callable[..., str | None] = url
         self._describe = describe
         self._leased = url if isinstance(url, Credential) else None
         self._takes_use_cache = callable(url) and _takes_use_cache(url)
@@ -157,10 +175,10 @@ class UrlSource:
         #: How often it was asked past its cache, and when last.
         self._renewals = 0
         self._renewed_at = 0.0
-        self._fresh: str | None = None
-        self._refusals: dict[str, _Refusal] = {}
+        self._fresh: Masked | None = None
+        self._refusals: dict[Masked, _Refusal] = {}
         #: The URL that works as far as is known, and the last one that did.
-        self._working: str | None = None
+        self._working: Masked | None = None
         self._accepted = Candidate("", 0.0, 0.0)
         self._since = self._accepted_at = time.monotonic()
         self._generation = 0
@@ -176,7 +194,11 @@ class UrlSource:
         Raises:
             ClientError: The callable failed, and no URL is known to work.
         """
-        if not callable(self._url):
+        url = self._current()
+        return None if url is None else url.reveal()
+
+    def _current(self) -> Masked | None:
+        if isinstance(self._url, Masked):
             return self._url
         # Once: another thread may be answered meanwhile.
         working, trouble = self._working, self.trouble
@@ -186,7 +208,7 @@ class UrlSource:
             if working is not None and time.monotonic() < self._ask_again_at:
                 return working
         try:
-            url = self._url()
+            url = hidden(self._url())
         except VaultError as error:
             if working is None:
                 self.trouble = _without_frames(error)
@@ -199,7 +221,7 @@ class UrlSource:
             self._ask_again_at = time.monotonic() + _TROUBLE_PAUSE
             return working
         self.trouble, self._without_since = None, None
-        return url
+        return None if url is None else self._checked(url)
 
     def candidates(self, *, patient: bool) -> Iterator[Candidate]:
         """Yield what is worth a login; the next one is asked for after a refusal.
@@ -218,24 +240,28 @@ class UrlSource:
             ClientError: The callable failed, and no URL is known to work.
         """
         asked_at, renewals = time.monotonic(), self._renewals
-        url = self._checked(self.current())
+        url = self._checked(self._current())
         if url not in self._refusals and self._worth_a_login(url):
             yield from self._try(url, asked_at)
         asked_at = time.monotonic()
         newest = self._newest(renewals, url, patient=patient) or url
         yield from self._newest_then_working(newest, asked_at)
         # Bounded for this call as well: a source may give another value each time.
-        pause, ends_at = _FIRST_PAUSE, time.monotonic() + _ROTATION_PATIENCE
+        # Pauses are counted as well as timed: a program's clock may stand still.
+        pause, ends_at, paused = _FIRST_PAUSE, time.monotonic() + _ROTATION_PATIENCE, 0.0
         while patient and self._half_rotated(newest) and time.monotonic() < ends_at:
+            if paused >= _ROTATION_PATIENCE:
+                return
             asked_at, renewals = time.monotonic(), self._renewals
             time.sleep(pause)
+            paused += pause
             pause = min(2 * pause, _LONGEST_PAUSE)
             newest = self._newest(renewals, newest, patient=False) or newest
             yield from self._newest_then_working(newest, asked_at)
 
     def accepted(self, candidate: Candidate) -> None:
         """Note that the server took *candidate*."""
-        url = candidate.url
+        url = candidate.masked
         with self._lock:
             self._refusals.pop(url, None)
             self._accepted_at = time.monotonic()
@@ -243,14 +269,15 @@ class UrlSource:
             if candidate.given_at < before.given_at:
                 return  # overtaken by a newer one: no rotation back
             self._working, self._accepted = url, candidate
-            if before.url == url:
+            if before.masked == url:
                 return
             self._since = time.monotonic()
             if not before.url or self._leased is not None:
                 return  # the first one; a lease tells of its changes itself
-            if self._describe(before.url) != self._describe(url):
+            if self._describe(before.url) != self._describe(url.reveal()):
                 self._generation += 1
-        _log.info("%s was rotated: new connections go to %s", self.name, self._describe(url))
+        where = self._describe(url.reveal())
+        _log.info("%s was rotated: new connections go to %s", self.name, where)
 
     def refusal(self) -> str:
         """Return what to say when no value was worth a login, or no further one."""
@@ -303,7 +330,7 @@ class UrlSource:
         self._lock = OwnedLock()
         self._asking = OwnedLock()
 
-    def _newest_then_working(self, newest: str, asked_at: float) -> Iterator[Candidate]:
+    def _newest_then_working(self, newest: Masked, asked_at: float) -> Iterator[Candidate]:
         if self._worth_a_login(newest):
             yield from self._try(newest, asked_at)
         # Another thread may have found it in the meantime.
@@ -314,14 +341,16 @@ class UrlSource:
             # It worked until now: the server has changed after it refused the newest.
             yield from self._try(newest, asked_at)
 
-    def _try(self, url: str, asked_at: float, given_at: float | None = None) -> Iterator[Candidate]:
+    def _try(
+        self, url: Masked, asked_at: float, given_at: float | None = None
+    ) -> Iterator[Candidate]:
         candidate = Candidate(url, asked_at, asked_at if given_at is None else given_at)
         started = time.monotonic()
         yield candidate
         # Whoever asks for the next one was refused.
         now = time.monotonic()
         with self._lock:
-            if self._accepted.url == url and self._accepted_at > started:
+            if self._accepted.masked == url and self._accepted_at > started:
                 return  # another thread's login was later: the server has changed since
             known = self._refusals.pop(url, None)
             first = now if known is None else known.first
@@ -331,13 +360,14 @@ class UrlSource:
             if self._working == url:
                 self._working = None
 
-    def _checked(self, url: object) -> str:
-        if isinstance(url, str):
+    def _checked(self, url: Any) -> Masked:
+        url = hidden(url)
+        if isinstance(url, Masked) and isinstance(url.reveal(), str):
             return url
-        given = "None" if url is None else type(url).__name__
+        given = "None" if url is None else type(url.reveal()).__name__
         raise self._unusable(f"the callable {self.name} returned {given}, and not a URL")
 
-    def _newest(self, renewals: int, refused: str, *, patient: bool) -> str | None:
+    def _newest(self, renewals: int, refused: Masked, *, patient: bool) -> Masked | None:
         """Ask the callable past its cache: one thread does for all that were refused with it."""
         if not callable(self._url):
             return None
@@ -364,7 +394,7 @@ class UrlSource:
             self._without_until = now + _question_pause(now - self._without_since)
             return True
 
-    def _may_ask(self, refused: str, *, patient: bool) -> bool:
+    def _may_ask(self, refused: Masked, *, patient: bool) -> bool:
         """Wait until it is time for another question; False when there is none to wait for."""
         with self._lock:
             known = self._refusals.get(refused)
@@ -378,7 +408,7 @@ class UrlSource:
             time.sleep(self._renewed_at + pause - now)
         return True
 
-    def _worth_a_login(self, url: str) -> bool:
+    def _worth_a_login(self, url: Masked) -> bool:
         now = time.monotonic()
         with self._lock:
             known = self._refusals.get(url)
@@ -392,11 +422,11 @@ class UrlSource:
                 known.last = now  # this thread's to try, for all that wait
         return known is not None or lately < _DIFFERENT_VALUES
 
-    def _half_rotated(self, newest: str) -> bool:
+    def _half_rotated(self, newest: Masked) -> bool:
         with self._lock:
             known = self._refusals.get(newest)
             if known is None:
-                return self._accepted.url == newest  # another thread's login was later
+                return self._accepted.masked == newest  # another thread's login was later
         return callable(self._url) and time.monotonic() - known.first < _ROTATION_PATIENCE
 
 
