@@ -29,6 +29,9 @@ _PREPARE_AFTER = 5
 # The server keeps each in memory, and goes through them at every batch.
 _MAX_PREPARED = 50
 _MAX_COUNTED = 1000
+# Long texts are sent again: their bytes cost little beside their parsing, and much in memory.
+_MAX_LENGTH = 16 * 1024
+_MAX_BYTES = 256 * 1024
 
 
 class OwnStatement(NamedTuple):
@@ -59,7 +62,21 @@ class Parse(NamedTuple):
 class PreparedStatements:
     """What one session has prepared."""
 
-    __slots__ = ("_names", "_number", "_uses", "context", "enabled", "guard_is_unnamed")
+    __slots__ = (
+        "_bytes_counted",
+        "_bytes_prepared",
+        "_names",
+        "_number",
+        "_uses",
+        "compared_functions",
+        "context",
+        "enabled",
+        "functions",
+        "guard_is_unnamed",
+        "is_guarded",
+        "last_context",
+        "plans_are_unsafe",
+    )
 
     def __init__(self) -> None:
         #: Whether libpq and the server agree on the process: no pooler stands between.
@@ -69,6 +86,18 @@ class PreparedStatements:
         #: What gives the caller's statements their context: those of users run under another role
         #: than an administrator's, and no plan is shared between roles.
         self.context = b""
+        #: The functions of the database, as PLAN_CHECK found them and found them harmless.
+        self.functions: bytes | None = None
+        #: What the guard compares the functions with; None where it need not.
+        self.compared_functions: bytes | None = None
+        #: For whom the last batch ran that could leave a plan behind.
+        self.last_context: OwnStatement | None = None
+        #: Whether a plan that is kept could have an identity in it: then none is kept.
+        self.plans_are_unsafe = False
+        #: Whether the guard leads the current batch.
+        self.is_guarded = False
+        self._bytes_counted = 0
+        self._bytes_prepared = 0
         # By context and text; the types are compared, since one text may come with others.
         self._names: dict[_Key, tuple[bytes, tuple[int, ...]]] = {}
         self._uses: dict[_Key, int] = {}
@@ -92,15 +121,33 @@ class PreparedStatements:
     def name_to_prepare(self, statement: PostgresQuery | OwnStatement) -> bytes | None:
         """Count one more use; return a name to prepare it under, or None."""
         key = self.key_of(statement)
-        if not self.enabled or self.full or key in self._names:
+        if not self.enabled or self.plans_are_unsafe or self.full or key in self._names:
             return None
-        if not isinstance(statement, OwnStatement):
-            if len(self._uses) >= _MAX_COUNTED:
+        if isinstance(statement, OwnStatement):
+            return self.new_name()
+        uses = self._count_use(key, len(statement.query))
+        # Its plan is kept: only behind the guard is it known to have no identity in it.
+        return self.new_name() if uses >= _PREPARE_AFTER and self.is_guarded else None
+
+    def _count_use(self, key: _Key, length: int) -> int:
+        if length > _MAX_LENGTH:
+            return 0
+        if (uses := self._uses.get(key, 0)) == 0:
+            if len(self._uses) >= _MAX_COUNTED or self._bytes_counted + length > _MAX_BYTES:
                 self._uses.clear()
-            uses = self._uses[key] = self._uses.get(key, 0) + 1
-            if uses < _PREPARE_AFTER:
-                return None
-        return self.new_name()
+                self._bytes_counted = 0
+            self._bytes_counted += length
+        self._uses[key] = uses + 1
+        return uses + 1
+
+    def begin_batch(self, context: OwnStatement) -> None:
+        """Decide what the guard of a batch has to compare, should one lead it.
+
+        Args:
+            context: Gives the batch its identity, another one than the last batch's or the same.
+        """
+        self.compared_functions = None if context == self.last_context else self.functions
+        self.last_context = context
 
     def new_name(self) -> bytes:
         """Return a name; never the same twice, since what was forgotten may still be there."""
@@ -110,15 +157,17 @@ class PreparedStatements:
     def add(self, parse: Parse) -> None:
         """Remember a preparation that the server has confirmed."""
         self._names[parse.key] = (parse.name, parse.types)
+        self._bytes_prepared += len(parse.key if isinstance(parse.key, bytes) else parse.key[1])
 
     def forget(self) -> None:
         """Forget all names: the server is told to."""
         self._names.clear()
+        self._bytes_prepared = 0
 
     @property
     def full(self) -> bool:
         """Whether a statement that is worth it now would find no place."""
-        return len(self._names) >= _MAX_PREPARED
+        return len(self._names) >= _MAX_PREPARED or self._bytes_prepared > _MAX_BYTES
 
     def is_out_of_date(self, error: psycopg.Error) -> bool:
         """Return True when the server refused a prepared statement before it ran any of it.

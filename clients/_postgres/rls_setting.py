@@ -93,8 +93,8 @@ class RlsSetting:
             )
         return cls(found["name"], _TYPES[found["type"] or "uuid"], required=not found["optional"])
 
-    def text_of(self, name: str, value: object) -> str:
-        """Return the text that the setting gets of *value*.
+    def encoded(self, name: str, value: object) -> bytes:
+        """Return what the setting gets of *value*.
 
         Args:
             name: The value's name in the identity, for messages.
@@ -105,22 +105,11 @@ class RlsSetting:
         """
         if self.encode is None:
             text = _ENCODERS[self.type](name, value)
+            if self.type is UUID or self.type is int:
+                return text.encode()
         else:
             text = self._encoded(name, value)
-        if not text:
-            raise RlsContextError(f"{_named(name)} is empty")
-        if "\0" in text:
-            raise RlsContextError(f"{_named(name)} has a NUL character, which no setting can hold")
-        try:
-            size = len(text.encode())
-        except UnicodeEncodeError:
-            # `from None`: the error holds the text.
-            raise RlsContextError(f"{_named(name)} has a lone surrogate: it is no text") from None
-        if size > _LONGEST_VALUE:
-            raise RlsContextError(
-                f"{_named(name)} is too long: {size} bytes, and at most {_LONGEST_VALUE} can be set"
-            )
-        return text
+        return _checked_text(name, text)
 
     def _encoded(self, name: str, value: object) -> str:
         if not isinstance(value, self.type) or (self.type is not bool and isinstance(value, bool)):
@@ -136,6 +125,24 @@ class RlsSetting:
             failure = f"encode returned {type(text).__name__}, and not str"
         # Outside of the handler: its error may show the value.
         raise RlsContextError(f"{_named(name)}: {failure}")
+
+
+def _checked_text(name: str, text: str) -> bytes:
+    if not text:
+        raise RlsContextError(f"{_named(name)} is empty")
+    if "\0" in text:
+        raise RlsContextError(f"{_named(name)} has a NUL character, which no setting can hold")
+    try:
+        encoded = text.encode()
+    except UnicodeEncodeError:
+        # `from None`: the error holds the text.
+        raise RlsContextError(f"{_named(name)} has a lone surrogate: it is no text") from None
+    if len(encoded) > _LONGEST_VALUE:
+        raise RlsContextError(
+            f"{_named(name)} is too long: {len(encoded)} bytes, and at most {_LONGEST_VALUE} can "
+            "be set"
+        )
+    return encoded
 
 
 def _check_setting_name(name: object) -> None:

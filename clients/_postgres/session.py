@@ -301,16 +301,18 @@ class Session:
 
     def _send(self, statement: Statement) -> None:
         if statement is GUARD:
+            functions = [self.prepared.compared_functions]
             if self.prepared.guard_is_unnamed:
-                self.pgconn.send_query_prepared(b"", None)
+                self.pgconn.send_query_prepared(b"", functions)
             else:
-                self.pgconn.send_query_params(GUARD, None)
-            self.prepared.guard_is_unnamed = True
+                self.pgconn.send_query_params(GUARD, functions)
+            self.prepared.guard_is_unnamed = self.prepared.is_guarded = True
             return
         self.prepared.guard_is_unnamed = False
         if isinstance(statement, bytes):
             if statement == RESET:
                 self.prepared.forget()
+                self.prepared.is_guarded = False
             self.pgconn.send_query_params(statement, None)
         else:
             self.pgconn.send_query_params(

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from psycopg.pq import Escaping
 
+from .plan_check import SAME_FUNCTIONS
 from .prepared import OwnStatement
 
 if TYPE_CHECKING:
@@ -37,13 +38,17 @@ ROLLBACK = b"ROLLBACK"
 #: https://www.postgresql.org/docs/18/sql-discard.html
 RESET = b"DISCARD ALL"
 
-#: Fails when SQL has prepared a statement: it may bear the name of one of ours, and would run in
-#: the next borrower's transaction. Nothing prepared runs before it, and it is never prepared under
-#: a name itself: SQL cannot touch the unnamed statement. Every name has its schema, since the last
-#: borrower's search_path and temporary tables are still there.
+#: Fails with 22012 when SQL has prepared a statement: it may bear the name of one of ours, and
+#: would run in the next borrower's transaction. Fails with 22003 when the functions are others than
+#: those of its parameter, unless that is NULL: see plan_check. Nothing
+#: prepared runs before it, and it is never prepared under a name itself: SQL cannot touch the
+#: unnamed statement. Every name has its schema, since the last borrower's search_path and temporary
+#: tables are still there.
 GUARD = (
     b"SELECT pg_catalog.int4div(1, CASE WHEN EXISTS (SELECT FROM"
-    b" pg_catalog.pg_prepared_statements AS p WHERE p.from_sql) THEN 0 ELSE 1 END)"
+    b" pg_catalog.pg_prepared_statements AS p WHERE p.from_sql) THEN 0 ELSE 1 END),"
+    b" pg_catalog.int4um(CASE WHEN $1::pg_catalog.xid[] IS NULL OR %b THEN 1"
+    b" ELSE '-2147483648'::pg_catalog.int4 END)" % SAME_FUNCTIONS
 )
 
 #: What RESET stands for, less what would forget prepared statements, up to the BEGIN; the context
@@ -86,10 +91,14 @@ class ContextSql:
     Args:
         settings: The names that policies read, checked before.
         local_role: The role that users' transactions run under; None: the login's.
+        statement_timeout_ms: Limits each statement, in milliseconds; 0 is no limit.
     """
 
-    def __init__(self, settings: Sequence[str], local_role: str | None = None) -> None:
+    def __init__(
+        self, settings: Sequence[str], local_role: str | None, statement_timeout_ms: int
+    ) -> None:
         names = [name.encode() for name in settings]
+        self._limit = b"%d" % statement_timeout_ms
         # The parameter behind the time-out and the values.
         role = b", set_config('role', $%d, true)" % (len(names) + 2) if local_role else b""
         self._role = () if local_role is None else (local_role.encode(),)
@@ -114,20 +123,22 @@ class ContextSql:
         columns = b", ".join(b"current_setting('%b', true)" % name for name in names)
         self._user_check = columns + (b", current_setting('role')" if local_role else b"")
 
-    def of_call(self, values: tuple[bytes, ...] | None, statement_timeout_ms: int) -> OwnStatement:
+    def of_call(
+        self, values: tuple[bytes, ...] | None, timeout_ms: int | None = None
+    ) -> OwnStatement:
         """Return the statement for one call, worth preparing.
 
         Args:
             values: What the settings get, in their order; None for an administrator.
-            statement_timeout_ms: Limits each statement, in milliseconds; 0 is no limit.
+            timeout_ms: Limits each statement instead of the client's time-out, in milliseconds.
         """
-        limit = b"%d" % statement_timeout_ms
+        limit = self._limit if timeout_ms is None else b"%d" % timeout_ms
         if values is None:
             return OwnStatement(self._admin_call, (limit,))
         return OwnStatement(self._user_call, (limit, *values, *self._role))
 
     def of_block(
-        self, values: tuple[bytes, ...] | None, statement_timeout_ms: int, mark: bytes
+        self, values: tuple[bytes, ...] | None, mark: bytes, timeout_ms: int | None = None
     ) -> OwnStatement:
         """Return the statement for a block, which marks its transaction.
 
@@ -138,10 +149,10 @@ class ContextSql:
 
         Args:
             values: What the settings get, in their order; None for an administrator.
-            statement_timeout_ms: Limits each statement, in milliseconds; 0 is no limit.
             mark: What ``marker`` returned.
+            timeout_ms: Limits each statement instead of the client's time-out, in milliseconds.
         """
-        limit = b"%d" % statement_timeout_ms
+        limit = self._limit if timeout_ms is None else b"%d" % timeout_ms
         if values is None:
             return OwnStatement(self._admin_block, (limit, mark))
         return OwnStatement(self._user_block, (limit, *values, *self._role, mark))

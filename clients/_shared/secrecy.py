@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, NoReturn
@@ -17,10 +18,43 @@ _MASK = "***"
 # before white space: an unescaped @ or / in a password must not end the match early.
 _URL_CREDENTIALS = re.compile(r"(?<=://)[^\s\"'<>]*@")
 _DSN_PASSWORD = re.compile(r"(password\s*=\s*)('(?:[^'\\]|\\.)*'|\S+)", re.IGNORECASE)
+# English, German, French and the straight quotes of programs.
+_OPENING = "'\"`\u00bb\u00ab\u201e\u201c\u2018\u201a\u2039\u203a\u201d"
+_CLOSING = "'\"`\u00ab\u00bb\u201c\u201d\u2019\u2018\u203a\u2039"
+#: A secret that is shorter, or letters or digits alone and shorter than the second number, may be
+#: a word of the text by chance: to mask that word would tell the secret.
+_SHORT, _SHORT_WORD = 4, 6
+#: One that is longer, and no word, does not stand in another word by chance.
+_LONG = 8
+_WORD = re.compile(r"[^\W\d_]+|\d+|[\W_]+")
+#: Longer words that servers, drivers and this SDK write, and that people take for passwords.
+_TEXT = """
+accepting access account address administrator allowed already anonymous another answer attempt
+authenticate authentication available because before between broken cannot certificate changed
+character characters client clients closed cluster command connect connected connecting connection
+connections could credential credentials database default defined denied directory disabled
+enabled environment exceeded exhausted existing expected expired failed failure handshake header
+hostname implemented incorrect initialized integer invalid invalidated letter letters listening
+loading localhost longer manager master memory message method missing mounted namespace network
+nodename nothing number object operation option options packet parameter passphrase password
+passwords permission permissions permitted pooler portal postgres postgresql primary private
+privilege privileges process protocol provided provider public readonly received redis refused
+rejected remote replica request requests required reserved resource response retries revoked
+rotated running sealed seconds secret secrets security server servername servers service session
+sessions setting settings shutdown shutting socket starting statement status string supplied
+supported system temporary terminated terminating testing timeout transaction transport unable
+unavailable unexpected unexpectedly unknown unreachable unsupported upstream username usernames
+valkey vault version warning without
+"""
+_ORDINARY = frozenset(_TEXT.split())
 
 
-def redact(text: object, *secrets: str | None) -> str:
+def redact(text: object, *secrets: str | Masked | None) -> str:
     """Return *text* without passwords.
+
+    A secret is masked where one can stand: in the user part of a URL, behind ``password=``, in
+    quotes, and as a whole token. It is not masked where a short or simple one is a word of the
+    text, or a part of one, by chance: the masks would tell the secret.
 
     Args:
         text: A message, or an exception.
@@ -30,17 +64,41 @@ def redact(text: object, *secrets: str | None) -> str:
         The text, with ``***`` for each secret and for the credentials of each URL.
     """
     result = str(text)
-    for secret in secrets:
+    for secret in sorted(map(_revealed, secrets), key=len, reverse=True):
         if secret:
-            # The longest form first: a shorter one could be a part of it.
-            for form in sorted({secret, quote(secret, safe=""), quote_plus(secret)}, key=len)[::-1]:
-                result = result.replace(form, _MASK)
+            result = _without(secret, result)
     result = _URL_CREDENTIALS.sub(f"{_MASK}@", result)
     return _DSN_PASSWORD.sub(rf"\g<1>{_MASK}", result)
 
 
+def _revealed(secret: str | Masked | None) -> str:
+    return secret.reveal() if isinstance(secret, Masked) else secret or ""
+
+
+def _without(secret: str, text: str) -> str:
+    # The longest form first: a shorter one could be a part of it.
+    forms = {secret, quote(secret, safe=""), quote_plus(secret), repr(secret)[1:-1]}
+    any_form = "|".join(re.escape(form) for form in sorted(forms, key=len, reverse=True))
+    places = [
+        rf"(?<=[{re.escape(_OPENING)}])(?:{any_form})(?=[{re.escape(_CLOSING)}])",
+        rf"(?<=[:/])(?:{any_form})(?=@)",
+    ]
+    word = _WORD.fullmatch(secret) is not None
+    if len(secret) >= (_SHORT_WORD if word else _SHORT) and secret.lower() not in _ORDINARY:
+        token = rf"(?<![\w-])(?:{any_form})(?![\w-])"
+        places.append(f"(?:{any_form})" if len(secret) >= _LONG and not word else token)
+    return re.sub("|".join(places), _MASK, text)
+
+
 class Masked:
-    """A secret that shows itself only to who asks: not in a repr, a log or a frame's locals."""
+    """A secret that shows itself only where ``reveal()`` is called.
+
+    It shows ``***`` in a text, a log or the local variables of a frame, and cannot be pickled.
+    Two of them are equal when their secrets are.
+
+    Args:
+        value: The secret.
+    """
 
     __slots__ = ("_value",)
 
@@ -48,7 +106,15 @@ class Masked:
         self._value = value
 
     def __repr__(self) -> str:
-        return "***"
+        return _MASK
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Masked):
+            return NotImplemented
+        return hmac.compare_digest(self._value.encode(), other._value.encode())
+
+    def __hash__(self) -> int:
+        return hash(self._value)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Masked):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import tracemalloc
 from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid4
 
@@ -185,3 +187,41 @@ def test_the_number_of_prepared_statements_is_bounded(new_client: NewClient) -> 
         for _ in range(6):
             client.execute(f"SELECT {number} AS often", user_id=ALICE)
         assert len(prepared(client)) <= 50
+
+
+def test_long_texts_are_neither_kept_nor_prepared(new_client: NewClient) -> None:
+    """Hundreds of long texts on one session cost no memory, and short ones are still prepared."""
+    client = new_client(pool_size=1, min_size=1)
+    filler = "x" * 200_000
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        for number in range(60):
+            for _ in range(2):
+                query = f"SELECT %s::int AS a -- {number} {filler}"
+                assert client.execute(query, (number,), ALICE) == [{"a": number}]
+            with client.connection(ALICE) as conn:
+                assert conn.execute(query, (number,)).fetchone() == {"a": number}
+        del query
+        gc.collect()
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    # 60 texts are 12 MB, in each place that keeps them.
+    assert after - before < 1_500_000
+    for number in range(_OFTEN):
+        client.execute("SELECT %s::int AS often", (number,), ALICE)
+    assert prepared(client) == ["SELECT $1::int AS often"]
+
+
+def test_what_is_counted_and_prepared_is_bounded_by_its_length(new_client: NewClient) -> None:
+    """Texts of middling length, each often enough to be prepared, are dropped again."""
+    client = new_client(pool_size=1, min_size=1)
+    for number in range(60):
+        query = f"SELECT 1 AS often -- {number} {'x' * 10_000}"
+        for _ in range(7):
+            assert client.execute(query, user_id=ALICE) == [{"often": 1}]
+    client.execute("SELECT 1", user_id=ALICE)
+
+    assert sum(map(len, prepared(client))) < 400_000
