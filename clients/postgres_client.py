@@ -73,7 +73,8 @@ class PostgresClient(Lifecycle):
         connect_timeout: Seconds for one connection attempt.
         pool_timeout: Seconds to wait for a connection when all are in use; with 0, a call that
             finds all in use fails at once.
-        statement_timeout: Seconds for each statement, enforced by the server; 0 is no limit.
+        statement_timeout: Seconds for each statement, enforced by the server; 0 is no limit. A
+            stricter one of the role, the database or the URL stays.
         on_rls_bypass: What to do about a role that row-level security does not bind: ``"error"``,
             ``"warn"`` (one line in the log), or ``"ignore"``.
         identity: Whose rows they are: the setting that policies read for each value, by the value's

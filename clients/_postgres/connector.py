@@ -43,6 +43,9 @@ _DEFAULTS: dict[str, Any] = {
     "sslpassword": "none",
 }
 
+# What the role, the database or the URL have set, before a transaction sets its own.
+_OWN_TIMEOUT = b"SELECT setting FROM pg_catalog.pg_settings WHERE name = 'statement_timeout'"
+
 
 class Connector:
     """Makes connections for one pool.
@@ -168,7 +171,17 @@ class Connector:
         # Prepared statements have names, and a pooler gives the next statement another session.
         conn.prepare_threshold = None
         conn.watch = watch
-        return Session(conn, watch)
+        session = Session(conn, watch)
+        try:
+            [result] = session.message(_OWN_TIMEOUT)
+        except BatchError as failure:
+            session.close()
+            code = failure.error.sqlstate
+            failed = StartupError(str(failure.error), "lost" if code is None else "server", code)
+        else:
+            session.own_timeout_ms = int(result.get_value(0, 0) or 0)
+            return session
+        raise failed
 
     def _worth_waiting(self, reason: str, waited: float, tries: int, *, patient: bool) -> bool:
         if reason == "starting":

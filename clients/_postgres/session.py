@@ -88,6 +88,7 @@ class Session:
         "born",
         "conn",
         "encoding",
+        "own_timeout_ms",
         "pgconn",
         "pid",
         "place",
@@ -108,6 +109,8 @@ class Session:
         self.place: object = None
         self.prepared = PreparedStatements()
         self.born = time.monotonic()
+        #: The ``statement_timeout`` that role, database or URL give it, in milliseconds; 0 is none.
+        self.own_timeout_ms = 0
         self.application_name = self.pgconn.parameter_status(b"application_name") or b""
         #: psycopg converts values before the next batch resets what SQL has made of it.
         self.encoding = self.pgconn.parameter_status(b"client_encoding")
@@ -118,6 +121,19 @@ class Session:
         # before it was whole.
         if hasattr(self, "conn"):
             self.close()
+
+    def limited(self, context: OwnStatement) -> OwnStatement:
+        """Return *context* with a time-out, its first parameter, that loosens no stricter one.
+
+        Args:
+            context: A statement of ``ContextSql``.
+        """
+        if self.own_timeout_ms == 0 or not context.params:
+            return context
+        given, *others = context.params
+        if 0 < int(given) <= self.own_timeout_ms:
+            return context
+        return context._replace(params=(b"%d" % self.own_timeout_ms, *others))
 
     @property
     def transaction_status(self) -> int:

@@ -116,14 +116,6 @@ class Masked:
     def __hash__(self) -> int:
         return hash(self._value)
 
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Masked):
-            return NotImplemented
-        return self._value == other._value
-
-    def __hash__(self) -> int:
-        return hash(self._value)
-
     def __reduce__(self) -> NoReturn:
         raise TypeError("a secret cannot be pickled or copied")
 
