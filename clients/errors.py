@@ -199,7 +199,7 @@ class RowCountError(PostgresError):
 
     Args:
         message: What failed, where, the limit, and how to fix it.
-        expected: The number of rows that the caller named.
+        expected: The number or range of rows that the caller named, or a name for it.
         actual: The number of rows that the statement returned or changed.
         sqlstate: The five-character SQLSTATE, where the server gave one.
         constraint: The constraint that was violated, where the server named one.
@@ -212,7 +212,7 @@ class RowCountError(PostgresError):
         self,
         message: str,
         *,
-        expected: int = 0,
+        expected: int | range | str = 0,
         actual: int = 0,
         sqlstate: str | None = None,
         constraint: str | None = None,

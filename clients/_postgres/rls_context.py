@@ -31,12 +31,19 @@ class RlsContext:
     Args:
         client: What the client's calls are made of.
         values: What its settings get, in their order; None for an administrator.
+        timeout_ms: Limits each statement, in milliseconds; None: as the client's settings have it.
     """
 
-    __slots__ = ("_client", "values")
+    __slots__ = ("_client", "_timeout_ms", "values")
 
-    def __init__(self, client: RlsContexts, values: tuple[bytes, ...] | None) -> None:
+    def __init__(
+        self,
+        client: RlsContexts,
+        values: tuple[bytes, ...] | None,
+        timeout_ms: int | None = None,
+    ) -> None:
         self._client = client
+        self._timeout_ms = timeout_ms
         self.values = values
 
     def __eq__(self, other: object) -> bool:
@@ -84,7 +91,7 @@ class RlsContext:
 
     def to_prepare(self) -> OwnStatement:
         """Return the statement that gives the transaction of one call its context."""
-        return self._client.sql.of_call(self.values)
+        return self._client.sql.of_call(self.values, self._timeout_ms)
 
     def of_block(self, mark: bytes) -> OwnStatement:
         """Return the statement that gives a block's transaction its context, and marks it.
@@ -92,7 +99,15 @@ class RlsContext:
         Args:
             mark: What ``marker`` returned.
         """
-        return self._client.sql.of_block(self.values, mark)
+        return self._client.sql.of_block(self.values, mark, self._timeout_ms)
+
+    def limited(self, timeout_ms: int | None) -> RlsContext:
+        """Return the same context with a time-out of one call's own.
+
+        Args:
+            timeout_ms: Limits each statement, in milliseconds; None: as it is.
+        """
+        return self if timeout_ms is None else RlsContext(self._client, self.values, timeout_ms)
 
 
 class RlsContexts:
@@ -120,7 +135,9 @@ class RlsContexts:
         #: Without a user: for ``admin_connection()``.
         self.admin = RlsContext(self, None)
         self._user_alone = list(self.settings) == ["user_id"]
-        self._items = tuple(self.settings.items())
+        self._items = [
+            (name, setting.required, setting.encoder) for name, setting in self.settings.items()
+        ]
         # A user's UUID may stand in a message; what other values tell is not known.
         shown = self._user_alone and self.settings["user_id"].type is UUID
         #: The names of the values, where these must not be shown.
@@ -140,11 +157,11 @@ class RlsContexts:
         if len(given) < len(self._items):
             given = self._with_ambient(given)
         values = []
-        for name, setting in self._items:
+        for name, required, encoder in self._items:
             value = given.get(name)
             if value is not None:
-                values.append(setting.encoded(name, value))
-            elif setting.required:
+                values.append(encoder(name, value))
+            elif required:
                 raise self._missing(given)
             else:
                 values.append(b"")
@@ -152,7 +169,7 @@ class RlsContexts:
 
     def _missing(self, given: dict[str, object]) -> RlsContextError:
         missing = [
-            name for name, setting in self._items if setting.required and given.get(name) is None
+            name for name, required, _ in self._items if required and given.get(name) is None
         ]
         return RlsContextError(
             f"no {' and no '.join(missing)}: pass identity={{{missing[0]!r}: ...}}, or enter "

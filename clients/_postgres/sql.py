@@ -123,17 +123,23 @@ class ContextSql:
         columns = b", ".join(b"current_setting('%b', true)" % name for name in names)
         self._user_check = columns + (b", current_setting('role')" if local_role else b"")
 
-    def of_call(self, values: tuple[bytes, ...] | None) -> OwnStatement:
+    def of_call(
+        self, values: tuple[bytes, ...] | None, timeout_ms: int | None = None
+    ) -> OwnStatement:
         """Return the statement for one call, worth preparing.
 
         Args:
             values: What the settings get, in their order; None for an administrator.
+            timeout_ms: Limits each statement instead of the client's time-out, in milliseconds.
         """
+        limit = self._limit if timeout_ms is None else b"%d" % timeout_ms
         if values is None:
-            return OwnStatement(self._admin_call, (self._limit,))
-        return OwnStatement(self._user_call, (self._limit, *values, *self._role))
+            return OwnStatement(self._admin_call, (limit,))
+        return OwnStatement(self._user_call, (limit, *values, *self._role))
 
-    def of_block(self, values: tuple[bytes, ...] | None, mark: bytes) -> OwnStatement:
+    def of_block(
+        self, values: tuple[bytes, ...] | None, mark: bytes, timeout_ms: int | None = None
+    ) -> OwnStatement:
         """Return the statement for a block, which marks its transaction.
 
         The server reports every change of ``application_name`` by itself. Set locally, it changes
@@ -144,10 +150,12 @@ class ContextSql:
         Args:
             values: What the settings get, in their order; None for an administrator.
             mark: What ``marker`` returned.
+            timeout_ms: Limits each statement instead of the client's time-out, in milliseconds.
         """
+        limit = self._limit if timeout_ms is None else b"%d" % timeout_ms
         if values is None:
-            return OwnStatement(self._admin_block, (self._limit, mark))
-        return OwnStatement(self._user_block, (self._limit, *values, *self._role, mark))
+            return OwnStatement(self._admin_block, (limit, mark))
+        return OwnStatement(self._user_block, (limit, *values, *self._role, mark))
 
     def check(self, values: tuple[bytes, ...] | None, pgconn: PGconn, mark: bytes) -> bytes:
         """Return the query for a transaction's context, which marks it anew.
