@@ -25,6 +25,7 @@ from ..errors import VaultConfigurationError, VaultConnectionError, VaultError
 from .api import (
     DatabaseCredential,
     credential_in,
+    is_duration,
     read_database_credential,
     renew_lease,
     revoke_lease,
@@ -340,11 +341,7 @@ class LeasedUrl(Credential, Lifecycle):
             return None
         ttl = body.get("lease_duration")
         # Near its longest life a renewal gives less, and a lease dies with the token of its login.
-        if (
-            not isinstance(ttl, int | float)
-            or ttl < lease.full_ttl / 2
-            or grant.generation != lease.generation
-        ):
+        if not is_duration(ttl) or ttl < lease.full_ttl / 2 or grant.generation != lease.generation:
             return None
         ends_at, refresh_at = self._span(ttl, asked_at, grant, deadline)
         self._living[lease.lease_id] = ends_at
