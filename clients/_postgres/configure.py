@@ -51,12 +51,8 @@ def configure_session(session: Session, configure: Configure, *, compares: bool)
     try:
         before = _settings(session) if compares else {}
         _run(session, configure)
-        changed = [] if not compares else sorted(_settings(session).items() - before.items())
-        if changed:
-            raise PostgresConfigurationError(
-                f"configure() changed {', '.join(name for name, _ in changed)}, which is reset "
-                "before each borrower: use ALTER ROLE ... SET, or options= in the URL"
-            )
+        if compares:
+            _refuse_changes(before, _settings(session))
     except BaseException:
         session.close()
         raise
@@ -75,6 +71,14 @@ def _run(session: Session, configure: Configure) -> None:
     if session.transaction_status != TransactionStatus.IDLE or not conn.autocommit:
         raise PostgresConfigurationError(
             "configure() left a transaction open, or autocommit off: end what it begins"
+        )
+
+
+def _refuse_changes(before: dict[str, str], after: dict[str, str]) -> None:
+    if changed := sorted(name for name, _ in after.items() - before.items()):
+        raise PostgresConfigurationError(
+            f"configure() changed {', '.join(changed)}, which is reset before each borrower: use "
+            "ALTER ROLE ... SET, or options= in the URL"
         )
 
 

@@ -57,7 +57,7 @@ def trips(proxy: FaultProxy, call: Callable[[], object]) -> int:
 @pytest.mark.parametrize("level", ["read committed", "repeatable read", "serializable"])
 @pytest.mark.parametrize("read_only", [None, True, False])
 def test_a_block_begins_as_it_is_asked_to(
-    db: PostgresClient, proxy: FaultProxy, level: Any, read_only: bool | None
+    db: PostgresClient, proxy: FaultProxy, level: Any, *, read_only: bool | None
 ) -> None:
     """Isolation, access and time-out ride with BEGIN, and the next borrower has none of them."""
     seen: list[Any] = []
