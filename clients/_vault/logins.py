@@ -222,7 +222,8 @@ class _PostedLogin(Login):
                 for name, one in credentials.items()
                 if name in _SECRET_FIELDS
                 for part in _parts_of(one)
-            )
+            ),
+        )
 
     def _explained(
         self,

@@ -73,21 +73,21 @@ def test_no_failure_of_a_login_shows_what_it_sent(
 
 
 @pytest.fixture
-def alarm() -> Iterator[Callable[[float], None]]:
+def alarm() -> Iterator[Callable[[float], object]]:
     """A soft time limit, as task queues have it: a signal whose handler raises."""
 
     def raise_limit(_: int, __: FrameType | None) -> None:
         raise SoftTimeLimit
 
     before = signal.signal(signal.SIGALRM, raise_limit)
-    yield lambda seconds: signal.setitimer(signal.ITIMER_REAL, seconds) and None
+    yield lambda seconds: signal.setitimer(signal.ITIMER_REAL, seconds)
     signal.setitimer(signal.ITIMER_REAL, 0)
     signal.signal(signal.SIGALRM, before)
 
 
 @pytest.mark.parametrize("kind", _KINDS)
 def test_a_soft_time_limit_in_a_silent_login_shows_nothing(
-    vault_proxy: HttpFaultProxy, tmp_path: Path, alarm: Callable[[float], None], kind: str
+    vault_proxy: HttpFaultProxy, tmp_path: Path, alarm: Callable[[float], object], kind: str
 ) -> None:
     """The libraries' frames, which hold what is sent, are not kept."""
     auth = _auth(kind, tmp_path / "credential")
@@ -100,7 +100,7 @@ def test_a_soft_time_limit_in_a_silent_login_shows_nothing(
 
 
 def test_a_soft_time_limit_of_the_older_keywords_and_of_the_environment_shows_nothing(
-    vault_proxy: HttpFaultProxy, alarm: Callable[[float], None]
+    vault_proxy: HttpFaultProxy, alarm: Callable[[float], object]
 ) -> None:
     """The arguments of the constructors are masked before anything waits."""
     calls: list[Callable[[], object]] = [
