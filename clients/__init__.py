@@ -31,10 +31,11 @@ from .errors import (
 )
 
 if typing.TYPE_CHECKING:
+    from ._rls.finding import Finding, Leak, Proof
     from ._shared.credentials import CredentialLife
     from .factory import Clients, HealthReport, ServiceHealth, build_clients
     from .identity import RlsSetting, user_context
-    from .postgres_client import PostgresClient
+    from .postgres_client import PostgresClient, prove_isolation
     from .valkey_client import Pipeline, RateLimit, Session, SessionStore, ValkeyClient
     from .vault_client import LeasedUrl, VaultClient
 
@@ -43,7 +44,9 @@ __all__ = [
     "Clients",
     "ConfigurationError",
     "CredentialLife",
+    "Finding",
     "HealthReport",
+    "Leak",
     "LeasedUrl",
     "NoRowsError",
     "Pipeline",
@@ -51,6 +54,7 @@ __all__ = [
     "PostgresConfigurationError",
     "PostgresConnectionError",
     "PostgresError",
+    "Proof",
     "RateLimit",
     "RlsContextError",
     "RlsSetting",
@@ -71,16 +75,20 @@ __all__ = [
     "VaultSecretNotFoundError",
     "VaultSecretsError",
     "build_clients",
+    "prove_isolation",
     "user_context",
 ]
 
 _HOMES = {
     "Clients": "factory",
     "CredentialLife": "_shared.credentials",
+    "Finding": "_rls.finding",
     "HealthReport": "factory",
+    "Leak": "_rls.finding",
     "LeasedUrl": "vault_client",
     "Pipeline": "valkey_client",
     "PostgresClient": "postgres_client",
+    "Proof": "_rls.finding",
     "RateLimit": "valkey_client",
     "RlsSetting": "identity",
     "ServiceHealth": "factory",
@@ -89,6 +97,7 @@ _HOMES = {
     "ValkeyClient": "valkey_client",
     "VaultClient": "vault_client",
     "build_clients": "factory",
+    "prove_isolation": "postgres_client",
     "user_context": "identity",
 }
 
