@@ -33,7 +33,14 @@ from .errors import (
 if typing.TYPE_CHECKING:
     from ._rls.finding import Finding, Leak, Proof
     from ._shared.credentials import CredentialLife
-    from .factory import Clients, HealthReport, ServiceHealth, build_clients
+    from .factory import (
+        Clients,
+        HealthReport,
+        PostgresOptions,
+        ServiceHealth,
+        ValkeyOptions,
+        build_clients,
+    )
     from .identity import RlsSetting, user_context
     from .postgres_client import PostgresClient, prove_isolation
     from .valkey_client import Pipeline, RateLimit, Session, SessionStore, ValkeyClient
@@ -54,6 +61,7 @@ __all__ = [
     "PostgresConfigurationError",
     "PostgresConnectionError",
     "PostgresError",
+    "PostgresOptions",
     "Proof",
     "RateLimit",
     "RlsContextError",
@@ -67,6 +75,7 @@ __all__ = [
     "ValkeyConfigurationError",
     "ValkeyConnectionError",
     "ValkeyError",
+    "ValkeyOptions",
     "VaultAuthenticationError",
     "VaultClient",
     "VaultConfigurationError",
@@ -88,6 +97,7 @@ _HOMES = {
     "LeasedUrl": "vault_client",
     "Pipeline": "valkey_client",
     "PostgresClient": "postgres_client",
+    "PostgresOptions": "factory",
     "Proof": "_rls.finding",
     "RateLimit": "valkey_client",
     "RlsSetting": "identity",
@@ -95,6 +105,7 @@ _HOMES = {
     "Session": "valkey_client",
     "SessionStore": "valkey_client",
     "ValkeyClient": "valkey_client",
+    "ValkeyOptions": "factory",
     "VaultClient": "vault_client",
     "build_clients": "factory",
     "prove_isolation": "postgres_client",

@@ -13,14 +13,15 @@ from typing import TYPE_CHECKING
 
 from ._rls.finding import SEVERITIES
 from ._rls.report import as_json, as_sarif, as_text, is_failure, proof_findings
-from ._shared.credentials import CredentialLife
-from ._vault.typed_secrets import DATABASE, VALKEY
+from ._shared.secrecy import MaskedEnvironment
+from ._vault.secret_urls import SecretUrls
 from .errors import (
     ClientError,
     ConfigurationError,
     PostgresConnectionError,
     PostgresError,
     RlsContextError,
+    ValkeyConnectionError,
     ValkeyError,
     VaultAuthenticationError,
     VaultError,
@@ -34,18 +35,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from contextlib import AbstractContextManager
 
+    from ._shared.credentials import CredentialLife
+
 __all__ = ["ServiceReport", "check_services", "main", "url_for"]
 
-_LOGIN_WORDS = (
-    "WRONGPASS",
-    "NOAUTH",
-    "invalid username-password",
+# Reasons that mean that no server of the service answered.
+_NOT_REACHED = frozenset(
+    {"unreachable", "refused", "address", "timeout", "lost", "resources", "settings"}
+    | {"not_vault", "protocol"}
 )
-
-# Why there is no PostgreSQL for us.
-_NO_SERVER = {"refused", "address", "timeout", "lost", "resources", "settings"}
-# Why a Vault is none for us, as far as we can see.
-_UNREACHED = {"unreachable", "timeout", "tls", "not_vault"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +80,8 @@ def check_services(
     valkey_role: str | None = None,
     identity: Mapping[str, RlsSetting] | None = None,
     local_role: str | None = None,
+    database_path: str | None = None,
+    valkey_path: str | None = None,
 ) -> list[ServiceReport]:
     """Try all three services.
 
@@ -91,10 +91,13 @@ def check_services(
         valkey_role: Likewise for Valkey.
         identity: Whose rows they are, as ``build_clients()`` is given it.
         local_role: The role that users' transactions run under, likewise.
+        database_path: Where PostgreSQL's secret is, likewise.
+        valkey_path: Where Valkey's secret is, likewise.
 
     Returns:
         A report for each, also when the first of them already failed.
     """
+    environ = None if environ is None else MaskedEnvironment(environ)
     with ExitStack() as stack:
         try:
             vault = stack.enter_context(VaultClient(environ=environ))
@@ -106,10 +109,11 @@ def check_services(
                 ServiceReport(service="postgres", healthy=False, detail=untried),
                 ServiceReport(service="valkey", healthy=False, detail=untried),
             ]
+        urls = SecretUrls.of(vault, environ, database_path, valkey_path)
         reports.append(
-            _try("postgres", lambda: _postgres(vault, database_role, identity, local_role))
+            _try("postgres", lambda: _postgres(vault, urls, database_role, identity, local_role))
         )
-        reports.append(_try("valkey", lambda: _valkey(vault, valkey_role)))
+        reports.append(_try("valkey", lambda: _valkey(vault, urls, valkey_role)))
     return reports
 
 
@@ -122,16 +126,17 @@ def _try(service: str, check: Callable[[], ServiceReport]) -> ServiceReport:
 
 def _postgres(
     vault: VaultClient,
+    urls: SecretUrls,
     role: str | None,
     identity: Mapping[str, RlsSetting] | None,
     local_role: str | None,
 ) -> ServiceReport:
     with (
-        url_for(vault, role, vault.get_database_url) as url,
+        url_for(vault, role, urls.database(role)) as url,
         PostgresClient(
             url,
             1,
-            admin_url=vault.get_database_admin_url,
+            admin_url=urls.database_admin,
             min_size=1,
             identity=identity,
             local_role=local_role,
@@ -139,13 +144,13 @@ def _postgres(
     ):
         findings = client.check_rls()
         rls = "enforced" if not findings else f"{len(findings)} findings: python -m clients rls"
-        life = client.credential_life() if role else CredentialLife(vault.secret_age(DATABASE))
+        life = client.credential_life() if role else urls.life(urls.database_path)
         return _healthy("postgres", client, client.server, life, rls=rls, healthy=not findings)
 
 
-def _valkey(vault: VaultClient, role: str | None) -> ServiceReport:
-    with url_for(vault, role, vault.get_valkey_url) as url, ValkeyClient(url) as client:
-        life = client.credential_life() if role else CredentialLife(vault.secret_age(VALKEY))
+def _valkey(vault: VaultClient, urls: SecretUrls, role: str | None) -> ServiceReport:
+    with url_for(vault, role, urls.valkey) as url, ValkeyClient(url) as client:
+        life = client.credential_life() if role else urls.life(urls.valkey_path)
         return _healthy("valkey", client, client.server, life)
 
 
@@ -160,7 +165,7 @@ def _healthy(
     service: str,
     client: VaultClient | PostgresClient | ValkeyClient,
     detail: str,
-    credential: CredentialLife,
+    credential: CredentialLife | None,
     *,
     rls: str | None = None,
     healthy: bool = True,
@@ -201,17 +206,14 @@ def _how_far(service: str, error: ClientError) -> tuple[bool | None, bool | None
     untried = service != "vault" and isinstance(error, VaultError)
     if untried or isinstance(error, ConfigurationError):
         return None, None
-    if isinstance(error, PostgresError):
-        let_in = None if isinstance(error, PostgresConnectionError) else True
-        return error.reason not in _NO_SERVER, False if error.reason == "login" else let_in
-    if isinstance(error, VaultAuthenticationError) or any(
-        words in str(error) for words in _LOGIN_WORDS
-    ):
+    if isinstance(error, VaultAuthenticationError) or error.reason == "login":
         return True, False
-    reached = error.reason not in _UNREACHED
-    if isinstance(error, ValkeyError):
-        return error.code is not None, error.code == "NOPERM" or None
-    return reached, None
+    if isinstance(error, ValkeyError) and error.code is not None:
+        return True, True if error.code == "NOPERM" else None
+    # Vault and Valkey say nothing before the TLS handshake; a PostgreSQL server has answered.
+    no_tls = error.reason == "tls" and not isinstance(error, PostgresError)
+    refused = isinstance(error, (VaultError, PostgresConnectionError, ValkeyConnectionError))
+    return not no_tls and error.reason not in _NOT_REACHED, None if refused else True
 
 
 _HEADER = ("SERVICE", "STATUS", "REACHABLE", "LOGIN", "VERSION", "LATENCY", "RLS", "CREDENTIAL")
@@ -229,6 +231,7 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] | None = 
     Returns:
         0 when all is well, 1 when something was found, 2 when it could not be looked for.
     """
+    environ = None if environ is None else MaskedEnvironment(environ)
     parser = argparse.ArgumentParser(
         prog="python -m clients", description="Check the services that VAULT_ADDR leads to."
     )
@@ -240,6 +243,7 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] | None = 
         command = commands.add_parser(name, help=text, description=text)
         command.add_argument("--json", action="store_true", help="print JSON instead of text")
         command.add_argument("--database-role", metavar="ROLE", help=_ROLE_HELP)
+        command.add_argument("--database-path", metavar="PATH", help=_path_help("DATABASE"))
         command.add_argument(
             "--setting",
             metavar="NAME=SETTING[:TYPE]",
@@ -251,7 +255,9 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] | None = 
         command.add_argument(
             "--local-role", metavar="ROLE", help="the role that users' transactions run under"
         )
-    commands.choices["check"].add_argument("--valkey-role", metavar="ROLE", help=_ROLE_HELP)
+    check = commands.choices["check"]
+    check.add_argument("--valkey-role", metavar="ROLE", help=_ROLE_HELP)
+    check.add_argument("--valkey-path", metavar="PATH", help=_path_help("VALKEY"))
     rls = commands.choices["rls"]
     rls.add_argument("--sarif", action="store_true", help="print SARIF 2.1.0, for code scanning")
     rls.add_argument(
@@ -274,6 +280,8 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] | None = 
             valkey_role=options.valkey_role,
             identity=identity,
             local_role=options.local_role,
+            database_path=options.database_path,
+            valkey_path=options.valkey_path,
         )
         return _show_check(reports, as_json=options.json)
     try:
@@ -304,6 +312,13 @@ def _setting(text: str) -> tuple[str, RlsSetting]:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
+def _path_help(service: str) -> str:
+    return (
+        f"where its secret is in Vault, mount:path for another mount; FAILFAST_{service}_PATH, or "
+        f"crm/{service.lower()}, when left out"
+    )
+
+
 def _rls(
     environ: Mapping[str, str] | None,
     options: argparse.Namespace,
@@ -311,18 +326,23 @@ def _rls(
 ) -> int:
     with (
         VaultClient(environ=environ) as vault,
-        url_for(vault, options.database_role, vault.get_database_url) as url,
-        PostgresClient(
-            url,
-            1,
-            min_size=1,
-            admin_url=vault.get_database_admin_url if options.prove else None,
-            # A role that bypasses is a finding among the others.
-            on_rls_bypass="ignore",
-            identity=identity,
-            local_role=options.local_role,
-        ) as client,
+        ExitStack() as stack,
     ):
+        urls = SecretUrls.of(vault, environ, options.database_path)
+        role = options.database_role
+        url = stack.enter_context(url_for(vault, role, urls.database(role)))
+        client = stack.enter_context(
+            PostgresClient(
+                url,
+                1,
+                min_size=1,
+                admin_url=urls.database_admin if options.prove else None,
+                # A role that bypasses is a finding among the others.
+                on_rls_bypass="ignore",
+                identity=identity,
+                local_role=options.local_role,
+            )
+        )
         findings = client.check_rls()
         if options.prove:
             findings += proof_findings(client.prove_isolation())

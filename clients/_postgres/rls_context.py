@@ -135,7 +135,9 @@ class RlsContexts:
         #: Without a user: for ``admin_connection()``.
         self.admin = RlsContext(self, None)
         self._user_alone = list(self.settings) == ["user_id"]
-        self._items = tuple(self.settings.items())
+        self._items = [
+            (name, setting.required, setting.encoder) for name, setting in self.settings.items()
+        ]
         # A user's UUID may stand in a message; what other values tell is not known.
         shown = self._user_alone and self.settings["user_id"].type is UUID
         #: The names of the values, where these must not be shown.
@@ -155,11 +157,11 @@ class RlsContexts:
         if len(given) < len(self._items):
             given = self._with_ambient(given)
         values = []
-        for name, setting in self._items:
+        for name, required, encoder in self._items:
             value = given.get(name)
             if value is not None:
-                values.append(setting.encoded(name, value))
-            elif setting.required:
+                values.append(encoder(name, value))
+            elif required:
                 raise self._missing(given)
             else:
                 values.append(b"")
@@ -167,7 +169,7 @@ class RlsContexts:
 
     def _missing(self, given: dict[str, object]) -> RlsContextError:
         missing = [
-            name for name, setting in self._items if setting.required and given.get(name) is None
+            name for name, required, _ in self._items if required and given.get(name) is None
         ]
         return RlsContextError(
             f"no {' and no '.join(missing)}: pass identity={{{missing[0]!r}: ...}}, or enter "

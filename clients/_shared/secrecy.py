@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import hmac
 import re
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import quote, quote_plus
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 __all__ = ["Masked", "MaskedEnvironment", "redact"]
 
@@ -124,26 +123,45 @@ class Masked:
         return self._value
 
 
-class MaskedEnvironment(Mapping[str, str]):
-    """Variables that do not show in a repr or a frame's locals.
+if TYPE_CHECKING:
+    _Environment = Mapping[str, str]
+else:  # error reporters go through every mapping that a frame holds
+    _Environment = object
+
+
+class MaskedEnvironment(_Environment):
+    """Variables that do not show in a frame's locals.
 
     Args:
         environ: The variables.
     """
 
-    __slots__ = ("_variables",)
+    __slots__ = ("_get", "_names")
 
     def __init__(self, environ: Mapping[str, str]) -> None:
-        self._variables = environ
+        # A method of the variables would show them in its own repr.
+        def get(name: str) -> str | None:
+            return environ.get(name)
+
+        self._get = get
+        self._names = tuple(environ)
 
     def __getitem__(self, name: str) -> str:
-        return self._variables[name]
+        value = self._get(name)
+        if value is None:
+            raise KeyError(name)
+        return value
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._variables)
+        return iter(self._names)
 
     def __len__(self) -> int:
-        return len(self._variables)
+        return len(self._names)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """Return a variable, or *default*."""
+        value = self._get(name)
+        return default if value is None else value
 
     def __repr__(self) -> str:
         return "***"

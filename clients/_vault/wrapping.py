@@ -7,11 +7,11 @@ Source: https://openbao.org/docs/concepts/response-wrapping/.
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 from functools import partial
 from typing import TYPE_CHECKING
 
+from .._shared.fork import on_fork
 from .._shared.locks import OwnedLock
 from .._shared.secrecy import Masked
 from ..errors import (
@@ -44,7 +44,7 @@ class _SecretIds:
 
 
 _secret_ids = _SecretIds()
-os.register_at_fork(after_in_child=_secret_ids.renew_lock)
+on_fork(_secret_ids.renew_lock)
 
 
 def unwrapped_secret_id(
