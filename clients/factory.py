@@ -55,7 +55,9 @@ class ValkeyOptions(TypedDict, total=False):
     connect_timeout: float
     socket_timeout: float
     max_connections: int
+    pool_timeout: float
     key_prefix: str
+    json_default: Callable[[Any], Any] | None
 
 
 class ServiceHealth(NamedTuple):

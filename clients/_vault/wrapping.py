@@ -38,13 +38,16 @@ class _SecretIds:
         self.lock = OwnedLock()
         self.known: dict[bytes, Masked] = {}
 
-    def renew_lock(self) -> None:
-        # A thread of the parent may have held it at the fork.
-        self.lock = OwnedLock()
-
 
 _secret_ids = _SecretIds()
-on_fork(_secret_ids.renew_lock)
+
+
+def _renew_lock() -> None:
+    # A thread of the parent may have held it at the fork.
+    _secret_ids.lock = OwnedLock()
+
+
+on_fork(_renew_lock)
 
 
 def unwrapped_secret_id(
