@@ -23,6 +23,7 @@ from ._postgres.rows import PLAIN_SHAPE, Rows, Shape
 from ._postgres.settings import PostgresSettings, url_source
 from ._postgres.statements import checked_params, refuse_unsendable, refuse_unsuitable
 from ._rls.finding import Finding, Proof
+from ._shared.credentials import hidden
 from ._shared.lifecycle import Lifecycle
 from ._shared.validation import checked_count
 from .errors import (
@@ -72,7 +73,8 @@ class PostgresClient(Lifecycle):
         connect_timeout: Seconds for one connection attempt.
         pool_timeout: Seconds to wait for a connection when all are in use; with 0, a call that
             finds all in use fails at once.
-        statement_timeout: Seconds for each statement, enforced by the server; 0 is no limit.
+        statement_timeout: Seconds for each statement, enforced by the server; 0 is no limit. A
+            stricter one of the role, the database or the URL stays.
         on_rls_bypass: What to do about a role that row-level security does not bind: ``"error"``,
             ``"warn"`` (one line in the log), or ``"ignore"``.
         identity: Whose rows they are: the setting that policies read for each value, by the value's
@@ -101,6 +103,8 @@ class PostgresClient(Lifecycle):
         identity: Mapping[str, RlsSetting] | None = None,
         local_role: str | None = None,
     ) -> None:
+        # Error reporters collect local variables.
+        connection_url, admin_url = hidden(connection_url), hidden(admin_url)
         self._settings = PostgresSettings(
             pool_size=pool_size,
             min_size=min_size,
@@ -121,9 +125,7 @@ class PostgresClient(Lifecycle):
         self._pool = self._make_pool(self._connector, self._settings.min_size)
         self._admin_pool = self._pool
         self._cursor_numbers = count(1)
-        admin = None if admin_url is None else url_source("admin_url", admin_url)
-        del connection_url, admin_url  # error reporters collect local variables
-        self._probe(admin)
+        self._probe(None if admin_url is None else url_source("admin_url", admin_url))
 
     def __repr__(self) -> str:
         if not hasattr(self, "_pool"):  # a failing constructor, looked at by an error reporter

@@ -43,6 +43,9 @@ _DEFAULTS: dict[str, Any] = {
     "sslpassword": "none",
 }
 
+# What the role, the database or the URL have set, before a transaction sets its own.
+_OWN_TIMEOUT = b"SELECT setting FROM pg_catalog.pg_settings WHERE name = 'statement_timeout'"
+
 
 class Connector:
     """Makes connections for one pool.
@@ -85,9 +88,9 @@ class Connector:
         started = time.monotonic()
         failure: PostgresConnectionError | None = None
         for candidate in self.source.candidates(patient=patient):
-            self.target = parse_url(self.source.name, candidate.url)
+            self.target = parse_url(self.source.name, candidate.masked)
             try:
-                session = self._connect_patiently(Masked(candidate.url), patient=patient)
+                session = self._connect_patiently(candidate.masked, patient=patient)
             except StartupError as error:
                 if error.server is not None:
                     self.target = Target(error.server, self.target.password)
@@ -103,7 +106,7 @@ class Connector:
             if (server := describe_server(session.pgconn)) is not None:
                 self.target = Target(server, self.target.password)
             self._check(session, self.target)
-            self._last_url = Masked(candidate.url)
+            self._last_url = candidate.masked
             self.source.accepted(candidate)
             return session
         if failure is None:
@@ -168,7 +171,17 @@ class Connector:
         # Prepared statements have names, and a pooler gives the next statement another session.
         conn.prepare_threshold = None
         conn.watch = watch
-        return Session(conn, watch)
+        session = Session(conn, watch)
+        try:
+            [result] = session.message(_OWN_TIMEOUT)
+        except BatchError as failure:
+            session.close()
+            code = failure.error.sqlstate
+            failed = StartupError(str(failure.error), "lost" if code is None else "server", code)
+        else:
+            session.own_timeout_ms = int(result.get_value(0, 0) or 0)
+            return session
+        raise failed
 
     def _worth_waiting(self, reason: str, waited: float, tries: int, *, patient: bool) -> bool:
         if reason == "starting":

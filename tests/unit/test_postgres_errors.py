@@ -18,9 +18,10 @@ from clients._postgres.errors import (
 )
 from clients._postgres.settings import Target
 from clients._postgres.startup import StartupError
+from clients._shared.secrecy import Masked
 from clients.errors import PostgresConnectionError, PostgresError
 
-TARGET = Target("db.example:5432/crm as u", "hunter2")
+TARGET = Target("db.example:5432/crm as u", Masked("hunter2"))
 
 
 def all_errors() -> list[type[psycopg.Error]]:
