@@ -8,6 +8,7 @@ closed when the process ends. https://docs.dagster.io/guides/build/external-reso
 from __future__ import annotations
 
 import logging
+import weakref
 from typing import TYPE_CHECKING, Any, Self
 
 from .errors import (
@@ -222,11 +223,28 @@ class FakeVaultSecretsResource(VaultSecretsResource):
 
     @property
     def client(self) -> VaultClient:
-        """A client that answers from *secrets*."""
-        return FakeVaultClient(self.secrets, healthy=self.healthy)
+        """A client that answers from *secrets*, with every method of the real one.
+
+        Raises:
+            VaultConfigurationError: *secrets* has an unfit path, or a value that is no JSON.
+        """
+        known = _fakes.get(id(self))
+        if known is None:
+            known = _fakes.setdefault(id(self), FakeVaultClient(self.secrets, healthy=self.healthy))
+            weakref.finalize(self, _fakes.pop, id(self), None)
+        return known
 
     def clear_cache(self) -> None:
-        """Do nothing: nothing is cached."""
+        """Forget the secrets that this resource's client has cached.
+
+        Raises:
+            VaultConfigurationError: *secrets* has an unfit path, or a value that is no JSON.
+        """
+        self.client.clear_cache()
+
+
+#: The client of each fake, by the fake's id.
+_fakes: dict[int, FakeVaultClient] = {}
 
 
 class ClientsResource(_VaultResource):
