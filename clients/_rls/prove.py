@@ -62,7 +62,7 @@ class _Row:
 def prove(
     application: psycopg.Connection[Any],
     admin: psycopg.Connection[Any],
-    identity: Mapping[str, Any] | None,
+    identity: str | Mapping[str, Any] | None,
     *,
     role: str | None = None,
 ) -> Proof:
@@ -73,7 +73,7 @@ def prove(
             catalogue.
         admin: A connection of a role that row-level security does not bind, and that may take the
             application's role.
-        identity: The client's settings.
+        identity: The client's settings, or one setting's name.
         role: The role that the application takes with ``SET ROLE``, if any.
 
     Raises:
