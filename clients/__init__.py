@@ -31,8 +31,17 @@ from .errors import (
 )
 
 if typing.TYPE_CHECKING:
+    from ._postgres.guarded import (
+        GuardedConnection,
+        GuardedCopy,
+        GuardedCursor,
+        GuardedTransaction,
+    )
+    from ._postgres.modes import Isolation
+    from ._postgres.rows import Rows
     from ._rls.finding import Finding, Leak, Proof
     from ._shared.credentials import CredentialLife
+    from ._vault.cache import CacheStats
     from .factory import (
         Clients,
         HealthReport,
@@ -47,12 +56,18 @@ if typing.TYPE_CHECKING:
     from .vault_client import LeasedUrl, VaultClient
 
 __all__ = [
+    "CacheStats",
     "ClientError",
     "Clients",
     "ConfigurationError",
     "CredentialLife",
     "Finding",
+    "GuardedConnection",
+    "GuardedCopy",
+    "GuardedCursor",
+    "GuardedTransaction",
     "HealthReport",
+    "Isolation",
     "Leak",
     "LeasedUrl",
     "NoRowsError",
@@ -67,6 +82,7 @@ __all__ = [
     "RlsContextError",
     "RlsSetting",
     "RowCountError",
+    "Rows",
     "ServiceHealth",
     "Session",
     "SessionStore",
@@ -89,10 +105,16 @@ __all__ = [
 ]
 
 _HOMES = {
+    "CacheStats": "_vault.cache",
     "Clients": "factory",
     "CredentialLife": "_shared.credentials",
     "Finding": "_rls.finding",
+    "GuardedConnection": "_postgres.guarded",
+    "GuardedCopy": "_postgres.guarded",
+    "GuardedCursor": "_postgres.guarded",
+    "GuardedTransaction": "_postgres.guarded",
     "HealthReport": "factory",
+    "Isolation": "_postgres.modes",
     "Leak": "_rls.finding",
     "LeasedUrl": "vault_client",
     "Pipeline": "valkey_client",
@@ -101,6 +123,7 @@ _HOMES = {
     "Proof": "_rls.finding",
     "RateLimit": "valkey_client",
     "RlsSetting": "identity",
+    "Rows": "_postgres.rows",
     "ServiceHealth": "factory",
     "Session": "valkey_client",
     "SessionStore": "valkey_client",

@@ -9,6 +9,7 @@ from psycopg.rows import dict_row
 
 from .._shared.secrecy import Masked
 from ..errors import PostgresConnectionError
+from .configure import configure_session
 from .errors import connect_error
 from .session import BatchError, Session
 from .settings import Target, parse_url
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from .._shared.credentials import UrlSource
+    from .configure import Configure
     from .settings import PostgresSettings
 
 __all__ = ["Connector"]
@@ -55,6 +57,7 @@ class Connector:
         settings: The time-outs.
         check_role: Checks the first session of each server and user, and may refuse it: a callable
             may return another role's URL one day. It returns whether a pooler stands between.
+        configure: Prepares each new connection.
     """
 
     def __init__(
@@ -62,7 +65,10 @@ class Connector:
         source: UrlSource,
         settings: PostgresSettings,
         check_role: Callable[[Session, Target], bool] | None = None,
+        configure: Configure | None = None,
     ) -> None:
+        self.configure = configure
+        self._is_configured = False
         self.source = source
         self.target = Target("an unknown server", None)
         self._settings = settings
@@ -106,6 +112,9 @@ class Connector:
             if (server := describe_server(session.pgconn)) is not None:
                 self.target = Target(server, self.target.password)
             self._check(session, self.target)
+            if self.configure is not None:
+                configure_session(session, self.configure, compares=not self._is_configured)
+                self._is_configured = True
             self._last_url = candidate.masked
             self.source.accepted(candidate)
             return session
