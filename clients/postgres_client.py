@@ -25,7 +25,7 @@ from ._postgres.rls_context import RlsContexts
 from ._postgres.rows import PLAIN_SHAPE, Rows, Shape
 from ._postgres.settings import PostgresSettings, url_source
 from ._postgres.statements import checked_params, refuse_unsendable, refuse_unsuitable
-from ._rls.finding import Finding
+from ._rls.finding import Finding, Proof
 from ._shared.credentials import hidden
 from ._shared.lifecycle import Lifecycle
 from ._shared.telemetry import Reading, is_enabled
@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     from ._postgres.settings import OnRlsBypass
     from ._shared.credentials import CredentialLife, UrlSource
 
-__all__ = ["Finding", "PostgresClient", "PostgresError"]
+__all__ = ["Finding", "PostgresClient", "PostgresError", "prove_isolation"]
 
 
 T = TypeVar("T")
@@ -700,6 +700,44 @@ class PostgresClient(Lifecycle):
             lambda session: check_rls(session.conn, contexts.settings, role=contexts.local_role),
         )
 
+    def prove_isolation(self) -> Proof:
+        """Try to break the isolation of two users for real, and return what succeeded.
+
+        In one transaction of the administrator, which is rolled back: rows of two users are added
+        to each table of users' rows, and one user, as the application's role, tries to read,
+        change, remove and forge the other's: by SELECT, INSERT, UPDATE, DELETE, TRUNCATE and
+        upsert, and by each view and function that the role may use. What PostgreSQL does outside
+        of transactions stays: sequences go on, and a function that calls out has done so.
+
+        Returns:
+            The leaks, each as statements that anybody can run, what was tried, and what could not
+            be.
+
+        Raises:
+            PostgresConfigurationError: There is no ``admin_url``.
+            PostgresError: The administrator may not take the application's role, or the catalogue
+                could not be read.
+        """
+        from ._rls.prove import prove  # noqa: PLC0415 - few need it
+
+        if self._admin_pool is self._pool:
+            raise PostgresConfigurationError(
+                "prove_isolation() needs admin_url: a role that row-level security does not bind "
+                "and that may take the application's role (GRANT app_role TO admin_role)"
+            )
+        contexts = self._contexts
+
+        def run(application: Session) -> Proof:
+            return on_clean_session(
+                self._admin_pool,
+                "prove_isolation",
+                lambda admin: prove(
+                    application.conn, admin.conn, contexts.settings, role=contexts.local_role
+                ),
+            )
+
+        return on_clean_session(self._pool, "prove_isolation", run)
+
     def credential_life(self) -> CredentialLife:
         """Return how old the credential in use is and how long it still works, never itself."""
         return self._connector.source.life()
@@ -789,3 +827,20 @@ class PostgresClient(Lifecycle):
         if (remaining := self.credential_life().remaining) is not None:
             found.append(Reading("failfast.credential.remaining", remaining))
         return found
+
+
+def prove_isolation(postgres: PostgresClient) -> Proof:
+    """Try to break the isolation of two users for real: three lines in a test of one's own.
+
+    ``assert prove_isolation(client).leaks == []``, with a client that has an ``admin_url``.
+
+    Args:
+        postgres: A client of the database, with an administrator.
+
+    Returns:
+        As `PostgresClient.prove_isolation`.
+
+    Raises:
+        PostgresError: As `PostgresClient.prove_isolation`.
+    """
+    return postgres.prove_isolation()
