@@ -21,7 +21,7 @@ from ..errors import PostgresError
 if TYPE_CHECKING:
     from psycopg.abc import Params, Query
 
-__all__ = ["MAX_PARAMETERS", "checked_params", "refuse_unsendable", "refuse_unsuitable"]
+__all__ = ["MAX_PARAMETERS", "checked_params", "refuse_unsendable", "refuse_unsuitable", "text_of"]
 
 #: The protocol counts parameters in 16 bits.
 #: https://www.postgresql.org/docs/18/limits.html
@@ -134,7 +134,7 @@ def refuse_unsuitable(query: Query, method: str, params: Params | None = None) -
     Raises:
         PostgresError: It is one of those; the message says what to use.
     """
-    text = _text_of(query)
+    text = text_of(query)
     problem = (_cached_problem if len(text) <= _MAX_CACHED else _problem)(text)
     if problem is not None:
         raise PostgresError(problem.format(f"{method}()"))
@@ -154,7 +154,7 @@ def refuse_unsendable(query: Query, params: Params | None, action: str) -> None:
     """
     if params is None and isinstance(query, str | bytes | sql.Composable):
         return
-    text = _text_of(query, placeholders=params is not None)
+    text = text_of(query, placeholders=params is not None)
     find = _cached_misplaced if len(text) <= _MAX_CACHED else _misplaced_placeholder
     if (found := find(text)) is not None:
         raise PostgresError(f"{action} would send another statement than this one: {found}")
@@ -192,7 +192,7 @@ def checked_params(params: object, action: str) -> Params | None:
     )
 
 
-def _text_of(query: Any, *, placeholders: bool = True) -> str:
+def text_of(query: Any, *, placeholders: bool = True) -> str:
     """Return the SQL as text; an approximate one where psycopg fills it in for the connection."""
     if isinstance(query, sql.Composable):
         query = query.as_bytes()
