@@ -32,7 +32,14 @@ from .errors import (
 
 if typing.TYPE_CHECKING:
     from ._shared.credentials import CredentialLife
-    from .factory import Clients, HealthReport, ServiceHealth, build_clients
+    from .factory import (
+        Clients,
+        HealthReport,
+        PostgresOptions,
+        ServiceHealth,
+        ValkeyOptions,
+        build_clients,
+    )
     from .identity import RlsSetting, user_context
     from .postgres_client import PostgresClient
     from .valkey_client import Pipeline, RateLimit, Session, SessionStore, ValkeyClient
@@ -51,6 +58,7 @@ __all__ = [
     "PostgresConfigurationError",
     "PostgresConnectionError",
     "PostgresError",
+    "PostgresOptions",
     "RateLimit",
     "RlsContextError",
     "RlsSetting",
@@ -63,6 +71,7 @@ __all__ = [
     "ValkeyConfigurationError",
     "ValkeyConnectionError",
     "ValkeyError",
+    "ValkeyOptions",
     "VaultAuthenticationError",
     "VaultClient",
     "VaultConfigurationError",
@@ -81,12 +90,14 @@ _HOMES = {
     "LeasedUrl": "vault_client",
     "Pipeline": "valkey_client",
     "PostgresClient": "postgres_client",
+    "PostgresOptions": "factory",
     "RateLimit": "valkey_client",
     "RlsSetting": "identity",
     "ServiceHealth": "factory",
     "Session": "valkey_client",
     "SessionStore": "valkey_client",
     "ValkeyClient": "valkey_client",
+    "ValkeyOptions": "factory",
     "VaultClient": "vault_client",
     "build_clients": "factory",
     "user_context": "identity",

@@ -11,8 +11,8 @@ from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ._shared.credentials import CredentialLife
-from ._vault.typed_secrets import DATABASE, VALKEY
+from ._shared.secrecy import MaskedEnvironment
+from ._vault.secret_urls import SecretUrls
 from .errors import (
     ClientError,
     ConfigurationError,
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from contextlib import AbstractContextManager
 
+    from ._shared.credentials import CredentialLife
+
 __all__ = ["ServiceReport", "check_services", "main", "url_for"]
 
 _LOGIN_WORDS = (
@@ -42,7 +44,7 @@ _LOGIN_WORDS = (
 
 # Why there is no PostgreSQL for us.
 _NO_SERVER = {"refused", "address", "timeout", "lost", "resources", "settings"}
-# Why a Vault is none for us, as far as we can see.
+# Reasons that mean no usable Vault answered.
 _UNREACHED = {"unreachable", "timeout", "tls", "not_vault"}
 
 
@@ -80,6 +82,8 @@ def check_services(
     valkey_role: str | None = None,
     identity: Mapping[str, RlsSetting] | None = None,
     local_role: str | None = None,
+    database_path: str | None = None,
+    valkey_path: str | None = None,
 ) -> list[ServiceReport]:
     """Try all three services.
 
@@ -89,10 +93,13 @@ def check_services(
         valkey_role: Likewise for Valkey.
         identity: Whose rows they are, as ``build_clients()`` is given it.
         local_role: The role that users' transactions run under, likewise.
+        database_path: Where PostgreSQL's secret is, likewise.
+        valkey_path: Where Valkey's secret is, likewise.
 
     Returns:
         A report for each, also when the first of them already failed.
     """
+    environ = None if environ is None else MaskedEnvironment(environ)
     with ExitStack() as stack:
         try:
             vault = stack.enter_context(VaultClient(environ=environ))
@@ -104,10 +111,11 @@ def check_services(
                 ServiceReport(service="postgres", healthy=False, detail=untried),
                 ServiceReport(service="valkey", healthy=False, detail=untried),
             ]
+        urls = SecretUrls.of(vault, environ, database_path, valkey_path)
         reports.append(
-            _try("postgres", lambda: _postgres(vault, database_role, identity, local_role))
+            _try("postgres", lambda: _postgres(vault, urls, database_role, identity, local_role))
         )
-        reports.append(_try("valkey", lambda: _valkey(vault, valkey_role)))
+        reports.append(_try("valkey", lambda: _valkey(vault, urls, valkey_role)))
     return reports
 
 
@@ -120,16 +128,17 @@ def _try(service: str, check: Callable[[], ServiceReport]) -> ServiceReport:
 
 def _postgres(
     vault: VaultClient,
+    urls: SecretUrls,
     role: str | None,
     identity: Mapping[str, RlsSetting] | None,
     local_role: str | None,
 ) -> ServiceReport:
     with (
-        url_for(vault, role, vault.get_database_url) as url,
+        url_for(vault, role, urls.database(role)) as url,
         PostgresClient(
             url,
             1,
-            admin_url=vault.get_database_admin_url,
+            admin_url=urls.database_admin,
             min_size=1,
             identity=identity,
             local_role=local_role,
@@ -137,13 +146,13 @@ def _postgres(
     ):
         findings = client.check_rls()
         rls = "enforced" if not findings else f"{len(findings)} findings: python -m clients rls"
-        life = client.credential_life() if role else CredentialLife(vault.secret_age(DATABASE))
+        life = client.credential_life() if role else urls.life(urls.database_path)
         return _healthy("postgres", client, client.server, life, rls=rls, healthy=not findings)
 
 
-def _valkey(vault: VaultClient, role: str | None) -> ServiceReport:
-    with url_for(vault, role, vault.get_valkey_url) as url, ValkeyClient(url) as client:
-        life = client.credential_life() if role else CredentialLife(vault.secret_age(VALKEY))
+def _valkey(vault: VaultClient, urls: SecretUrls, role: str | None) -> ServiceReport:
+    with url_for(vault, role, urls.valkey) as url, ValkeyClient(url) as client:
+        life = client.credential_life() if role else urls.life(urls.valkey_path)
         return _healthy("valkey", client, client.server, life)
 
 
@@ -158,7 +167,7 @@ def _healthy(
     service: str,
     client: VaultClient | PostgresClient | ValkeyClient,
     detail: str,
-    credential: CredentialLife,
+    credential: CredentialLife | None,
     *,
     rls: str | None = None,
     healthy: bool = True,
@@ -227,6 +236,7 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] | None = 
     Returns:
         0 when all is well, 1 when something was found, 2 when it could not be looked for.
     """
+    environ = None if environ is None else MaskedEnvironment(environ)
     parser = argparse.ArgumentParser(
         prog="python -m clients", description="Check the services that VAULT_ADDR leads to."
     )
@@ -238,6 +248,7 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] | None = 
         command = commands.add_parser(name, help=text, description=text)
         command.add_argument("--json", action="store_true", help="print JSON instead of text")
         command.add_argument("--database-role", metavar="ROLE", help=_ROLE_HELP)
+        command.add_argument("--database-path", metavar="PATH", help=_path_help("DATABASE"))
         command.add_argument(
             "--setting",
             metavar="NAME=SETTING[:TYPE]",
@@ -249,7 +260,9 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] | None = 
         command.add_argument(
             "--local-role", metavar="ROLE", help="the role that users' transactions run under"
         )
-    commands.choices["check"].add_argument("--valkey-role", metavar="ROLE", help=_ROLE_HELP)
+    check = commands.choices["check"]
+    check.add_argument("--valkey-role", metavar="ROLE", help=_ROLE_HELP)
+    check.add_argument("--valkey-path", metavar="PATH", help=_path_help("VALKEY"))
     options = parser.parse_args(argv)
     identity = dict(options.setting) if options.setting else None
     if options.command == "check":
@@ -259,11 +272,18 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] | None = 
             valkey_role=options.valkey_role,
             identity=identity,
             local_role=options.local_role,
+            database_path=options.database_path,
+            valkey_path=options.valkey_path,
         )
         return _show_check(reports, as_json=options.json)
     try:
         return _rls(
-            environ, options.database_role, identity, options.local_role, as_json=options.json
+            environ,
+            options.database_path,
+            options.database_role,
+            identity,
+            options.local_role,
+            as_json=options.json,
         )
     except ClientError as error:
         print(f"python -m clients rls: {error}", file=sys.stderr)
@@ -291,8 +311,16 @@ def _setting(text: str) -> tuple[str, RlsSetting]:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
+def _path_help(service: str) -> str:
+    return (
+        f"where its secret is in Vault, mount:path for another mount; FAILFAST_{service}_PATH, or "
+        f"crm/{service.lower()}, when left out"
+    )
+
+
 def _rls(
     environ: Mapping[str, str] | None,
+    path: str | None,
     role: str | None,
     identity: Mapping[str, RlsSetting] | None,
     local_role: str | None,
@@ -301,7 +329,7 @@ def _rls(
 ) -> int:
     with (
         VaultClient(environ=environ) as vault,
-        url_for(vault, role, vault.get_database_url) as url,
+        url_for(vault, role, SecretUrls.of(vault, environ, path).database(role)) as url,
         PostgresClient(url, 1, min_size=1, identity=identity, local_role=local_role) as client,
     ):
         findings = client.check_rls()

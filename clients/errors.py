@@ -199,7 +199,7 @@ class RowCountError(PostgresError):
 
     Args:
         message: What failed, where, the limit, and how to fix it.
-        expected: The number of rows that the caller named.
+        expected: The number or range of rows that the caller named, or a name for it.
         actual: The number of rows that the statement returned or changed.
         sqlstate: The five-character SQLSTATE, where the server gave one.
         constraint: The constraint that was violated, where the server named one.
@@ -212,7 +212,7 @@ class RowCountError(PostgresError):
         self,
         message: str,
         *,
-        expected: int = 0,
+        expected: int | range | str = 0,
         actual: int = 0,
         sqlstate: str | None = None,
         constraint: str | None = None,
@@ -260,4 +260,17 @@ class ValkeyConfigurationError(ConfigurationError, ValkeyError):
 
 
 class ValkeyConnectionError(ValkeyError):
-    """Valkey is unreachable, too slow, refused the login, or every connection is in use."""
+    """Valkey is unreachable, too slow, refused the login, or every connection is in use.
+
+    ``reason`` is one of
+
+    * ``refused``: no server took the connection, or it wants none of ours;
+    * ``tls``: the TLS handshake failed;
+    * ``login``: the user or the password was refused, or one is missing;
+    * ``timeout``: the server did not answer in time;
+    * ``lost``: the connection broke before the reply was there;
+    * ``exhausted``: all connections stayed in use for ``pool_timeout``;
+    * ``not_ready``: the server loads its data, or a fail-over is going on;
+    * ``protocol``: what answered is no Valkey, or answered something that the command does not
+      have.
+    """

@@ -4,25 +4,58 @@ from __future__ import annotations
 
 import copy
 import time
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
 from ._shared.lifecycle import Lifecycle
-from .errors import ClientError
+from ._shared.secrecy import MaskedEnvironment
+from ._vault.secret_urls import SecretUrls
+from .errors import ClientError, ConfigurationError, VaultError
 from .postgres_client import PostgresClient
 from .valkey_client import ValkeyClient
 from .vault_client import VaultClient
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Iterator
 
     from ._postgres.rls_setting import RlsSetting
     from ._postgres.settings import OnRlsBypass
     from ._shared.credentials import CredentialLife
     from .vault_client import LeasedUrl
 
-__all__ = ["Clients", "HealthReport", "ServiceHealth", "build_clients"]
+__all__ = [
+    "Clients",
+    "HealthReport",
+    "PostgresOptions",
+    "ServiceHealth",
+    "ValkeyOptions",
+    "build_clients",
+]
+
+
+class PostgresOptions(TypedDict, total=False):
+    """The settings of ``PostgresClient``, but for the URL; see there."""
+
+    pool_size: int
+    admin_url: str | Callable[..., str | None] | None
+    min_size: int
+    connect_timeout: float
+    pool_timeout: float
+    statement_timeout: float
+    on_rls_bypass: OnRlsBypass
+    identity: Mapping[str, RlsSetting] | None
+    local_role: str | None
+
+
+class ValkeyOptions(TypedDict, total=False):
+    """The settings of ``ValkeyClient``, but for the URL; see there."""
+
+    connect_timeout: float
+    socket_timeout: float
+    max_connections: int
+    key_prefix: str
 
 
 class ServiceHealth(NamedTuple):
@@ -129,52 +162,79 @@ class Clients(Lifecycle):
 def build_clients(
     *,
     vault: VaultClient | None = None,
-    pool_size: int = 10,
-    min_size: int = 2,
-    statement_timeout: float = 30.0,
-    on_rls_bypass: OnRlsBypass = "error",
+    database_path: str | None = None,
+    valkey_path: str | None = None,
     identity: Mapping[str, RlsSetting] | None = None,
     local_role: str | None = None,
-    key_prefix: str = "",
+    postgres: PostgresOptions | None = None,
+    valkey: ValkeyOptions | None = None,
+    pool_size: int | None = None,
+    min_size: int | None = None,
+    statement_timeout: float | None = None,
+    on_rls_bypass: OnRlsBypass | None = None,
+    key_prefix: str | None = None,
     database_role: str | None = None,
     valkey_role: str | None = None,
     environ: Mapping[str, str] | None = None,
 ) -> Clients:
     """Build all three clients, or none.
 
-    Vault's address and credentials come from the environment, everything else from Vault: the
-    secrets ``crm/database`` (``url``, and ``admin_url`` if there is one) and ``crm/valkey``
-    (``url``). Both are asked for again whenever a new connection is made.
+    Vault's address and credentials come from the environment, everything else from Vault: two
+    secrets, each with a ``url`` or its parts (``VaultClient.get_database_url``). Both are asked
+    for again whenever a new connection is made.
 
     Args:
         vault: A client to use instead of a new one; it stays its owner's to close.
-        pool_size: The largest number of PostgreSQL connections.
-        min_size: How many of them are opened at once.
-        statement_timeout: Seconds for each SQL statement; 0 is no limit.
-        on_rls_bypass: What to do about a role that row-level security does not bind: ``"error"``,
-            ``"warn"`` or ``"ignore"``.
-        identity: Whose rows they are, as in ``PostgresClient``: a setting for each value, by name.
-        local_role: The role that each transaction of a user runs under, as in ``PostgresClient``.
-        key_prefix: Stands before every Valkey key.
+        database_path: Where PostgreSQL's secret is; ``mount:path`` for another mount than Vault's
+            own. ``FAILFAST_DATABASE_PATH`` when None, else ``crm/database``.
+        valkey_path: The same for Valkey; ``FAILFAST_VALKEY_PATH``, else ``crm/valkey``.
+        identity: Whose the rows are, as for ``PostgresClient``; short for the setting in
+            *postgres*, as are *local_role*, *pool_size* and the three after it.
+        local_role: See *identity*.
+        postgres: Settings of ``PostgresClient``, such as ``PostgresOptions(pool_timeout=1.0)``.
+        valkey: Settings of ``ValkeyClient``, such as ``ValkeyOptions(socket_timeout=1.0)``.
+        pool_size: See *identity*.
+        min_size: See *identity*.
+        statement_timeout: Seconds for each SQL statement, 0 is no limit; see *identity*.
+        on_rls_bypass: See *identity*.
+        key_prefix: Short for the setting in *valkey*.
         database_role: A role of Vault's database secrets engine, such as ``crm-app`` or
             ``database/static-creds/crm-app``: user and password come from there and are renewed
-            and replaced in time; ``url`` says where the database is. ``admin_url`` stays as it is.
+            and replaced in time; the secret says where the database is. ``admin_url`` stays as it
+            is.
         valkey_role: The same for Valkey.
-        environ: Where the ``VAULT_*`` variables are read; the process's environment when None.
+        environ: Where the environment's variables are read; the process's own when None.
 
     Returns:
         The clients; ``close()`` them, or use them in a ``with`` block.
 
     Raises:
+        ConfigurationError: A setting is unknown, or given twice with different values.
         ClientError: One could not be built; its message starts with the service's name, and what
             had been opened is closed again.
     """
+    environ = None if environ is None else MaskedEnvironment(environ)
+    postgres_settings = _settings(
+        "postgres",
+        PostgresOptions,
+        postgres,
+        {
+            "identity": identity,
+            "local_role": local_role,
+            "pool_size": pool_size,
+            "min_size": min_size,
+            "statement_timeout": statement_timeout,
+            "on_rls_bypass": on_rls_bypass,
+        },
+    )
+    valkey_settings = _settings("valkey", ValkeyOptions, valkey, {"key_prefix": key_prefix})
     with ExitStack() as opened:
         if vault is None:
             with _named("vault"):
                 secrets = opened.enter_context(VaultClient(environ=environ))
         else:
             secrets = vault
+        urls = SecretUrls.of(secrets, environ, database_path, valkey_path)
         leases: list[LeasedUrl] = []
 
         def url(role: str | None, stored: Callable[..., str]) -> Callable[..., str]:
@@ -184,34 +244,52 @@ def build_clients(
             return leases[-1]
 
         with _named("postgres"):
-            postgres = opened.enter_context(
+            postgres_settings.setdefault("admin_url", urls.database_admin)
+            postgres_client = opened.enter_context(
                 PostgresClient(
-                    url(database_role, secrets.get_database_url),
-                    pool_size,
-                    admin_url=secrets.get_database_admin_url,
-                    min_size=min_size,
-                    statement_timeout=statement_timeout,
-                    on_rls_bypass=on_rls_bypass,
-                    identity=identity,
-                    local_role=local_role,
+                    url(database_role, urls.database(database_role)), **postgres_settings
                 )
             )
         with _named("valkey"):
-            valkey = opened.enter_context(
-                ValkeyClient(url(valkey_role, secrets.get_valkey_url), key_prefix=key_prefix)
+            valkey_client = opened.enter_context(
+                ValkeyClient(url(valkey_role, urls.valkey), **valkey_settings)
             )
         opened.pop_all()
-    return Clients(secrets, postgres, valkey, owns_vault=vault is None, leases=tuple(leases))
+    return Clients(
+        secrets, postgres_client, valkey_client, owns_vault=vault is None, leases=tuple(leases)
+    )
+
+
+def _settings(
+    name: str, known: type, options: Mapping[str, Any] | None, shorthands: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the settings of one client."""
+    if options is not None and not isinstance(options, Mapping):
+        raise ConfigurationError(f"{name} is {type(options).__name__}: pass {known.__name__}(...)")
+    settings = dict(options or {})
+    if unknown := sorted(map(str, settings.keys() - known.__annotations__)):
+        raise ConfigurationError(
+            f"{name} has no setting {', '.join(map(repr, unknown))}: known are "
+            f"{', '.join(known.__annotations__)}"
+        )
+    for setting, value in shorthands.items():
+        if value is not None and settings.setdefault(setting, value) != value:
+            raise ConfigurationError(
+                f"{setting} is given twice, also in {name}=, with different values: keep one"
+            )
+    return settings
 
 
 @contextmanager
 def _named(service: str) -> Iterator[None]:
-    """Let a failure say which service it was."""
+    """Let a failure say which service it was: Vault, too, where another one needs its secret."""
     try:
         yield
     except ClientError as error:
         named = copy.copy(error)
-        named.args = (f"{service}: {error}", *error.args[1:])
+        from_vault = isinstance(error, VaultError) and service != "vault"
+        whose = f"vault, for {service}" if from_vault else service
+        named.args = (f"{whose}: {error}", *error.args[1:])
         # The cause of the original is the cause of the copy: the same failure, better named.
         raise named.with_traceback(error.__traceback__) from error.__cause__
 

@@ -23,11 +23,9 @@ a streamed body's generator               as any generator: enter it there
 ``asyncio.create_task``, ``gather``,      Ada while the block is open, then nobody
 ``asyncio.to_thread``
 ``copy_context().run``, in any thread     likewise
-``ThreadPoolExecutor.submit(work)``,      nobody
-``threading.Thread(target=work)``
-``threading.Thread`` on a free-threaded   as ``copy_context().run``: a thread begins with a copy of
-Python 3.14, or under                     its starter's context there
-``-X thread_inherit_context=1``
+``ThreadPoolExecutor.submit(work)``,      nobody; also on a free-threaded Python 3.14, where a
+``threading.Thread(target=work)``         thread begins with a copy of its starter's context: a
+                                          pool's thread would be whoever had it started
 ========================================  ==========================================================
 
 A thread or task that runs with a copy of a context in which a generator has entered
@@ -38,7 +36,9 @@ they are the same; and else nobody.
 
 from __future__ import annotations
 
+import gc
 import sys
+import threading
 import weakref
 from contextlib import ContextDecorator
 from contextvars import ContextVar, Token
@@ -89,6 +89,8 @@ class _Entry(NamedTuple):
 
     values: Mapping[str, object]
     scope: _Scope | None
+    #: The thread that has set it.
+    thread: int
 
 
 class _Scope:
@@ -97,7 +99,7 @@ class _Scope:
     __slots__ = ("__weakref__", "anchor", "ended", "frame", "latest", "outer", "token")
 
     def __init__(self, values: Mapping[str, object]) -> None:
-        self.latest = _Entry(values, self)
+        self.latest = _Entry(values, self, threading.get_ident())
         self.ended = False
         #: Held by the ``with`` statement alone, which lets go of it whatever interrupts its entry
         #: or its exit. None before the entry.
@@ -128,6 +130,12 @@ class _Scope:
 
 
 _entries: ContextVar[_Entry | None] = ContextVar("current_identity", default=None)
+
+# Set for a moment, to see in which context.
+_here: ContextVar[None] = ContextVar("here", default=None)
+
+# https://docs.python.org/3.14/library/sys.html#sys.flags.thread_inherit_context
+_THREADS_INHERIT = bool(getattr(sys.flags, "thread_inherit_context", False))
 
 # The innermost scope of each generator that has one, by the frame's id.
 _generators: weakref.WeakValueDictionary[int, _Scope] = weakref.WeakValueDictionary()
@@ -245,7 +253,7 @@ class user_context(ContextDecorator):  # noqa: N801 - it is used as a function
         former = _entries.get()
         leave = self._leave
         scope.anchor = weakref.ref(self) if leave is None or leave() is None else leave
-        scope.latest = _Entry({**_current(), **self._given}, scope)
+        scope.latest = _Entry({**_current(), **self._given}, scope, threading.get_ident())
         try:
             scope.frame = _innermost_generator()
             scope.put_on()
@@ -328,7 +336,7 @@ def _current() -> Mapping[str, object]:
     if _generators and (bound := _scope_on_the_stack()) is not None:
         return bound.latest.values
     entry = _entries.get()
-    if entry is None:
+    if entry is None or (_THREADS_INHERIT and _is_inherited(entry)):
         return {}
     scope = entry.scope
     if scope is None or (scope.frame is None and scope.is_open):
@@ -344,7 +352,7 @@ def _current() -> Mapping[str, object]:
 def _replace(values: Mapping[str, object]) -> None:
     if _generators and (bound := _scope_on_the_stack()) is not None:
         entry = _entries.get()
-        bound.latest = _Entry(values, bound)
+        bound.latest = _Entry(values, bound, threading.get_ident())
         if entry is not None and entry.scope is bound:
             _entries.set(bound.latest)
         return
@@ -353,10 +361,10 @@ def _replace(values: Mapping[str, object]) -> None:
         entry = _take_off_others(skipped)
         scope = None if entry is None else entry.scope
         if scope is None or not scope.is_open or not scope.take_off():
-            _entries.set(_Entry(values, None))
+            _entries.set(_Entry(values, None, threading.get_ident()))
             return
         try:
-            scope.latest = _Entry(values, scope)
+            scope.latest = _Entry(values, scope, threading.get_ident())
         finally:
             scope.put_on()
     finally:
@@ -407,6 +415,20 @@ def _as_copied(entry: _Entry) -> Mapping[str, object]:
     if outside == entry.values or (not outside and _is_waiting(frame)):
         return entry.values
     return {}
+
+
+def _is_inherited(entry: _Entry) -> bool:
+    """Return True when an entry is here for no other reason than who has started this thread."""
+    own = getattr(threading.current_thread(), "_context", None)
+    if entry.thread == threading.get_ident() or own is None:
+        return False
+    # A token knows its context, and tells the collector. Work that runs with a copy of a context
+    # runs in another one than its thread began with.
+    token = _here.set(None)
+    try:
+        return any(one is own for one in gc.get_referents(token))
+    finally:
+        _here.reset(token)
 
 
 def _scope_of(frame: FrameType) -> _Scope | None:

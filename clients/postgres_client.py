@@ -8,16 +8,19 @@ from __future__ import annotations
 from contextlib import ExitStack
 from functools import partial
 from itertools import count
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from ._postgres.block import Block, BlockEntry, open_block
+from ._postgres.bulk import BulkInsert
 from ._postgres.connector import Connector
 from ._postgres.execute import InBlock, OneRoundTrip
+from ._postgres.modes import PLAIN, Modes
 from ._postgres.pool import Pool
 from ._postgres.probe import answers, check_role, on_clean_session
+from ._postgres.retried import run_with_retries
 from ._postgres.rls_context import RlsContexts
+from ._postgres.rows import PLAIN_SHAPE, Rows, Shape
 from ._postgres.settings import PostgresSettings, url_source
-from ._postgres.sql import BEGIN
 from ._postgres.statements import checked_params, refuse_unsendable, refuse_unsuitable
 from ._rls.finding import Finding
 from ._shared.lifecycle import Lifecycle
@@ -27,22 +30,29 @@ from .errors import (
     PostgresConfigurationError,
     PostgresConnectionError,
     PostgresError,
+    RlsContextError,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
 
     from psycopg.abc import Params, Query
 
+    from ._postgres.bulk import OnConflict
     from ._postgres.guarded import GuardedConnection
+    from ._postgres.modes import Isolation
     from ._postgres.rls_context import RlsContext, UserId
     from ._postgres.rls_setting import RlsSetting
+    from ._postgres.rows import Expectation
     from ._postgres.session import Session
     from ._postgres.settings import OnRlsBypass
     from ._shared.credentials import CredentialLife, UrlSource
 
 __all__ = ["Finding", "PostgresClient", "PostgresError"]
+
+
+T = TypeVar("T")
 
 
 class PostgresClient(Lifecycle):
@@ -100,6 +110,7 @@ class PostgresClient(Lifecycle):
             on_rls_bypass=on_rls_bypass,
         )
         self._contexts = RlsContexts(identity, local_role, self._settings.statement_timeout_ms)
+        self._fitting: set[tuple[object, type]] = set()
         # Not a method of this client, which would then live until the collector comes.
         role_is_bound = partial(
             check_role, on_rls_bypass=on_rls_bypass, local_role=self._contexts.local_role
@@ -173,7 +184,13 @@ class PostgresClient(Lifecycle):
     # -- operations --
 
     def connection(
-        self, user_id: UserId | None = None, *, identity: Mapping[str, object] | None = None
+        self,
+        user_id: UserId | None = None,
+        *,
+        identity: Mapping[str, object] | None = None,
+        isolation: Isolation | None = None,
+        read_only: bool | None = None,
+        timeout: float | None = None,
     ) -> AbstractContextManager[GuardedConnection]:
         """Open one transaction that sees and writes one user's rows alone.
 
@@ -183,6 +200,10 @@ class PostgresClient(Lifecycle):
         Args:
             user_id: Whose rows: a UUID or its text by default; None: the current user.
             identity: Other values of the identity by name; they stand over ambient ones.
+            isolation: ``"read committed"``, ``"repeatable read"`` or ``"serializable"``; None: the
+                server's default.
+            read_only: Whether the transaction may not write; None: the server's default.
+            timeout: Seconds for each statement of it; None: ``statement_timeout``.
 
         Returns:
             A context manager; it yields the guarded connection.
@@ -192,14 +213,28 @@ class PostgresClient(Lifecycle):
                 lost; before a connection is taken.
             TransactionAbortedError: At the end, when an SQL error was swallowed in the block.
             PostgresConnectionError: No connection could be had, or it broke.
+            PostgresError: The open block began with another isolation, access or time-out.
         """
-        return self._block(self._contexts.of(user_id, identity))
+        modes = Modes(isolation, read_only, timeout)
+        context = self._contexts.of(user_id, identity).limited(modes.timeout_ms)
+        return BlockEntry(self._pool_for(context), context, modes)
 
-    def admin_connection(self) -> AbstractContextManager[GuardedConnection]:
+    def admin_connection(
+        self,
+        *,
+        isolation: Isolation | None = None,
+        read_only: bool | None = None,
+        timeout: float | None = None,
+    ) -> AbstractContextManager[GuardedConnection]:
         """Open one transaction WITHOUT a user: for migrations, batches across users, checks.
 
         It goes through ``admin_url`` when there is one. With ``row_security`` off, a role that
         policies bind gets an error, and never a silently filtered result.
+
+        Args:
+            isolation: As for ``connection``.
+            read_only: As for ``connection``.
+            timeout: Seconds for each statement of it; None: ``statement_timeout``.
 
         Returns:
             A context manager; it yields the guarded connection.
@@ -208,7 +243,83 @@ class PostgresClient(Lifecycle):
             PostgresConnectionError: No connection could be had, or it broke.
             TransactionAbortedError: At the end, when an SQL error was swallowed in the block.
         """
-        return self._block(self._contexts.admin)
+        modes = Modes(isolation, read_only, timeout)
+        context = self._contexts.admin.limited(modes.timeout_ms)
+        return BlockEntry(self._pool_for(context), context, modes)
+
+    def run_transaction(
+        self,
+        work: Callable[[GuardedConnection], T],
+        user_id: UserId | None = None,
+        *,
+        identity: Mapping[str, object] | None = None,
+        isolation: Isolation | None = None,
+        attempts: int = 3,
+        admin: bool = False,
+    ) -> T:
+        """Run *work* in one transaction, and again when another transaction was in its way.
+
+        Only a serialization failure (40001) and a deadlock (40P01) are followed by another attempt,
+        after a short random pause: the server has undone all of the transaction. *work* is called
+        anew for each attempt, so it must do nothing that a rollback does not undo: no mail, no
+        request to another service, no list that it appends to.
+        https://www.postgresql.org/docs/18/mvcc-serialization-failure-handling.html
+
+        Args:
+            work: What to do; it gets the guarded connection of the attempt.
+            user_id: Whose rows: a UUID or its text by default; None: the current user.
+            identity: Other values of the identity by name; they stand over ambient ones.
+            isolation: As for ``connection``.
+            attempts: How many attempts there may be in all.
+            admin: Whether it has no user, as ``admin_connection()``.
+
+        Returns:
+            What *work* returned; its transaction is committed.
+
+        Raises:
+            PostgresError: The last attempt failed like those before it; or a block of the same
+                user is open, whose transaction cannot be run again from here.
+            PostgresConnectionError: No connection could be had, or it broke.
+            RlsContextError: No user, or a bad one.
+            PostgresConfigurationError: An argument is unusable.
+        """
+        checked_count("attempts", attempts, PostgresConfigurationError, minimum=1)
+        context = self._context(user_id, identity, admin=admin)
+        pool, modes = self._pool_for(context), Modes(isolation)
+        if (outer := open_block(pool, context)) is not None:
+            raise PostgresError(
+                f"{outer.what} is open, and run_transaction() cannot run a part of it again: call "
+                "it outside the block, or use the block's own connection"
+            )
+        return run_with_retries(work, lambda: BlockEntry(pool, context, modes), attempts)
+
+    @overload
+    def execute(
+        self,
+        query: Query,
+        params: Params = (),
+        user_id: UserId | None = None,
+        *,
+        identity: Mapping[str, object] | None = None,
+        row_type: None = None,
+        expect: Expectation | None = None,
+        timeout: float | None = None,
+        admin: bool = False,
+    ) -> Rows[dict[str, Any]]: ...
+
+    @overload
+    def execute(
+        self,
+        query: Query,
+        params: Params = (),
+        user_id: UserId | None = None,
+        *,
+        identity: Mapping[str, object] | None = None,
+        row_type: type[T],
+        expect: Expectation | None = None,
+        timeout: float | None = None,
+        admin: bool = False,
+    ) -> Rows[T]: ...
 
     def execute(
         self,
@@ -217,7 +328,11 @@ class PostgresClient(Lifecycle):
         user_id: UserId | None = None,
         *,
         identity: Mapping[str, object] | None = None,
-    ) -> list[dict[str, Any]]:
+        row_type: type[T] | None = None,
+        expect: Expectation | None = None,
+        timeout: float | None = None,
+        admin: bool = False,
+    ) -> Rows[Any]:
         """Run one statement as one user, commit, and return its rows, in one round trip.
 
         Inside an open block of the same user it is a part of that block, and commits with it.
@@ -227,16 +342,57 @@ class PostgresClient(Lifecycle):
             params: Values for the placeholders; when empty, ``%`` in the query is literal.
             user_id: Whose rows: a UUID or its text by default; None: the current user.
             identity: Other values of the identity by name; they stand over ambient ones.
+            row_type: What each row becomes: a dataclass, a NamedTuple, a TypedDict, a pydantic
+                model, or a class that takes the columns as keyword arguments; None: a dict. The
+                first call of a statement with a type checks its columns before the commit, which
+                costs one more round trip.
+            expect: How many rows have to be returned or changed: a number, a range, or a callable
+                that takes the number. With any other number nothing is committed. The check costs
+                one more round trip.
+            timeout: Seconds for the statement; None: ``statement_timeout``.
+            admin: Whether there is no user, as in ``admin_connection()``.
 
         Returns:
-            The rows; ``[]`` when there are none, or the statement has none.
+            The rows, a list whose ``rowcount`` says how many were returned or changed; empty when
+            there are none, or the statement has none.
 
         Raises:
             RlsContextError: No user, or a bad one.
+            RowCountError: Another number of rows was returned or changed than expected.
             PostgresConnectionError: No connection could be had, or it broke.
-            PostgresError: The statement failed; nothing of it was committed.
+            PostgresError: The statement failed; nothing of it was committed. Or its rows cannot be
+                made, and the message says whether it was committed.
         """
-        return self._execute("execute", self._contexts.of(user_id, identity), query, params)
+        context = self._context(user_id, identity, admin=admin)
+        return self._execute(
+            "execute", context, query, params, row_type=row_type, expect=expect, timeout=timeout
+        )
+
+    @overload
+    def execute_one(
+        self,
+        query: Query,
+        params: Params = (),
+        user_id: UserId | None = None,
+        *,
+        identity: Mapping[str, object] | None = None,
+        row_type: None = None,
+        timeout: float | None = None,
+        admin: bool = False,
+    ) -> dict[str, Any] | None: ...
+
+    @overload
+    def execute_one(
+        self,
+        query: Query,
+        params: Params = (),
+        user_id: UserId | None = None,
+        *,
+        identity: Mapping[str, object] | None = None,
+        row_type: type[T],
+        timeout: float | None = None,
+        admin: bool = False,
+    ) -> T | None: ...
 
     def execute_one(
         self,
@@ -245,14 +401,22 @@ class PostgresClient(Lifecycle):
         user_id: UserId | None = None,
         *,
         identity: Mapping[str, object] | None = None,
-    ) -> dict[str, Any] | None:
+        row_type: type[T] | None = None,
+        timeout: float | None = None,
+        admin: bool = False,
+    ) -> Any:
         """Run one statement as ``execute`` does, and return its first row, or None.
+
+        Where there must be exactly one, ``execute(..., expect=1)[0]`` says so.
 
         Args:
             query: One SQL statement with ``%s`` or ``%(name)s`` placeholders.
             params: Values for the placeholders.
             user_id: Whose rows: a UUID or its text by default; None: the current user.
             identity: Other values of the identity by name; they stand over ambient ones.
+            row_type: What the row becomes, as for ``execute``; None: a dict.
+            timeout: Seconds for the statement; None: ``statement_timeout``.
+            admin: Whether there is no user, as in ``admin_connection()``.
 
         Returns:
             The first row; None when there is none.
@@ -260,7 +424,10 @@ class PostgresClient(Lifecycle):
         Raises:
             PostgresError: As for ``execute``.
         """
-        rows = self._execute("execute_one", self._contexts.of(user_id, identity), query, params)
+        context = self._context(user_id, identity, admin=admin)
+        rows = self._execute(
+            "execute_one", context, query, params, row_type=row_type, timeout=timeout
+        )
         return rows[0] if rows else None
 
     def execute_scalar(
@@ -270,6 +437,8 @@ class PostgresClient(Lifecycle):
         user_id: UserId | None = None,
         *,
         identity: Mapping[str, object] | None = None,
+        timeout: float | None = None,
+        admin: bool = False,
     ) -> Any:
         """Run one statement as ``execute`` does, and return its first row's first column.
 
@@ -278,6 +447,8 @@ class PostgresClient(Lifecycle):
             params: Values for the placeholders.
             user_id: Whose rows: a UUID or its text by default; None: the current user.
             identity: Other values of the identity by name; they stand over ambient ones.
+            timeout: Seconds for the statement; None: ``statement_timeout``.
+            admin: Whether there is no user, as in ``admin_connection()``.
 
         Returns:
             The value, which may be None.
@@ -286,7 +457,8 @@ class PostgresClient(Lifecycle):
             NoRowsError: There is no row; it is a ValueError too.
             PostgresError: As for ``execute``.
         """
-        rows = self._execute("execute_scalar", self._contexts.of(user_id, identity), query, params)
+        context = self._context(user_id, identity, admin=admin)
+        rows = self._execute("execute_scalar", context, query, params, timeout=timeout)
         if not rows or not rows[0]:
             raise NoRowsError(
                 "execute_scalar() found no row to take a value from: use execute_one() where "
@@ -301,6 +473,8 @@ class PostgresClient(Lifecycle):
         user_id: UserId | None = None,
         *,
         identity: Mapping[str, object] | None = None,
+        timeout: float | None = None,
+        admin: bool = False,
     ) -> int:
         """Run one statement once for each row of parameters, all or nothing.
 
@@ -309,6 +483,8 @@ class PostgresClient(Lifecycle):
             rows: The parameters of each run; any iterable.
             user_id: Whose rows: a UUID or its text by default; None: the current user.
             identity: Other values of the identity by name; they stand over ambient ones.
+            timeout: Seconds for each run; None: ``statement_timeout``.
+            admin: Whether there is no user, as in ``admin_connection()``.
 
         Returns:
             How many rows were changed in all.
@@ -316,15 +492,66 @@ class PostgresClient(Lifecycle):
         Raises:
             PostgresError: One of them failed; none is committed.
         """
-        context = self._contexts.of(user_id, identity)
+        modes = Modes(timeout=timeout)
+        context = self._context(user_id, identity, admin=admin).limited(modes.timeout_ms)
         refuse_unsuitable(query, "execute_many")
-        outer = open_block(self._pool, context)
+        pool = self._pool_for(context)
+        outer = open_block(pool, context)
         if outer is None:
             return self._one_round_trip(context, "execute_many").run_many(query, rows)
-        return InBlock("execute_many", self._pool).run_many(outer, query, rows)
+        return InBlock("execute_many", pool).run_many(outer, query, rows, modes)
 
-    def execute_admin(self, query: Query, params: Params = ()) -> list[dict[str, Any]]:
+    def bulk_insert(
+        self,
+        table: str,
+        columns: Sequence[str],
+        rows: Iterable[Sequence[Any]],
+        user_id: UserId | None = None,
+        *,
+        identity: Mapping[str, object] | None = None,
+        on_conflict: OnConflict = None,
+        timeout: float | None = None,
+        admin: bool = False,
+    ) -> int:
+        """Insert many rows by COPY, all or nothing, with every policy checked.
+
+        PostgreSQL refuses COPY into a table with row-level security. The rows go into a temporary
+        table, and from there into *table* by one INSERT, whose policies, defaults and constraints
+        apply to each. The role needs ``TEMPORARY`` on the database, which it has by default.
+        Inside an open block of the same user it is a savepoint of that block.
+        https://www.postgresql.org/docs/18/sql-copy.html
+
+        Args:
+            table: The table, with its schema in front where that is not on the search path.
+            columns: The columns that each row has a value for; the others get their defaults.
+            rows: Sequences of values; any iterable, which is never held in memory as a whole.
+            user_id: Whose rows: a UUID or its text by default; None: the current user.
+            identity: Other values of the identity by name; they stand over ambient ones.
+            on_conflict: What to do about a row that is there already: None refuses it,
+                ``"nothing"`` leaves it, and the columns of a unique constraint update the others.
+            timeout: Seconds for each statement; None: ``statement_timeout``.
+            admin: Whether there is no user, as in ``admin_connection()``.
+
+        Returns:
+            How many rows were inserted or updated.
+
+        Raises:
+            PostgresError: A row was refused, and nothing was stored; ``.sqlstate``,
+                ``.constraint`` and ``.table`` say by what.
+            PostgresConfigurationError: *table*, *columns* or *on_conflict* is unusable.
+        """
+        bulk = BulkInsert(table, columns, on_conflict)
+        modes = Modes(timeout=timeout)
+        context = self._context(user_id, identity, admin=admin).limited(modes.timeout_ms)
+        pool = self._pool_for(context)
+        return InBlock("bulk_insert", pool).bulk_insert(
+            BlockEntry(pool, context, modes), bulk, rows
+        )
+
+    def execute_admin(self, query: Query, params: Params = ()) -> Rows[dict[str, Any]]:
         """Run one statement WITHOUT a user, as ``admin_connection`` would, in one round trip.
+
+        ``execute(..., admin=True)`` is the same, and the other methods take ``admin=True`` too.
 
         Args:
             query: One SQL statement with ``%s`` or ``%(name)s`` placeholders.
@@ -346,6 +573,8 @@ class PostgresClient(Lifecycle):
         user_id: UserId | None = None,
         identity: Mapping[str, object] | None = None,
         batch_size: int = 1000,
+        timeout: float | None = None,
+        admin: bool = False,
     ) -> AbstractContextManager[Iterator[dict[str, Any]]]:
         """Read a large result in batches, through a cursor on the server, in bounded memory.
 
@@ -355,6 +584,8 @@ class PostgresClient(Lifecycle):
             user_id: Whose rows: a UUID or its text by default; None: the current user.
             identity: Other values of the identity by name; they stand over ambient ones.
             batch_size: Rows for each round trip.
+            timeout: Seconds for each batch; None: ``statement_timeout``.
+            admin: Whether there is no user, as in ``admin_connection()``.
 
         Returns:
             A context manager; it yields an iterator over the rows, which ends with the block.
@@ -369,9 +600,11 @@ class PostgresClient(Lifecycle):
         values = checked_params(params, "stream()")
         refuse_unsendable(query, values, "stream()")
         name = f"failfast_{next(self._cursor_numbers)}"
-        in_block = InBlock("stream", self._pool)
-        return in_block.stream(
-            self.connection(user_id, identity=identity), name, query, values, batch_size
+        modes = Modes(timeout=timeout)
+        context = self._context(user_id, identity, admin=admin).limited(modes.timeout_ms)
+        pool = self._pool_for(context)
+        return InBlock("stream", pool).stream(
+            BlockEntry(pool, context, modes), name, query, values, batch_size
         )
 
     def begin_block(
@@ -379,21 +612,24 @@ class PostgresClient(Lifecycle):
         identity: Mapping[str, object] | None = None,
         *,
         admin: bool = False,
-        begin: bytes = BEGIN,
+        isolation: Isolation | None = None,
+        read_only: bool | None = None,
     ) -> Block:
         """Return a transaction that an adapter begins and ends itself; no call joins it.
 
         Args:
             identity: Values of the identity by name; they stand over ambient ones.
             admin: Whether it has no user, as ``admin_connection()``.
-            begin: The statement that opens it.
+            isolation: As for ``connection``.
+            read_only: As for ``connection``.
 
         Raises:
             RlsContextError: A value is missing, unknown or unfit.
             PostgresConnectionError: When the block begins: no connection could be had.
         """
-        context = self._contexts.admin if admin else self._contexts.of(None, identity)
-        return Block(self._pool_for(context), context, begin=begin, joinable=False)
+        context = self._context(None, identity, admin=admin)
+        modes = Modes(isolation, read_only)
+        return Block(self._pool_for(context), context, modes, joinable=False)
 
     # -- health --
 
@@ -420,17 +656,27 @@ class PostgresClient(Lifecycle):
         return f"{number // 10000}.{number % 10000}"
 
     def check_rls(self) -> list[Finding]:
-        """Look for tables that row-level security does not protect, as this role sees them.
+        """Look for everything that makes row-level security leak, fail or crawl for this role.
+
+        Policies are judged by evaluating them, as this role, over rows that do not exist, in
+        transactions that are read-only and rolled back: the settings are those of this client, and
+        nothing is written. One round trip for the catalogue, and few for the evaluation.
 
         Returns:
-            What was found, each with the SQL that mends it; ``[]`` when all is well.
+            What was found, each with its severity and with the SQL that closes it; ``[]`` when all
+            is well.
 
         Raises:
             PostgresError: The catalogue could not be read.
         """
-        from ._rls.check import check_rls  # noqa: PLC0415 - few need its parser of SQL
+        from ._rls.check import check_rls  # noqa: PLC0415 - few need it
 
-        return on_clean_session(self._pool, "check_rls", lambda session: check_rls(session.conn))
+        contexts = self._contexts
+        return on_clean_session(
+            self._pool,
+            "check_rls",
+            lambda session: check_rls(session.conn, contexts.settings, role=contexts.local_role),
+        )
 
     def credential_life(self) -> CredentialLife:
         """Return how old the credential in use is and how long it still works, never itself."""
@@ -457,19 +703,40 @@ class PostgresClient(Lifecycle):
     def _pool_for(self, context: RlsContext) -> Pool:
         return self._admin_pool if context.is_admin else self._pool
 
-    def _block(self, context: RlsContext) -> AbstractContextManager[GuardedConnection]:
-        return BlockEntry(self._pool_for(context), context)
+    def _context(
+        self, user_id: UserId | None, identity: Mapping[str, object] | None, *, admin: bool
+    ) -> RlsContext:
+        if not admin:
+            return self._contexts.of(user_id, identity)
+        if user_id is not None or identity is not None:
+            raise RlsContextError("admin=True has no user: leave out user_id and identity")
+        return self._contexts.admin
 
     def _one_round_trip(self, context: RlsContext, method: str) -> OneRoundTrip:
         return OneRoundTrip(self._pool_for(context), context.to_prepare(), method)
 
     def _execute(
-        self, method: str, context: RlsContext, query: Query, params: Params
-    ) -> list[dict[str, Any]]:
+        self,
+        method: str,
+        context: RlsContext,
+        query: Query,
+        params: Params,
+        *,
+        row_type: type | None = None,
+        expect: Expectation | None = None,
+        timeout: float | None = None,
+    ) -> Rows[Any]:
         values = checked_params(params, f"{method}()")
         refuse_unsuitable(query, method, values)
+        shape = PLAIN_SHAPE
+        if row_type is not None or expect is not None:
+            shape = Shape(row_type, expect, query, self._fitting)
+        modes = PLAIN
+        if timeout is not None:
+            modes = Modes(timeout=timeout)
+            context = context.limited(modes.timeout_ms)
         pool = self._pool_for(context)
         outer = open_block(pool, context)
         if outer is None:
-            return self._one_round_trip(context, method).run(query, values)
-        return InBlock(method, pool).run(outer, query, values)
+            return self._one_round_trip(context, method).run(query, values, shape)
+        return InBlock(method, pool).run(outer, query, values, shape, modes)

@@ -36,11 +36,20 @@ if TYPE_CHECKING:
 
     from ._postgres.block import Block
     from ._postgres.guarded import GuardedConnection, GuardedCursor
+    from ._postgres.modes import Isolation
     from .postgres_client import PostgresClient
 
 __all__ = ["create_engine"]
 
 _NAME = "postgresql.failfast"
+_LEVELS: dict[str | None, Isolation | None] = {
+    None: None,
+    "READ COMMITTED": "read committed",
+    # Which PostgreSQL takes for the same.
+    "READ UNCOMMITTED": "read committed",
+    "REPEATABLE READ": "repeatable read",
+    "SERIALIZABLE": "serializable",
+}
 # What the client does itself, or cannot let anybody else do.
 _NOT_THE_ENGINES = {
     "connect_args": "PostgresClient's URL and settings",
@@ -137,11 +146,11 @@ class _Connection:
 
     def begin(self, first: FirstStatement | None = None) -> GuardedCursor | None:
         """Open the transaction, together with its first statement where there is one."""
-        modes = f" ISOLATION LEVEL {self.isolation_level}" if self.isolation_level else ""
-        if self.read_only is not None:
-            modes += " READ ONLY" if self.read_only else " READ WRITE"
         block = self._postgres.begin_block(
-            self.identity, admin=self._admin, begin=f"BEGIN{modes}".encode()
+            self.identity,
+            admin=self._admin,
+            isolation=_LEVELS[self.isolation_level],
+            read_only=self.read_only,
         )
         self._block = block
         if first is None:

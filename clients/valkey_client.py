@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import os
 import weakref
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
+from ._shared.interrupts import forget_locals
 from ._shared.lifecycle import Lifecycle
 from ._shared.locks import OwnedLock
 from ._shared.validation import checked_count, checked_seconds
@@ -17,25 +18,24 @@ from ._valkey.arguments import (
     checked_key,
     checked_prefix,
     checked_producer,
-    from_json,
 )
-from ._valkey.cached import Flights, Lookup, lock_name
-from ._valkey.cluster import ClusterNodes
+from ._valkey.cached import Flights, Lookup, entry_key, lock_name
 from ._valkey.commands import Command, CommandSet
-from ._valkey.connections import ConnectionFactory
-from ._valkey.errors import DRIVER_ERRORS, valkey_error
-from ._valkey.links import Link, SentinelPrimary, SingleServer
+from ._valkey.json_codec import JsonCodec
 from ._valkey.operations import KeyOperations
 from ._valkey.pipeline import Pipeline
 from ._valkey.plain_client import close_driver, make_driver
 from ._valkey.rate_limit import RateLimit, rate_limit_command
+from ._valkey.replies import text
+from ._valkey.runner import Runner
 from ._valkey.sessions import Session, SessionStore
-from ._valkey.settings import Limits, check_tls_files
+from ._valkey.settings import Limits
 from ._valkey.url import url_source
-from .errors import ValkeyConfigurationError, ValkeyConnectionError, ValkeyError
+from .errors import ValkeyConfigurationError, ValkeyError
+from .identity import current_identity
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     import redis
 
@@ -43,10 +43,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Pipeline", "RateLimit", "Session", "SessionStore", "ValkeyClient", "ValkeyError"]
 
-T = TypeVar("T")
-
-_PING: Command[bool] = Command(("PING",), (), bool, writes=False)
-_INFO: Command[str] = Command(("INFO", "server"), (), str, writes=False)
+_INFO: Command[str] = Command(("INFO", "server"), (), text, writes=False)
 
 
 class ValkeyClient(KeyOperations, Lifecycle):
@@ -66,10 +63,15 @@ class ValkeyClient(KeyOperations, Lifecycle):
             ``use_cache=False`` after a login was refused. With TLS, ``?ssl_ca_certs=``,
             ``ssl_certfile=``, ``ssl_keyfile=``, ``ssl_password=``, ``ssl_check_hostname=`` and
             ``ssl_cert_reqs=`` name files and checks.
-        connect_timeout: Seconds for a new connection, and for a free place in the pool.
+        connect_timeout: Seconds for a new connection.
         socket_timeout: Seconds that the server may stay silent before a call fails.
-        max_connections: Connections to one server.
-        key_prefix: Stands before every key; messages show the whole key.
+        max_connections: The largest number of connections to one server.
+        pool_timeout: Seconds that a call waits for a free connection when all are in use.
+        key_prefix: Stands before every key of this client's methods; messages show the whole key.
+            It does not apply to ``client``, the plain driver.
+        json_default: Returns something that JSON can express for a value that it cannot, as
+            ``json.dumps(default=)``; for ``set_json``, ``cached`` and sessions. What comes back
+            is what it returned.
 
     Raises:
         ValkeyConfigurationError: An argument is unusable.
@@ -83,51 +85,41 @@ class ValkeyClient(KeyOperations, Lifecycle):
         connect_timeout: float = 2.0,
         socket_timeout: float = 5.0,
         max_connections: int = 50,
+        pool_timeout: float = 5.0,
         key_prefix: str = "",
+        json_default: Callable[[Any], Any] | None = None,
     ) -> None:
         limits = Limits(
             checked_seconds("connect_timeout", connect_timeout, ValkeyConfigurationError),
             checked_seconds("socket_timeout", socket_timeout, ValkeyConfigurationError),
             checked_count("max_connections", max_connections, ValkeyConfigurationError, minimum=1),
+            checked_seconds("pool_timeout", pool_timeout, ValkeyConfigurationError),
         )
-        self._factory = ConnectionFactory(url_source(connection_url), limits)
-        del connection_url  # error reporters collect local variables
-        self._target = self._factory.resolve()
-        check_tls_files(self._target)
-        self._limits = limits
-        self._commands = CommandSet(checked_prefix(key_prefix))
-        self._closed = False
+        commands = CommandSet(checked_prefix(key_prefix), JsonCodec(json_default))
         self._flights: Flights = {}
         self._driver: redis.Redis | None = None
         self._renew_lock()
-        _clients.add(self)
-        self._link = self._open_link()
         try:
-            self._probe()
-        except BaseException:
-            self.close()
+            super().__init__(Runner(url_source(connection_url), limits, commands))
+            _clients.add(self)
+            self.runner.probe()
+        except BaseException as error:
+            # Error reporters collect local variables.
+            del connection_url
+            forget_locals(error)
+            if hasattr(self, "runner"):
+                self.close()
             raise
-        self._factory.patient = True
-
-    def _probe(self) -> None:
-        try:
-            self._link.ping()
-        except DRIVER_ERRORS as error:
-            ours = self._mapped(
-                error, f"connecting to Valkey at {self._target.where}", writes=False
-            )
-            refusal = ValkeyConnectionError(str(ours), code=ours.code)
-            raise refusal from ours.__cause__  # see valkey_error
 
     def __repr__(self) -> str:
-        if not hasattr(self, "_target"):  # a failing constructor, looked at by an error reporter
+        if not hasattr(self, "runner"):  # a failing constructor, shown by an error reporter
             return "<ValkeyClient without a server>"
-        return f"<ValkeyClient for {self._target.where}>"
+        return f"<ValkeyClient for {self.server}>"
 
     @property
     def server(self) -> str:
         """Where the server is, without the password."""
-        return self._target.where
+        return self.runner.target.where
 
     @property
     def key_prefix(self) -> str:
@@ -139,20 +131,24 @@ class ValkeyClient(KeyOperations, Lifecycle):
         """A plain redis-py client with the same settings, for everything else.
 
         It is made at the first use, keeps connections of its own, is closed with this client,
-        and raises redis-py's errors. Keys are sent as they are, without the prefix. In a
-        cluster it is a ``redis.RedisCluster``.
+        and raises redis-py's errors. **Keys are sent as they are: ``key_prefix`` does not apply.**
+        In a cluster it is a ``redis.RedisCluster``. It returns text; a value that is not UTF-8 is
+        an error that is both a ``ValkeyError`` and a ``redis.exceptions.DataError``, and
+        ``execute_command("GET", key, NEVER_DECODE=True)`` returns its bytes.
 
         Raises:
             ValkeyError: This client is closed, or the cluster cannot be reached.
         """
-        self._refuse_when_closed()
+        self.runner.refuse_when_closed()
         with self._driver_lock:
             if self._driver is None:
                 try:
-                    self._driver = make_driver(self._factory)
-                except DRIVER_ERRORS as error:
-                    ours = self._mapped(error, f"connecting to {self._target.where}", writes=False)
-                    raise ours from ours.__cause__  # see valkey_error
+                    self._driver = make_driver(self.runner.factory)
+                except BaseException as error:
+                    ours = self.runner.ours(error, f"connecting to {self.server}")
+                    if ours is None:
+                        raise
+                    raise ours from ours.__cause__
             return self._driver
 
     def pipeline(self) -> Pipeline:
@@ -161,7 +157,7 @@ class ValkeyClient(KeyOperations, Lifecycle):
         Returns:
             The pipeline; queue commands with its methods, then call ``execute()``.
         """
-        return Pipeline(self._commands, self._run_many, self._explain)
+        return Pipeline(self.runner)
 
     def rate_limit(
         self,
@@ -197,6 +193,7 @@ class ValkeyClient(KeyOperations, Lifecycle):
         produce: Callable[[], Any],
         *,
         lock_seconds: int = 30,
+        per_user: bool | None = None,
     ) -> Any:
         """Get a JSON value from the cache, or have it produced once for all who ask.
 
@@ -204,13 +201,16 @@ class ValkeyClient(KeyOperations, Lifecycle):
         the last tenth of a value's life one caller renews it while the others still get it.
 
         Args:
-            key: The key; ``get_json`` and ``delete`` work on it as usual.
+            key: The key; ``get_json`` and ``delete`` work on that of a shared entry as usual.
             expire_seconds: Seconds that a value is good.
-            produce: Makes the value, anything that JSON can say; it must not ask for the same
-                key. What it raises is raised to all who wait in this process, and nothing is
-                stored; a failed early renewal is only logged, and the value that is still good
-                is returned.
+            produce: Makes the value, anything that JSON can express; it must not ask for the
+                same key. What it raises is raised to all who wait in this process, to each as an
+                exception of its own, and nothing is stored; a failed early renewal is only
+                logged, and the value that is still good is returned.
             lock_seconds: Seconds that it may take before another caller may begin too.
+            per_user: Whose the entry is: True for one of each user's own (the hash of the
+                identity is a part of the key), False for one that everybody may see. None is
+                refused inside a ``user_context``, and outside of any it is a shared entry.
 
         Returns:
             The value, as it comes out of JSON.
@@ -218,13 +218,15 @@ class ValkeyClient(KeyOperations, Lifecycle):
         Raises:
             ValkeyError: The call failed, or the value is not JSON.
         """
-        name = checked_key(self._commands.prefix, key)
-        lock = lock_name(self._commands.prefix, name)
+        checked_key("", key)
+        key = entry_key(key, current_identity(), per_user)
+        name = checked_key(self.key_prefix, key)
+        lock = lock_name(self.key_prefix, name)
         expiry = checked_expiry(name, expire_seconds)
         patience = checked_expiry(lock, lock_seconds)
         produce = checked_producer(name, produce)
-        lookup = Lookup(self._run, self._flights, name, lock, expiry, patience, produce)
-        return from_json(name, lookup.text())
+        lookup = Lookup(self.runner, self._flights, name, lock, expiry, patience, produce)
+        return self._commands.codec.load(name, lookup.text())
 
     def server_version(self) -> str:
         """Return the server's name and version, such as ``"valkey 9.1.2"``.
@@ -246,73 +248,30 @@ class ValkeyClient(KeyOperations, Lifecycle):
         Raises:
             ValkeyError: It is not, or it refuses us.
         """
-        self._refuse_when_closed()
-        try:
-            self._link.ping()
-        except DRIVER_ERRORS as error:
-            ours = self._explain(error, _PING)
-            raise ours from ours.__cause__  # see valkey_error
+        self.runner.ping()
         return True
 
     def credential_life(self) -> CredentialLife:
         """Return how old the credential in use is and how long it still works, never itself."""
-        return self._factory.source.life()
+        return self.runner.factory.source.life()
+
+    def stats(self) -> dict[str, int]:
+        """Return the pool's numbers; in a cluster those of all servers together.
+
+        Returns:
+            Now ``max_size``, ``size``, ``idle``, ``in_use``, ``waiting``; in all ``checkouts``,
+            ``connects``, ``connect_failures``, ``stale``, ``retired``, ``exhausted``.
+        """
+        return self.runner.link.stats()
 
     def close(self) -> None:
         """Close every connection; more than once does no harm."""
-        self._closed = True
-        self._link.close()
+        self.runner.close()
         if self._driver is not None:
             close_driver(self._driver)
 
     def _renew_lock(self) -> None:
         self._driver_lock = OwnedLock()
-
-    def _open_link(self) -> Link:
-        if self._target.kind == "cluster":
-            return ClusterNodes(self._factory)
-        if self._target.kind == "sentinel":
-            return SentinelPrimary(self._factory)
-        return SingleServer(self._factory)
-
-    def _run(self, command: Command[T]) -> T:
-        if self._closed:
-            self._refuse_when_closed()
-        try:
-            reply = self._link.call(command)
-        except DRIVER_ERRORS as error:
-            ours = self._explain(error, command)
-            raise ours from ours.__cause__  # see valkey_error
-        return command.parse(reply)
-
-    def _run_many(self, commands: Sequence[Command[Any]]) -> list[Any]:
-        self._refuse_when_closed()
-        try:
-            return self._link.call_many(commands)
-        except DRIVER_ERRORS as error:
-            what = f"pipeline of {len(commands)} commands from {commands[0].label}"
-            writes = any(command.writes for command in commands)
-            ours = self._mapped(error, f"{what} on {self._target.where}", writes=writes)
-            raise ours from ours.__cause__  # see valkey_error
-
-    def _explain(self, error: Exception, command: Command[Any]) -> ValkeyError:
-        what = f"{command.label} on {self._target.where}"
-        return self._mapped(error, what, writes=command.writes)
-
-    def _mapped(self, error: Exception, what: str, *, writes: bool) -> ValkeyError:
-        return valkey_error(
-            error,
-            what,
-            limits=self._limits,
-            writes=writes,
-            secrets=self._target.secrets,
-        )
-
-    def _refuse_when_closed(self) -> None:
-        if self._closed:
-            raise ValkeyError(
-                f"the Valkey client for {self._target.where} is closed: make a new one"
-            )
 
 
 #: Every client, for the fork hook.

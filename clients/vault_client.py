@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import os
 import weakref
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from ._shared.credentials import is_past_cache
 from ._shared.lifecycle import Lifecycle
 from ._shared.secrecy import Masked, MaskedEnvironment
 from ._shared.validation import LARGEST, shown
@@ -17,7 +19,7 @@ from ._vault.cache import CacheStats, SecretCache
 from ._vault.errors import Operation
 from ._vault.kv import KvMounts
 from ._vault.lease import LeasedUrl
-from ._vault.paths import folder_path, secret_path
+from ._vault.paths import check_mount_point, folder_path, secret_path
 from ._vault.retry import Deadline
 from ._vault.session import VaultSession
 from ._vault.settings import GivenLogin, resolve_options
@@ -139,6 +141,8 @@ class VaultClient(TypedGetters, Lifecycle):
         path: str,
         version: int | None = None,
         use_cache: bool = True,  # noqa: FBT001, FBT002
+        *,
+        mount_point: str | None = None,
     ) -> dict[str, Any]:
         """Return the fields of a secret; changing them changes no other caller's.
 
@@ -146,6 +150,7 @@ class VaultClient(TypedGetters, Lifecycle):
             path: ``crm/database``, or the HTTP API's spelling ``secret/data/crm/database``.
             version: A version from 1 on; the latest one when None.
             use_cache: False reads fresh, and refreshes the cache.
+            mount_point: Another KV mount than the client's.
 
         Returns:
             The fields. An empty dict is a secret that has none, never a failure.
@@ -158,8 +163,9 @@ class VaultClient(TypedGetters, Lifecycle):
                 and keeps no versions.
         """
         self._check_open()
-        place = secret_path(self._options.mount_point, path)
+        place = secret_path(self._mount(mount_point), path)
         key = (self._options.namespace, place.mount, place.path, _checked_version(version))
+        use_cache = use_cache and not is_past_cache()
         if use_cache and (found := self._cache.hit(key)) is not None:
             return found
         deadline = self._deadline()
@@ -170,18 +176,19 @@ class VaultClient(TypedGetters, Lifecycle):
             wait=deadline.remaining,
         )
 
-    def list_secrets(self, path: str) -> list[str]:
+    def list_secrets(self, path: str, *, mount_point: str | None = None) -> list[str]:
         """Return the names in a folder; those of folders end in a slash.
 
         Args:
             path: The folder, such as ``crm``; ``"/"`` for the whole mount.
+            mount_point: Another KV mount than the client's.
 
         Raises:
             VaultSecretNotFoundError: There is no such folder.
             VaultError: Any other failure, as for ``get_secret``.
         """
         self._check_open()
-        place = folder_path(self._options.mount_point, path)
+        place = folder_path(self._mount(mount_point), path)
         return self._mounts.names(place, self._deadline())
 
     def leased_url(self, role: str, base_url: Callable[[], str] | None = None) -> LeasedUrl:
@@ -207,22 +214,23 @@ class VaultClient(TypedGetters, Lifecycle):
         return LeasedUrl(
             lambda: self._session,
             role,
-            self.get_database_url if base_url is None else base_url,
+            partial(self.get_database_url, login_required=False) if base_url is None else base_url,
             timeout=self._options.timeout,
         )
 
-    def secret_age(self, path: str) -> float:
+    def secret_age(self, path: str, *, mount_point: str | None = None) -> float:
         """Return the age of a secret's latest version, in seconds; the cache plays no part.
 
         Args:
             path: As for ``get_secret``.
+            mount_point: Another KV mount than the client's.
 
         Raises:
             VaultError: As for ``get_secret``; also for a mount of KV version 1, which notes no
                 times (``reason`` is ``kv_version``).
         """
         self._check_open()
-        place = secret_path(self._options.mount_point, path)
+        place = secret_path(self._mount(mount_point), path)
         age = self._mounts.age(place, self._deadline())
         if age is None:
             raise VaultError(
@@ -311,6 +319,9 @@ class VaultClient(TypedGetters, Lifecycle):
         # Two processes that read from one socket get each other's answers, that is secrets.
         _abandoned.append(self._session)
         self._start()
+
+    def _mount(self, mount_point: str | None) -> str:
+        return self._options.mount_point if mount_point is None else check_mount_point(mount_point)
 
     def _check_open(self) -> None:
         if self._closed:

@@ -1,4 +1,4 @@
--- Tables: users, and three that belong to a user each. Safe to apply twice.
+-- Tables: users, and three whose rows belong to a user each. Safe to apply twice.
 
 CREATE TABLE IF NOT EXISTS users (
     id          uuid PRIMARY KEY DEFAULT gen_random_uuid(),
@@ -38,5 +38,9 @@ CREATE INDEX IF NOT EXISTS addresses_user_id_idx ON addresses (user_id, created_
 GRANT USAGE ON SCHEMA public TO crm_user, crm_admin;
 
 -- No TRUNCATE: it would empty a table for every user, whatever the policies say.
-GRANT SELECT, INSERT, UPDATE, DELETE
-    ON users, contacts, tickets, addresses TO crm_user, crm_admin;
+GRANT SELECT, INSERT, UPDATE, DELETE ON contacts, tickets, addresses TO crm_user, crm_admin;
+
+-- Users are created, deleted and looked up by the administrator; each sees and changes their own.
+GRANT SELECT, INSERT, UPDATE, DELETE ON users TO crm_admin;
+REVOKE INSERT, UPDATE, DELETE ON users FROM crm_user;
+GRANT SELECT, UPDATE (email) ON users TO crm_user;

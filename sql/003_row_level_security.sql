@@ -4,6 +4,14 @@
 -- The sub-select is evaluated once for a statement and not once for a row (an InitPlan).
 -- https://www.postgresql.org/docs/18/ddl-rowsecurity.html
 
+-- A user's own row: adding and removing users is not granted to crm_user at all.
+ALTER TABLE users ENABLE ROW LEVEL SECURITY;
+ALTER TABLE users FORCE ROW LEVEL SECURITY;
+DROP POLICY IF EXISTS user_isolation ON users;
+CREATE POLICY user_isolation ON users FOR ALL
+    USING (id = (SELECT NULLIF(current_setting('app.current_user_id', true), '')::uuid))
+    WITH CHECK (id = (SELECT NULLIF(current_setting('app.current_user_id', true), '')::uuid));
+
 ALTER TABLE contacts ENABLE ROW LEVEL SECURITY;
 ALTER TABLE contacts FORCE ROW LEVEL SECURITY;
 DROP POLICY IF EXISTS user_isolation ON contacts;

@@ -38,9 +38,9 @@ class PgBouncerServer(ServerProcess):
         super().__init__(unprivileged=True)
         self._server = server
 
-    def url(self) -> str:
-        """Return the application's URL through the pooler."""
-        return f"postgresql://crm_user:secret@127.0.0.1:{self.port}/crm"
+    def url(self, role: str = "crm_user", dbname: str = "crm") -> str:
+        """Return an application's URL through the pooler."""
+        return f"postgresql://{role}:secret@127.0.0.1:{self.port}/{dbname}"
 
     def command(self) -> list[str]:
         """Write the configuration, and return the command."""
@@ -50,7 +50,7 @@ class PgBouncerServer(ServerProcess):
         config = self.folder / "pgbouncer.ini"
         config.write_text(
             "[databases]\n"
-            f"crm = host=127.0.0.1 port={self._server.port} dbname=crm\n"
+            f"* = host=127.0.0.1 port={self._server.port}\n"
             "[pgbouncer]\n"
             "listen_addr = 127.0.0.1\n"
             f"listen_port = {self.port}\n"

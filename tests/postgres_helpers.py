@@ -49,7 +49,7 @@ def contact_names(
     return [row["name"] for row in client.execute(query).fetchall()]
 
 
-def run_in_thread(function: Any, timeout: float = 20.0) -> Any:
+def run_in_thread(function: Any, timeout: float = 120.0) -> Any:
     """Run *function* in a thread of its own, and return what it returned or raise what it did."""
     outcome: list[Any] = []
 

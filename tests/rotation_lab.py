@@ -195,7 +195,7 @@ def who(client: PostgresClient) -> str:
 def connect_anew(clients: Clients) -> None:
     """Have the next calls open connections, as a pool does that grows or grows old."""
     clients.postgres._pool.drain()
-    clients.valkey._link.pool.drop_idle()  # type: ignore[attr-defined]  # one server
+    clients.valkey.runner.link.pool.drop_idle()  # type: ignore[attr-defined]  # one server
 
 
 @dataclass(frozen=True)

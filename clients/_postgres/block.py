@@ -15,10 +15,10 @@ from ..errors import PostgresConnectionError, PostgresError, RlsContextError
 from .block_state import BlockState, BlockUse
 from .errors import is_connection_loss, lost_error, statement_error
 from .guarded import GuardedConnection, GuardedCursor
+from .modes import PLAIN, Modes
 from .owner import current_owner
 from .session import BatchError, Session
 from .sql import (
-    BEGIN,
     COMMIT,
     RESET,
     ROLLBACK,
@@ -77,11 +77,13 @@ class BlockEntry:
     Args:
         pool: Where a session comes from.
         context: Whose rows it sees.
+        modes: How its transaction begins, if it is one of its own.
     """
 
-    def __init__(self, pool: Pool, context: RlsContext) -> None:
+    def __init__(self, pool: Pool, context: RlsContext, modes: Modes = PLAIN) -> None:
         self._pool = pool
         self._context = context
+        self._modes = modes
         self._entered: Block | JoinedBlock | None = None
 
     def __enter__(self) -> GuardedConnection:
@@ -91,9 +93,9 @@ class BlockEntry:
             )
         outer = open_block(self._pool, self._context)
         if outer is None:
-            self._entered = Block(self._pool, self._context)
+            self._entered = Block(self._pool, self._context, self._modes)
         else:
-            self._entered = JoinedBlock(outer)
+            self._entered = JoinedBlock(outer, self._modes)
         return self._entered.__enter__()
 
     def __exit__(
@@ -113,7 +115,7 @@ class Block:
     Args:
         pool: Where its session comes from.
         context: Whose rows it sees.
-        begin: What opens the transaction; BEGIN with other modes where they are asked for.
+        modes: How it begins.
         joinable: Whether calls of this thread or task for the same identity become a part of it.
     """
 
@@ -124,11 +126,11 @@ class Block:
         self,
         pool: Pool,
         context: RlsContext,
+        modes: Modes = PLAIN,
         *,
-        begin: bytes = BEGIN,
         joinable: bool = True,
     ) -> None:
-        self._begin_statement = begin
+        self.modes = modes
         self._joinable = joinable
         self.pool = pool
         self.context = context
@@ -233,7 +235,7 @@ class Block:
             session = self.pool.checkout(self.owner)
             try:
                 name = marker(session.application_name, 1)
-                head = (RESET, self._begin_statement, self.context.of_block(name))
+                head = (RESET, self.modes.begin, self.context.of_block(name))
                 if first is None:
                     context = session.run_batch(head)[-1]
                 else:
@@ -338,9 +340,14 @@ class JoinedBlock:
 
     Args:
         outer: The block to join.
+        modes: What the part asks of the transaction.
+
+    Raises:
+        PostgresError: The block's transaction began otherwise.
     """
 
-    def __init__(self, outer: Block) -> None:
+    def __init__(self, outer: Block, modes: Modes = PLAIN) -> None:
+        modes.check_join(outer.modes, outer.what)
         # Kept alive: a block that is dropped rolls back.
         self._outer = outer
         self._use = BlockUse(outer.state)

@@ -99,7 +99,7 @@ class Connector:
                 candidate.refusal = str(failure)
                 continue
             # A session whose URL was asked for before a drain must not outlive it.
-            session.born = candidate.asked_at
+            session.born = candidate.requested_at
             if (server := describe_server(session.pgconn)) is not None:
                 self.target = Target(server, self.target.password)
             self._check(session, self.target)

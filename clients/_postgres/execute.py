@@ -15,6 +15,7 @@ import psycopg
 from psycopg._queries import PostgresQuery
 from psycopg.adapt import Transformer
 from psycopg.pq import ExecStatus
+from psycopg.rows import tuple_row
 
 from ..errors import PostgresError
 from .block import JoinedBlock
@@ -27,6 +28,7 @@ from .errors import (
 )
 from .guarded import StreamedRows
 from .plan_check import PLAN_CHECK
+from .rows import Rows
 from .session import BatchError, Session
 from .sql import BEGIN, COMMIT, GUARD, LAST_COMMIT, PREPARED_RESET, RESET, ROLLBACK
 from .statements import checked_params, refuse_unsendable
@@ -40,9 +42,12 @@ if TYPE_CHECKING:
     from psycopg.pq.abc import PGresult
 
     from .block import Block
+    from .bulk import BulkInsert
     from .guarded import GuardedConnection
+    from .modes import Modes
     from .pool import Pool
     from .prepared import OwnStatement
+    from .rows import Shape
     from .session import Statement
 
 __all__ = ["BATCH_ROWS", "InBlock", "OneRoundTrip", "duplicate_columns", "rows_of"]
@@ -105,28 +110,56 @@ class OneRoundTrip:
         # Rows that execute_many() has changed; -1 until its first batch is through.
         self._changed = -1
 
-    def run(self, query: Query, params: Params | None) -> list[dict[str, Any]]:
-        """Run *query*, commit, and return its rows; ``[]`` for a statement without rows."""
+    def run(self, query: Query, params: Params | None, shape: Shape) -> Rows[Any]:
+        """Run *query*, commit, and return its rows; none for a statement without rows."""
         while True:
             session = self._pool.checkout()
+            transformer = Transformer(session.conn)
+            rows: Rows[Any] | None = None
             try:
-                transformer = Transformer(session.conn)
                 converted = self._convert(transformer, query, params)
                 session.prepared.context = self._context.query
-                results = session.run_batch((*self._head(session), converted, LAST_COMMIT))
+                batch = (*self._head(session), converted)
+                if shape.is_checked_first:
+                    results = session.run_batch(batch)
+                    rows = self._checked_rows(
+                        session, results[self._user_index], transformer, shape
+                    )
+                    session.run_batch((COMMIT,))
+                else:
+                    results = session.run_batch((*batch, LAST_COMMIT))
                 self._learn_from_head(session, results)
-                return rows_of(results[self._user_index], transformer, self._method)
+                if rows is not None:
+                    return rows
+                return rows_of(results[self._user_index], transformer, self._method, shape)
             except BatchError as failure:
                 self._tries_left -= 1
                 if failure.committed:
                     # The server ended the session behind its answer.
-                    return rows_of(failure.results[self._user_index], transformer, self._method)
+                    if rows is not None:
+                        return rows
+                    result = failure.results[self._user_index]
+                    return rows_of(result, transformer, self._method, shape)
+                if rows is not None:
+                    self._raise(session, failure)
                 if self._is_out_of_date(session, failure):
                     self._undo(session)
                 elif not self._may_try_again(failure):
                     self._raise(session, failure)
             finally:
                 self._pool.give_back(session)
+
+    def _checked_rows(
+        self, session: Session, result: PGresult, transformer: AnyTransformer, shape: Shape
+    ) -> Rows[Any]:
+        """Return the rows before the COMMIT, or roll back when they are not as the caller wants."""
+        try:
+            rows = rows_of(result, transformer, self._method, shape)
+            shape.check_count(rows.rowcount, self._method)
+        except BaseException:
+            self._undo(session)
+            raise
+        return rows
 
     def run_many(self, query: Query, rows: Iterable[Params]) -> int:
         """Run *query* once for each of *rows*, commit once, and return how many rows changed."""
@@ -266,39 +299,29 @@ class OneRoundTrip:
             session.close()
 
 
-def rows_of(result: PGresult, transformer: AnyTransformer, method: str) -> list[dict[str, Any]]:
-    """Return a result's rows as dicts.
+def rows_of(result: PGresult, transformer: AnyTransformer, method: str, shape: Shape) -> Rows[Any]:
+    """Return a result's rows as *shape* has them.
 
     Raises:
-        PostgresError: Two columns have one name, and a dict would silently lose one; or a value
-            cannot be read. The statement has been committed.
+        PostgresError: Two columns have one name, and a dict would silently lose one; the columns
+            do not fit the type of the rows; or a value cannot be read.
     """
+    count = -1 if result.command_tuples is None else result.command_tuples
     if result.status != ExecStatus.TUPLES_OK:
-        return []
+        return Rows((), count)
     encoding = transformer.encoding
     names = [(result.fname(i) or b"").decode(encoding) for i in range(result.nfields)]
     if duplicates := duplicate_columns(names):
-        raise _unreadable(f"{method}() returned {duplicates}")
+        raise shape.unreadable(f"{method}() returned {duplicates}")
+    make = shape.maker(names, method)
     try:
         transformer.set_pgresult(result)
-        # Both are of one result, and to compare their lengths for each row costs a quarter.
-        return transformer.load_rows(
-            0,
-            result.ntuples,
-            lambda values: dict(zip(names, values)),  # noqa: B905 - as said
-        )
+        return Rows(transformer.load_rows(0, result.ntuples, make), count)
     except Exception as error:
         # A value that Python cannot hold, such as a date of year 10000, or a loader's own failure.
-        raise _unreadable(
+        raise shape.unreadable(
             f"{method}() returned a value that cannot be read: {describe(error)}; select it as text"
         ) from error
-
-
-def _unreadable(message: str) -> PostgresError:
-    # Committed in the same round trip that brought the rows.
-    return PostgresError(
-        f"{message}. The statement itself was committed: do not repeat a change", maybe_applied=True
-    )
 
 
 def duplicate_columns(names: list[str]) -> str:
@@ -328,30 +351,50 @@ class InBlock:
         self._method = method
         self._pool = pool
 
-    def run(self, outer: Block, query: Query, params: Params | None) -> list[dict[str, Any]]:
+    def run(
+        self, outer: Block, query: Query, params: Params | None, shape: Shape, modes: Modes
+    ) -> Rows[Any]:
         """Run *query* as a savepoint of *outer*, and return its rows."""
-        with self._mapped(), JoinedBlock(outer) as conn:
-            cursor = conn.execute(query, params)
-            if cursor.description is None:
-                rows = []
-            elif duplicates := duplicate_columns([column.name for column in cursor.description]):
-                raise PostgresError(f"{self._method}() returned {duplicates}; it was undone")
-            else:
-                rows = cursor.fetchall()
+        with self._mapped(), JoinedBlock(outer, modes) as conn:
+            cursor = conn.cursor(row_factory=tuple_row).execute(query, params)
+            rows: Rows[Any] = Rows((), cursor.rowcount)
+            if cursor.description is not None:
+                names = [column.name for column in cursor.description]
+                if duplicates := duplicate_columns(names):
+                    raise PostgresError(f"{self._method}() returned {duplicates}; it was undone")
+                make = shape.maker(names, self._method)
+                rows.extend(make(values) for values in cursor.fetchall())
+            shape.check_count(rows.rowcount, self._method)
             if cursor.nextset():
                 raise PostgresError(
                     f"{self._method}() takes one statement, not several; they were undone"
                 )
             return rows
 
-    def run_many(self, outer: Block, query: Query, rows: Iterable[Params]) -> int:
+    def run_many(self, outer: Block, query: Query, rows: Iterable[Params], modes: Modes) -> int:
         """Run *query* for each of *rows* as one savepoint of *outer*."""
         remaining = iter(rows)
         changed = 0
-        with self._mapped(), JoinedBlock(outer) as conn:
+        with self._mapped(), JoinedBlock(outer, modes) as conn:
             while batch := list(islice(remaining, BATCH_ROWS)):
                 changed += conn.cursor().executemany(query, batch).rowcount
         return changed
+
+    def bulk_insert(
+        self,
+        block: AbstractContextManager[GuardedConnection],
+        bulk: BulkInsert,
+        rows: Iterable[Sequence[Any]],
+    ) -> int:
+        """Store *rows* in a transaction or savepoint of their own, and return how many."""
+        try:
+            with self._mapped(), block as conn:
+                return bulk.run(conn, rows)
+        except PostgresError as error:
+            # The server names no table when a policy refuses a row.
+            if error.sqlstate is not None and error.table is None:
+                error.table = bulk.table
+            raise
 
     @contextmanager
     def stream(

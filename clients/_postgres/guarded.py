@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar
 import psycopg
 from psycopg import sql
 from psycopg.pq import TransactionStatus
-from psycopg.rows import dict_row
+from psycopg.rows import dict_row, tuple_row
 
 from ..errors import ClientError, PostgresError
 from .errors import describe
@@ -115,7 +115,9 @@ class GuardedConnection(_PartOfBlock):
             state.closables.append(raw)
         cursor = self.adopt(raw)
         factory = row_factory or self.row_factory
-        if factory is not dict_row:
+        if factory is tuple_row:
+            raw.row_factory = tuple_row
+        elif factory is not dict_row:
             # It may keep what it is given: not psycopg's cursor, which leads to the connection.
             raw.row_factory = lambda _: factory(cursor)
             cursor.has_callers_rows = True

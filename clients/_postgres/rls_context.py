@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 from uuid import UUID
 
@@ -26,28 +25,54 @@ DEFAULT_IDENTITY = {"user_id": RlsSetting("app.current_user_id", UUID)}
 _LONGEST_ROLE = 63
 
 
-@dataclass(frozen=True, slots=True)
 class RlsContext:
     """Whose rows a transaction sees; equal to another of the same client for the same identity.
 
     Args:
-        values: What the client's settings get, in their order; None for an administrator.
-        names: Those of the values, where no value may stand in a message.
-        words: What to call it in messages.
-        sql: Makes its statements.
-        statement_timeout_ms: Limits each statement, in milliseconds; 0 is no limit.
+        client: What the client's calls are made of.
+        values: What its settings get, in their order; None for an administrator.
+        timeout_ms: Limits each statement, in milliseconds; None: as the client's settings have it.
     """
 
-    values: tuple[bytes, ...] | None
-    names: tuple[str, ...] = field(compare=False)
-    words: str = field(compare=False, repr=False)
-    sql: ContextSql = field(compare=False, repr=False)
-    statement_timeout_ms: int = field(compare=False, repr=False)
+    __slots__ = ("_client", "_timeout_ms", "values")
+
+    def __init__(
+        self,
+        client: RlsContexts,
+        values: tuple[bytes, ...] | None,
+        timeout_ms: int | None = None,
+    ) -> None:
+        self._client = client
+        self._timeout_ms = timeout_ms
+        self.values = values
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, RlsContext)
+            and self._client is other._client
+            and self.values == other.values
+        )
+
+    def __hash__(self) -> int:
+        return hash(self.values)
 
     @property
     def is_admin(self) -> bool:
         """Whether it is no user's."""
         return self.values is None
+
+    @property
+    def sql(self) -> ContextSql:
+        """Makes its statements."""
+        return self._client.sql
+
+    @property
+    def words(self) -> str:
+        """For whom it is, in messages."""
+        if self.values is None:
+            return "an administrator"
+        names = self._client.hidden_names
+        return f"one {' and '.join(names)}" if names else f"user {self.values[0].decode()}"
 
     @property
     def what(self) -> str:
@@ -58,14 +83,15 @@ class RlsContext:
 
     def other_words(self, open_one: RlsContext) -> str:
         """Say for whom a call of this context is, beside a block of another one."""
-        if not self.names or self.values is None or open_one.values is None:
+        names = self._client.hidden_names
+        if not names or self.values is None or open_one.values is None:
             return self.words
-        pairs = zip(self.names, self.values, open_one.values, strict=True)
+        pairs = zip(names, self.values, open_one.values, strict=True)
         return f"another {' and '.join(name for name, mine, its in pairs if mine != its)}"
 
     def to_prepare(self) -> OwnStatement:
         """Return the statement that gives the transaction of one call its context."""
-        return self.sql.of_call(self.values, self.statement_timeout_ms)
+        return self._client.sql.of_call(self.values, self._timeout_ms)
 
     def of_block(self, mark: bytes) -> OwnStatement:
         """Return the statement that gives a block's transaction its context, and marks it.
@@ -73,7 +99,15 @@ class RlsContext:
         Args:
             mark: What ``marker`` returned.
         """
-        return self.sql.of_block(self.values, self.statement_timeout_ms, mark)
+        return self._client.sql.of_block(self.values, mark, self._timeout_ms)
+
+    def limited(self, timeout_ms: int | None) -> RlsContext:
+        """Return the same context with a time-out of one call's own.
+
+        Args:
+            timeout_ms: Limits each statement, in milliseconds; None: as it is.
+        """
+        return self if timeout_ms is None else RlsContext(self._client, self.values, timeout_ms)
 
 
 class RlsContexts:
@@ -96,14 +130,18 @@ class RlsContexts:
     ) -> None:
         self.settings = _checked_identity(DEFAULT_IDENTITY if identity is None else identity)
         self.local_role = _checked_role(local_role)
-        self._statement_timeout_ms = statement_timeout_ms
-        self._sql = ContextSql([one.name for one in self.settings.values()], self.local_role)
+        names = [setting.name for setting in self.settings.values()]
+        self.sql = ContextSql(names, self.local_role, statement_timeout_ms)
         #: Without a user: for ``admin_connection()``.
-        self.admin = RlsContext(None, (), "an administrator", self._sql, statement_timeout_ms)
+        self.admin = RlsContext(self, None)
         self._user_alone = list(self.settings) == ["user_id"]
+        self._items = [
+            (name, setting.required, setting.encoder) for name, setting in self.settings.items()
+        ]
         # A user's UUID may stand in a message; what other values tell is not known.
         shown = self._user_alone and self.settings["user_id"].type is UUID
-        self._names = () if shown else tuple(self.settings)
+        #: The names of the values, where these must not be shown.
+        self.hidden_names = () if shown else tuple(self.settings)
 
     def of(self, user_id: object, identity: Mapping[str, object] | None) -> RlsContext:
         """Return the context of a call.
@@ -116,28 +154,31 @@ class RlsContexts:
             RlsContextError: A value is missing, unknown or unfit; the message has its name alone.
         """
         given = self._given(user_id, identity)
-        if len(given) < len(self.settings):
+        if len(given) < len(self._items):
             given = self._with_ambient(given)
+        values = []
+        for name, required, encoder in self._items:
+            value = given.get(name)
+            if value is not None:
+                values.append(encoder(name, value))
+            elif required:
+                raise self._missing(given)
+            else:
+                values.append(b"")
+        return RlsContext(self, tuple(values))
+
+    def _missing(self, given: dict[str, object]) -> RlsContextError:
         missing = [
-            name
-            for name, setting in self.settings.items()
-            if setting.required and given.get(name) is None
+            name for name, required, _ in self._items if required and given.get(name) is None
         ]
-        if missing:
-            raise RlsContextError(
-                f"no {' and no '.join(missing)}: pass identity={{{missing[0]!r}: ...}}, or enter "
-                f"user_context({missing[0]}=...) first. There is no default identity, and no "
-                "partial one"
-            )
-        texts = [
-            "" if given.get(name) is None else setting.text_of(name, given[name])
-            for name, setting in self.settings.items()
-        ]
-        values = tuple(text.encode() for text in texts)
-        words = f"user {texts[0]}" if self._names == () else f"one {' and '.join(self._names)}"
-        return RlsContext(values, self._names, words, self._sql, self._statement_timeout_ms)
+        return RlsContextError(
+            f"no {' and no '.join(missing)}: pass identity={{{missing[0]!r}: ...}}, or enter "
+            f"user_context({missing[0]}=...) first. There is no default identity, and no partial "
+            "one"
+        )
 
     def _given(self, user_id: object, identity: Mapping[str, object] | None) -> dict[str, object]:
+        given: dict[str, object]
         if identity is None:
             given = {}
         elif isinstance(identity, Mapping):
@@ -151,7 +192,8 @@ class RlsContexts:
             if "user_id" in given:
                 raise RlsContextError("user_id was given twice: leave it out of identity")
             given["user_id"] = user_id
-        if unknown := [str(name)[:63] for name in given if name not in self.settings]:
+        if not given.keys() <= self.settings.keys():
+            unknown = [str(name)[:63] for name in given if name not in self.settings]
             raise RlsContextError(
                 f"this client's identity has no {' and no '.join(unknown)}: it is made of "
                 f"{' and '.join(self.settings)}"

@@ -93,36 +93,16 @@ class RlsSetting:
             )
         return cls(found["name"], _TYPES[found["type"] or "uuid"], required=not found["optional"])
 
-    def text_of(self, name: str, value: object) -> str:
-        """Return the text that the setting gets of *value*.
+    @property
+    def encoder(self) -> Callable[[str, object], bytes]:
+        """What makes the setting's text of a value.
 
-        Args:
-            name: The value's name in the identity, for messages.
-            value: What the caller has given.
-
-        Raises:
-            RlsContextError: It does not fit; the message does not show it.
+        It takes the value's name in the identity, for messages, and the value; it raises
+        RlsContextError for one that does not fit, and does not show it.
         """
-        if self.encode is None:
-            text = _ENCODERS[self.type](name, value)
-        else:
-            text = self._encoded(name, value)
-        if not text:
-            raise RlsContextError(f"{_named(name)} is empty")
-        if "\0" in text:
-            raise RlsContextError(f"{_named(name)} has a NUL character, which no setting can hold")
-        try:
-            size = len(text.encode())
-        except UnicodeEncodeError:
-            # `from None`: the error holds the text.
-            raise RlsContextError(f"{_named(name)} has a lone surrogate: it is no text") from None
-        if size > _LONGEST_VALUE:
-            raise RlsContextError(
-                f"{_named(name)} is too long: {size} bytes, and at most {_LONGEST_VALUE} can be set"
-            )
-        return text
+        return _ENCODERS[self.type] if self.encode is None else self._encoded
 
-    def _encoded(self, name: str, value: object) -> str:
+    def _encoded(self, name: str, value: object) -> bytes:
         if not isinstance(value, self.type) or (self.type is not bool and isinstance(value, bool)):
             raise _wrong_type(name, value, self.type.__name__)
         failure = ""
@@ -132,10 +112,28 @@ class RlsSetting:
             failure = f"encode failed with {type(error).__name__}"
         else:
             if type(text) is str:
-                return text
+                return _checked_text(name, text)
             failure = f"encode returned {type(text).__name__}, and not str"
         # Outside of the handler: its error may show the value.
         raise RlsContextError(f"{_named(name)}: {failure}")
+
+
+def _checked_text(name: str, text: str) -> bytes:
+    if not text:
+        raise RlsContextError(f"{_named(name)} is empty")
+    if "\0" in text:
+        raise RlsContextError(f"{_named(name)} has a NUL character, which no setting can hold")
+    try:
+        encoded = text.encode()
+    except UnicodeEncodeError:
+        # `from None`: the error holds the text.
+        raise RlsContextError(f"{_named(name)} has a lone surrogate: it is no text") from None
+    if len(encoded) > _LONGEST_VALUE:
+        raise RlsContextError(
+            f"{_named(name)} is too long: {len(encoded)} bytes, and at most {_LONGEST_VALUE} can "
+            "be set"
+        )
+    return encoded
 
 
 def _check_setting_name(name: object) -> None:
@@ -187,29 +185,29 @@ def parse_user_id(user_id: object, name: str = "user_id") -> UUID:
     ) from None
 
 
-def _uuid_text(name: str, value: object) -> str:
-    return str(parse_user_id(value, name))
+def _of_uuid(name: str, value: object) -> bytes:
+    return str(parse_user_id(value, name)).encode()
 
 
-def _int_text(name: str, value: object) -> str:
+def _of_int(name: str, value: object) -> bytes:
     if type(value) is not int:
         # A subclass may show itself in another way than it counts: an enumeration, a bool.
         raise _wrong_type(name, value, "int")
     if value not in _BIGINT:
         raise RlsContextError(f"{_named(name)} is out of the range of a bigint")
-    return str(value)
+    return b"%d" % value
 
 
-def _str_text(name: str, value: object) -> str:
+def _of_str(name: str, value: object) -> bytes:
     if type(value) is UUID:
-        return str(value)
+        return str(value).encode()
     if type(value) is not str:
         # A subclass may show itself in another way than it compares.
         raise _wrong_type(name, value, "str")
-    return value
+    return _checked_text(name, value)
 
 
-def _dict_text(name: str, value: object) -> str:
+def _of_dict(name: str, value: object) -> bytes:
     if type(value) is not dict:
         raise _wrong_type(name, value, "dict")
     if not value:
@@ -222,7 +220,7 @@ def _dict_text(name: str, value: object) -> str:
         problem = "is nested too deeply"
     if problem:
         raise RlsContextError(f"{_named(name)} {problem}")
-    return text
+    return _checked_text(name, text)
 
 
 def _json_problem(value: object) -> str:
@@ -244,11 +242,11 @@ def _json_problem(value: object) -> str:
     return next(filter(None, map(_json_problem, parts)), "")
 
 
-_ENCODERS: dict[Any, Callable[[str, object], str]] = {
-    UUID: _uuid_text,
-    int: _int_text,
-    str: _str_text,
-    dict: _dict_text,
+_ENCODERS: dict[Any, Callable[[str, object], bytes]] = {
+    UUID: _of_uuid,
+    int: _of_int,
+    str: _of_str,
+    dict: _of_dict,
 }
 
 

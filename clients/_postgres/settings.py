@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 __all__ = [
+    "LONGEST_STATEMENT",
     "OnRlsBypass",
     "PostgresSettings",
     "Target",
@@ -32,7 +33,7 @@ OnRlsBypass: TypeAlias = Literal["error", "warn", "ignore"]
 _SILENCE_WITHOUT_LIMIT = 30.0
 _SILENCE_GRACE = 0.5
 # The server counts milliseconds in 31 bits, and so does poll(), which waits a moment longer.
-_LONGEST_STATEMENT = 2_000_000.0
+LONGEST_STATEMENT = 2_000_000.0
 
 _MEND = "percent-encode special characters in user and password (urllib.parse.quote(..., safe=''))"
 
@@ -70,7 +71,7 @@ class PostgresSettings:
             self.statement_timeout,
             refusal,
             allow_zero=True,
-            maximum=_LONGEST_STATEMENT,
+            maximum=LONGEST_STATEMENT,
         )
         if self.on_rls_bypass not in get_args(OnRlsBypass):
             raise PostgresConfigurationError(

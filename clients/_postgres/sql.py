@@ -91,10 +91,14 @@ class ContextSql:
     Args:
         settings: The names that policies read, checked before.
         local_role: The role that users' transactions run under; None: the login's.
+        statement_timeout_ms: Limits each statement, in milliseconds; 0 is no limit.
     """
 
-    def __init__(self, settings: Sequence[str], local_role: str | None = None) -> None:
+    def __init__(
+        self, settings: Sequence[str], local_role: str | None, statement_timeout_ms: int
+    ) -> None:
         names = [name.encode() for name in settings]
+        self._limit = b"%d" % statement_timeout_ms
         # The parameter behind the time-out and the values.
         role = b", set_config('role', $%d, true)" % (len(names) + 2) if local_role else b""
         self._role = () if local_role is None else (local_role.encode(),)
@@ -119,20 +123,22 @@ class ContextSql:
         columns = b", ".join(b"current_setting('%b', true)" % name for name in names)
         self._user_check = columns + (b", current_setting('role')" if local_role else b"")
 
-    def of_call(self, values: tuple[bytes, ...] | None, statement_timeout_ms: int) -> OwnStatement:
+    def of_call(
+        self, values: tuple[bytes, ...] | None, timeout_ms: int | None = None
+    ) -> OwnStatement:
         """Return the statement for one call, worth preparing.
 
         Args:
             values: What the settings get, in their order; None for an administrator.
-            statement_timeout_ms: Limits each statement, in milliseconds; 0 is no limit.
+            timeout_ms: Limits each statement instead of the client's time-out, in milliseconds.
         """
-        limit = b"%d" % statement_timeout_ms
+        limit = self._limit if timeout_ms is None else b"%d" % timeout_ms
         if values is None:
             return OwnStatement(self._admin_call, (limit,))
         return OwnStatement(self._user_call, (limit, *values, *self._role))
 
     def of_block(
-        self, values: tuple[bytes, ...] | None, statement_timeout_ms: int, mark: bytes
+        self, values: tuple[bytes, ...] | None, mark: bytes, timeout_ms: int | None = None
     ) -> OwnStatement:
         """Return the statement for a block, which marks its transaction.
 
@@ -143,10 +149,10 @@ class ContextSql:
 
         Args:
             values: What the settings get, in their order; None for an administrator.
-            statement_timeout_ms: Limits each statement, in milliseconds; 0 is no limit.
             mark: What ``marker`` returned.
+            timeout_ms: Limits each statement instead of the client's time-out, in milliseconds.
         """
-        limit = b"%d" % statement_timeout_ms
+        limit = self._limit if timeout_ms is None else b"%d" % timeout_ms
         if values is None:
             return OwnStatement(self._admin_block, (limit, mark))
         return OwnStatement(self._user_block, (limit, *values, *self._role, mark))

@@ -446,10 +446,11 @@ class Trial:
             for name in self.domains:
                 if self._decides(name, mine, theirs, index, dict.fromkeys(texts)):
                     found.setdefault(setting, []).append(name)
+        for setting in () if found else other.settings:
+            theirs = self.universe.owner.tokens[setting]
             likely = [
                 name for name in self.domains
-                if setting not in found and name in _OWNERS
-                and {str(v) for v in self.domains[name].values} & theirs
+                if name in _OWNERS and {str(v) for v in self.domains[name].values} & theirs
             ]  # fmt: skip
             if likely:
                 found[setting] = likely
@@ -601,6 +602,8 @@ class Trial:
         names = state.person.names if state.person else frozenset()
         if tokens & reach:
             return "granted", ()
+        if len(primary) > 1 and any(str(row[column]) in names for column in primary.values()):
+            return "partial", ()
         if tokens & names and state.partial is None:
             return ("named", ()) if command != "r" and primary else (None, ())
         naming = [

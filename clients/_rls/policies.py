@@ -58,18 +58,7 @@ def policy_findings(
         mended: Returns a clause without its fault, where the text alone tells it.
     """
     for policy in table.policies:
-        if not policy.facts["permissive"]:
-            continue
-        name = policy.facts["name"]
-        examples: list[tuple[Severity, Counterexample]] = []
-        for declared, verdict in verdicts:
-            for example in verdict.counterexamples:
-                if name not in example.policies:
-                    continue
-                if example.cause == "marked" and is_sharing(example.columns, table.columns):
-                    continue
-                severity = _SEVERITY[example.cause] if declared else "risk"
-                examples.append((severity, example))
+        examples = _examples(table, policy, verdicts) if policy.facts["permissive"] else []
         if not examples:
             continue
         examples.sort(key=lambda pair: SEVERITIES.index(pair[0]))
@@ -82,6 +71,8 @@ def policy_findings(
         if rule == "policy-always-true" and commands == ["r"] and policy.commands == "r":
             # Written out for reading alone, this may well be meant.
             severity = "risk"
+            if _is_directory(table, policy, verdicts):
+                continue
         why = (
             f"{_WHY[rule].format(settings=settings)} ({' and '.join(kinds)}), for "
             f"{', '.join(COMMANDS[c] for c in commands)}: {explain(shown)}"
@@ -94,6 +85,31 @@ def policy_findings(
         keep_reading = "r" not in commands and rule != "policy-open-without-context"
         fix = _fix(table, original(policy), texts, keep_reading=keep_reading)
         yield Finding(rule, where, why, fix, severity)
+
+
+def _examples(
+    table: Relation, policy: Policy, verdicts: Sequence[tuple[bool, Verdict]]
+) -> list[tuple[Severity, Counterexample]]:
+    """Return what a policy lets pass though it should not, with how bad each is."""
+    found: list[tuple[Severity, Counterexample]] = []
+    for declared, verdict in verdicts:
+        for example in verdict.counterexamples:
+            shared = example.cause == "marked" and is_sharing(example.columns, table.columns)
+            if policy.facts["name"] in example.policies and not shared:
+                found.append((_SEVERITY[example.cause] if declared else "risk", example))
+    return found
+
+
+def _is_directory(
+    table: Relation, policy: Policy, verdicts: Sequence[tuple[bool, Verdict]]
+) -> bool:
+    """Whether a policy lets roles that it names read the rows that users have of themselves."""
+    owners = {c for _, v in verdicts for columns in v.owners.values() for c in columns}
+    return (
+        bool(owners)
+        and not policy.facts["public"]
+        and all(table.columns[column]["key"] for column in owners)
+    )
 
 
 def _rule(

@@ -6,16 +6,14 @@ them. ``UrlSource.candidates`` says what is tried then, for both clients.
 
 from __future__ import annotations
 
-import copy
 import inspect
 import logging
 import math
-import os
 import time
-import weakref
 from abc import ABC, abstractmethod
+from contextvars import ContextVar, copy_context
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from ..errors import (
     ClientError,
@@ -24,12 +22,14 @@ from ..errors import (
     VaultConnectionError,
     VaultError,
 )
+from .fork import on_fork
 from .locks import OwnedLock
+from .single_flight import SingleFlight, fresh_copy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ["Candidate", "Credential", "CredentialLife", "UrlSource"]
+__all__ = ["Candidate", "Credential", "CredentialLife", "UrlSource", "is_past_cache"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,23 +76,36 @@ class Credential(ABC):
         """Return how old it is, and how long it still works."""
 
 
-#: Seconds from a value's first refusal in which the other half of a rotation is waited for.
+#: Seconds from a value's first refusal in which to wait for the other half of a rotation.
 _ROTATION_PATIENCE = 1.0
-_FIRST_PAUSE = 0.05
-_LONGEST_PAUSE = 0.25
+_MIN_PAUSE = 0.05
+_MAX_PAUSE = 0.25
 #: Seconds between two logins with a value that was refused: servers lock accounts.
 _REFUSED_PAUSE = 5.0
 #: Different values that are tried in that time while none works: some sources never give the same.
-_DIFFERENT_VALUES = 4
-_REMEMBERED_REFUSALS = 8
-#: The part of the time since a value's first refusal that lies between two questions for another:
-#: all failing calls together ask rarer and rarer, and a mended source is heard at once at first.
-_QUESTION_PART = 0.02
-_LONGEST_QUESTION_PAUSE = 1.0
-#: Seconds between two questions to a source that could not be asked while its last URL works.
-_TROUBLE_PAUSE = 5.0
+_MAX_VALUES = 4
+_MAX_REFUSALS = 8
+#: The fraction of the time since a value's first refusal after which the callable is called again:
+#: the longer an outage lasts, the fewer calls it gets from all failing threads together.
+_POLL_FRACTION = 0.02
+_MAX_POLL_PAUSE = 1.0
+#: Seconds between two calls of a callable that failed, while its last URL works.
+_RETRY_PAUSE = 5.0
 
 _log = logging.getLogger("clients.credentials")
+
+_past_cache: ContextVar[bool] = ContextVar("failfast_past_cache", default=False)
+#: The source whose callable runs.
+_called_source: ContextVar[UrlSource | None] = ContextVar("failfast_called_source", default=None)
+
+
+def is_past_cache() -> bool:
+    """Return whether what is read now has to be read past every cache.
+
+    So it is in a callable that is called because the server refused the value that it gave
+    before: also in one that takes no ``use_cache``, as ``lambda: vault.get_database_url("my/db")``.
+    """
+    return _past_cache.get()
 
 
 @dataclass(slots=True)
@@ -101,13 +114,13 @@ class Candidate:
 
     Args:
         url: The URL.
-        asked_at: When its caller asked for one, on the monotonic clock.
+        requested_at: When its caller asked for one, on the monotonic clock.
         given_at: When the source gave it: before that for one that has worked until now.
         refusal: What the server said to it; whoever tried it sets this.
     """
 
     url: str = field(repr=False)
-    asked_at: float
+    requested_at: float
     given_at: float
     refusal: str = "refused"
 
@@ -124,8 +137,9 @@ class UrlSource:
 
     Args:
         name: The parameter's name, for messages.
-        url: A URL, or a callable that returns one. It may take ``use_cache``: it is called with
-            ``use_cache=False`` after the server refused what it returned before.
+        url: A URL, or a callable that returns one. After the server refused what it returned, it
+            is called again, and secrets that it reads then are read past the cache; where it takes
+            ``use_cache``, it gets ``use_cache=False``.
         describe: Names server and user of a URL, and nothing secret.
         unusable: The error to raise for a source that is none.
     """
@@ -144,34 +158,36 @@ class UrlSource:
             )
         self.name = name
         self._unusable = unusable
-        #: Why the callable could not be asked the last time; None when it could.
+        #: Why the last call of the callable failed; None when it did not.
         self.trouble: ClientError | None = None
         self._url = url
         self._describe = describe
         self._leased = url if isinstance(url, Credential) else None
         self._takes_use_cache = callable(url) and _takes_use_cache(url)
-        self._ask_again_at = 0.0
-        #: Since when there is neither an answer nor a URL that works, and the next question.
-        self._without_since: float | None = None
-        self._without_until = 0.0
-        #: How often it was asked past its cache, and when last.
-        self._renewals = 0
-        self._renewed_at = 0.0
+        self._next_retry_at = 0.0
+        #: Since when the callable fails and no URL works, and when to call it again.
+        self._outage_began: float | None = None
+        self._next_poll_at = 0.0
+        #: How often it was called for a fresh value, and when last.
+        self._refreshes = 0
+        self._refreshed_at = 0.0
         self._fresh: str | None = None
         self._refusals: dict[str, _Refusal] = {}
         #: The URL that works as far as is known, and the last one that did.
         self._working: str | None = None
         self._accepted = Candidate("", 0.0, 0.0)
-        self._since = self._accepted_at = time.monotonic()
+        self._in_use_since = self._last_accepted_at = time.monotonic()
         self._generation = 0
-        self._doubt_again_at = 0.0
-        self.renew_locks()
-        _sources.add(self)
+        self._next_suspicion_at = 0.0
+        #: One call for a fresh value serves all threads that were refused with the same one.
+        self._refresh: SingleFlight[int, str | None] = SingleFlight(shared=Exception)
+        self._renew_lock()
+        on_fork(self._renew_lock)
 
     def current(self) -> str | None:
         """Return the URL; None when a callable says that there is none.
 
-        That Vault cannot be asked is no reason to give up a credential that works.
+        While the callable fails because Vault is away, a URL that works stays in use.
 
         Raises:
             ClientError: The callable failed, and no URL is known to work.
@@ -181,33 +197,33 @@ class UrlSource:
         # Once: another thread may be answered meanwhile.
         working, trouble = self._working, self.trouble
         if trouble is not None:
-            if working is None and not self._may_ask_without():
-                raise copy.copy(trouble)
-            if working is not None and time.monotonic() < self._ask_again_at:
+            if working is None and not self._may_poll():
+                raise fresh_copy(trouble)
+            if working is not None and time.monotonic() < self._next_retry_at:
                 return working
         try:
-            url = self._url()
+            url = self._called()
         except VaultError as error:
             if working is None:
-                self.trouble = _without_frames(error)
+                self.trouble = fresh_copy(error)
                 raise
             if not isinstance(error, VaultConnectionError | VaultAuthenticationError):
                 raise
             if self.trouble is None:
                 _log.warning("%s stays as it is for now: %s", self.name, error)
-            self.trouble = _without_frames(error)
-            self._ask_again_at = time.monotonic() + _TROUBLE_PAUSE
+            self.trouble = fresh_copy(error)
+            self._next_retry_at = time.monotonic() + _RETRY_PAUSE
             return working
-        self.trouble, self._without_since = None, None
+        self.trouble, self._outage_began = None, None
         return url
 
     def candidates(self, *, patient: bool) -> Iterator[Candidate]:
-        """Yield what is worth a login; the next one is asked for after a refusal.
+        """Yield what is worth a login; request the next one after a refusal.
 
-        First comes what the callable returns, then what it returns afresh, then what has worked
+        First comes what the callable returns, then a fresh value from it, then what has worked
         so far, for the server may be the one that is behind. No value comes twice in five
         seconds, except when the server has changed between two refusals. Where there is nothing
-        new, the callable is asked again for a second: by one of all the threads that wait.
+        new, one of the waiting threads calls the callable again, for a second.
 
         Args:
             patient: Whether to wait for the other half of a rotation. The constructor does not:
@@ -217,35 +233,35 @@ class UrlSource:
             ConfigurationError: The callable returned None.
             ClientError: The callable failed, and no URL is known to work.
         """
-        asked_at, renewals = time.monotonic(), self._renewals
+        requested_at, refreshes = time.monotonic(), self._refreshes
         url = self._checked(self.current())
         if url not in self._refusals and self._worth_a_login(url):
-            yield from self._try(url, asked_at)
-        asked_at = time.monotonic()
-        newest = self._newest(renewals, url, patient=patient) or url
-        yield from self._newest_then_working(newest, asked_at)
+            yield from self._try(url, requested_at)
+        requested_at = time.monotonic()
+        newest = self._newest(refreshes, url, patient=patient) or url
+        yield from self._newest_then_working(newest, requested_at)
         # Bounded for this call as well: a source may give another value each time.
-        pause, ends_at = _FIRST_PAUSE, time.monotonic() + _ROTATION_PATIENCE
+        pause, ends_at = _MIN_PAUSE, time.monotonic() + _ROTATION_PATIENCE
         while patient and self._half_rotated(newest) and time.monotonic() < ends_at:
-            asked_at, renewals = time.monotonic(), self._renewals
+            requested_at, refreshes = time.monotonic(), self._refreshes
             time.sleep(pause)
-            pause = min(2 * pause, _LONGEST_PAUSE)
-            newest = self._newest(renewals, newest, patient=False) or newest
-            yield from self._newest_then_working(newest, asked_at)
+            pause = min(2 * pause, _MAX_PAUSE)
+            newest = self._newest(refreshes, newest, patient=False) or newest
+            yield from self._newest_then_working(newest, requested_at)
 
     def accepted(self, candidate: Candidate) -> None:
         """Note that the server took *candidate*."""
         url = candidate.url
         with self._lock:
             self._refusals.pop(url, None)
-            self._accepted_at = time.monotonic()
+            self._last_accepted_at = time.monotonic()
             before = self._accepted
             if candidate.given_at < before.given_at:
                 return  # overtaken by a newer one: no rotation back
             self._working, self._accepted = url, candidate
             if before.url == url:
                 return
-            self._since = time.monotonic()
+            self._in_use_since = time.monotonic()
             if not before.url or self._leased is not None:
                 return  # the first one; a lease tells of its changes itself
             if self._describe(before.url) != self._describe(url):
@@ -283,8 +299,8 @@ class UrlSource:
         # denied for good: then new sessions every few seconds do no harm.
         now = time.monotonic()
         with self._lock:
-            if now >= self._doubt_again_at:
-                self._doubt_again_at = now + _REFUSED_PAUSE
+            if now >= self._next_suspicion_at:
+                self._next_suspicion_at = now + _REFUSED_PAUSE
                 self._generation += 1
 
     def unreachable(self) -> None:
@@ -296,37 +312,37 @@ class UrlSource:
         """Return how old the credential in use is, and how long it still works."""
         if self._leased is not None:
             return self._leased.life()
-        return CredentialLife(time.monotonic() - self._since)
+        return CredentialLife(time.monotonic() - self._in_use_since)
 
-    def renew_locks(self) -> None:
-        """Make locks that nobody holds, for a forked child: the holder's thread is not in it."""
+    def _renew_lock(self) -> None:
         self._lock = OwnedLock()
-        self._asking = OwnedLock()
 
-    def _newest_then_working(self, newest: str, asked_at: float) -> Iterator[Candidate]:
+    def _newest_then_working(self, newest: str, requested_at: float) -> Iterator[Candidate]:
         if self._worth_a_login(newest):
-            yield from self._try(newest, asked_at)
+            yield from self._try(newest, requested_at)
         # Another thread may have found it in the meantime.
         with self._lock:
             working, given_at = self._working, self._accepted.given_at
         if working is not None and self._worth_a_login(working):
-            yield from self._try(working, asked_at, given_at)
+            yield from self._try(working, requested_at, given_at)
             # It worked until now: the server has changed after it refused the newest.
-            yield from self._try(newest, asked_at)
+            yield from self._try(newest, requested_at)
 
-    def _try(self, url: str, asked_at: float, given_at: float | None = None) -> Iterator[Candidate]:
-        candidate = Candidate(url, asked_at, asked_at if given_at is None else given_at)
+    def _try(
+        self, url: str, requested_at: float, given_at: float | None = None
+    ) -> Iterator[Candidate]:
+        candidate = Candidate(url, requested_at, requested_at if given_at is None else given_at)
         started = time.monotonic()
         yield candidate
         # Whoever asks for the next one was refused.
         now = time.monotonic()
         with self._lock:
-            if self._accepted.url == url and self._accepted_at > started:
+            if self._accepted.url == url and self._last_accepted_at > started:
                 return  # another thread's login was later: the server has changed since
             known = self._refusals.pop(url, None)
             first = now if known is None else known.first
             self._refusals[url] = _Refusal(first, now, candidate.refusal)
-            if len(self._refusals) > _REMEMBERED_REFUSALS:
+            if len(self._refusals) > _MAX_REFUSALS:
                 del self._refusals[next(iter(self._refusals))]
             if self._working == url:
                 self._working = None
@@ -337,45 +353,62 @@ class UrlSource:
         given = "None" if url is None else type(url).__name__
         raise self._unusable(f"the callable {self.name} returned {given}, and not a URL")
 
-    def _newest(self, renewals: int, refused: str, *, patient: bool) -> str | None:
-        """Ask the callable past its cache: one thread does for all that were refused with it."""
+    def _newest(self, refreshes: int, refused: str, *, patient: bool) -> str | None:
+        """Call the callable for a fresh value: one thread does for all that were refused."""
         if not callable(self._url):
             return None
-        with self._asking:
-            if self._renewals == renewals and self._may_ask(refused, patient=patient):
-                options = {"use_cache": False} if self._takes_use_cache else {}
-                try:
-                    self._fresh = self._checked(self._url(**options))
-                    self.trouble = None
-                except ClientError as error:
-                    self.trouble = _without_frames(error)
-                self._renewals += 1
-                self._renewed_at = time.monotonic()
-            return self._fresh
+        return self._refresh.run(
+            refreshes, lambda: self._refreshed(refreshes, refused, patient=patient)
+        )
 
-    def _may_ask_without(self) -> bool:
+    def _refreshed(self, refreshes: int, refused: str, *, patient: bool) -> str | None:
+        # Again: another thread's call may just have ended.
+        if self._refreshes == refreshes and self._may_refresh(refused, patient=patient):
+            try:
+                self._fresh = self._checked(self._called(past_cache=True))
+                self.trouble = None
+            except ClientError as error:
+                self.trouble = fresh_copy(error)
+            self._refreshes += 1
+            self._refreshed_at = time.monotonic()
+        return self._fresh
+
+    def _called(self, *, past_cache: bool = False) -> str | None:
+        if _called_source.get() is self:
+            raise self._unusable(
+                f"the callable {self.name} needs a new connection of the client that it gives the "
+                "URL for: let it get the URL without that client"
+            )
+        options = {"use_cache": False} if past_cache and self._takes_use_cache else {}
+        # In a context of its own: an interrupt cannot leave the variables set.
+        context = copy_context()
+        context.run(_called_source.set, self)
+        context.run(_past_cache.set, past_cache)
+        return context.run(cast("Callable[..., str | None]", self._url), **options)
+
+    def _may_poll(self) -> bool:
         """Whether it is this thread's turn to ask a source that could not be asked a moment ago."""
         now = time.monotonic()
         with self._lock:
-            if self._without_since is None:
-                self._without_since = self._without_until = now
-            if now < self._without_until:
+            if self._outage_began is None:
+                self._outage_began = self._next_poll_at = now
+            if now < self._next_poll_at:
                 return False
-            self._without_until = now + _question_pause(now - self._without_since)
+            self._next_poll_at = now + _poll_pause(now - self._outage_began)
             return True
 
-    def _may_ask(self, refused: str, *, patient: bool) -> bool:
+    def _may_refresh(self, refused: str, *, patient: bool) -> bool:
         """Wait until it is time for another question; False when there is none to wait for."""
         with self._lock:
             known = self._refusals.get(refused)
         now = time.monotonic()
         if known is None or not patient:
             return True
-        pause = _question_pause(now - known.first)
-        if self._renewed_at + pause > now:
+        pause = _poll_pause(now - known.first)
+        if self._refreshed_at + pause > now:
             if self._working is not None:
                 return False  # a connection can be had at once
-            time.sleep(self._renewed_at + pause - now)
+            time.sleep(self._refreshed_at + pause - now)
         return True
 
     def _worth_a_login(self, url: str) -> bool:
@@ -383,14 +416,14 @@ class UrlSource:
         with self._lock:
             known = self._refusals.get(url)
             lately = sum(
-                one.last > self._accepted_at and now - one.last < _REFUSED_PAUSE
+                one.last > self._last_accepted_at and now - one.last < _REFUSED_PAUSE
                 for one in self._refusals.values()
             )
             if known is not None:
                 if now - known.last < _REFUSED_PAUSE:
                     return False
                 known.last = now  # this thread's to try, for all that wait
-        return known is not None or lately < _DIFFERENT_VALUES
+        return known is not None or lately < _MAX_VALUES
 
     def _half_rotated(self, newest: str) -> bool:
         with self._lock:
@@ -400,13 +433,8 @@ class UrlSource:
         return callable(self._url) and time.monotonic() - known.first < _ROTATION_PATIENCE
 
 
-def _question_pause(lasting: float) -> float:
-    return min(_LONGEST_QUESTION_PAUSE, _QUESTION_PART * lasting)
-
-
-def _without_frames(error: ClientError) -> ClientError:
-    # A copy has neither them nor a cause, which would keep the caller's objects alive.
-    return copy.copy(error)
+def _poll_pause(lasting: float) -> float:
+    return min(_MAX_POLL_PAUSE, _POLL_FRACTION * lasting)
 
 
 def _takes_use_cache(function: Callable[..., object]) -> bool:
@@ -415,14 +443,3 @@ def _takes_use_cache(function: Callable[..., object]) -> bool:
     except (TypeError, ValueError):
         return False
     return any(p.name == "use_cache" or p.kind is p.VAR_KEYWORD for p in parameters)
-
-
-_sources: weakref.WeakSet[UrlSource] = weakref.WeakSet()
-
-
-def _renew_locks() -> None:
-    for source in list(_sources):
-        source.renew_locks()
-
-
-os.register_at_fork(after_in_child=_renew_locks)

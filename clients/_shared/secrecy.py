@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import hmac
 import re
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import quote, quote_plus
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 __all__ = ["Masked", "MaskedEnvironment", "redact"]
 
@@ -21,12 +20,32 @@ _DSN_PASSWORD = re.compile(r"(password\s*=\s*)('(?:[^'\\]|\\.)*'|\S+)", re.IGNOR
 # English, German, French and the straight quotes of programs.
 _OPENING = "'\"`\u00bb\u00ab\u201e\u201c\u2018\u201a\u2039\u203a\u201d"
 _CLOSING = "'\"`\u00ab\u00bb\u201c\u201d\u2019\u2018\u203a\u2039"
-#: A secret that is shorter, or of one kind of characters and shorter than the second number, may
-#: be a word of the text by chance: to mask that word would tell the secret.
-_SHORT, _SHORT_WORD = 4, 12
+#: A secret that is shorter, or letters or digits alone and shorter than the second number, may be
+#: a word of the text by chance: to mask that word would tell the secret.
+_SHORT, _SHORT_WORD = 4, 6
 #: One that is longer, and no word, does not stand in another word by chance.
 _LONG = 8
-_WORD = re.compile(r"[^\W\d_][^\W\d_A-Z]*|[A-Z]+|\d+|[\W_]+")
+_WORD = re.compile(r"[^\W\d_]+|\d+|[\W_]+")
+#: Longer words that servers, drivers and this SDK write, and that people take for passwords.
+_TEXT = """
+accepting access account address administrator allowed already anonymous another answer attempt
+authenticate authentication available because before between broken cannot certificate changed
+character characters client clients closed cluster command connect connected connecting connection
+connections could credential credentials database default defined denied directory disabled
+enabled environment exceeded exhausted existing expected expired failed failure handshake header
+hostname implemented incorrect initialized integer invalid invalidated letter letters listening
+loading localhost longer manager master memory message method missing mounted namespace network
+nodename nothing number object operation option options packet parameter passphrase password
+passwords permission permissions permitted pooler portal postgres postgresql primary private
+privilege privileges process protocol provided provider public readonly received redis refused
+rejected remote replica request requests required reserved resource response retries revoked
+rotated running sealed seconds secret secrets security server servername servers service session
+sessions setting settings shutdown shutting socket starting statement status string supplied
+supported system temporary terminated terminating testing timeout transaction transport unable
+unavailable unexpected unexpectedly unknown unreachable unsupported upstream username usernames
+valkey vault version warning without
+"""
+_ORDINARY = frozenset(_TEXT.split())
 
 
 def redact(text: object, *secrets: str | Masked | None) -> str:
@@ -63,9 +82,10 @@ def _without(secret: str, text: str) -> str:
         rf"(?<=[{re.escape(_OPENING)}])(?:{any_form})(?=[{re.escape(_CLOSING)}])",
         rf"(?<=[:/])(?:{any_form})(?=@)",
     ]
-    if len(secret) >= _SHORT and not (_WORD.fullmatch(secret) and len(secret) < _SHORT_WORD):
-        whole = f"(?:{any_form})"
-        places.append(whole if len(secret) >= _LONG else rf"(?<![\w-]){whole}(?![\w-])")
+    word = _WORD.fullmatch(secret) is not None
+    if len(secret) >= (_SHORT_WORD if word else _SHORT) and secret.lower() not in _ORDINARY:
+        token = rf"(?<![\w-])(?:{any_form})(?![\w-])"
+        places.append(f"(?:{any_form})" if len(secret) >= _LONG and not word else token)
     return re.sub("|".join(places), _MASK, text)
 
 
@@ -103,26 +123,45 @@ class Masked:
         return self._value
 
 
-class MaskedEnvironment(Mapping[str, str]):
-    """Variables that do not show in a repr or a frame's locals.
+if TYPE_CHECKING:
+    _Environment = Mapping[str, str]
+else:  # error reporters go through every mapping that a frame holds
+    _Environment = object
+
+
+class MaskedEnvironment(_Environment):
+    """Variables that do not show in a frame's locals.
 
     Args:
         environ: The variables.
     """
 
-    __slots__ = ("_variables",)
+    __slots__ = ("_get", "_names")
 
     def __init__(self, environ: Mapping[str, str]) -> None:
-        self._variables = environ
+        # A method of the variables would show them in its own repr.
+        def get(name: str) -> str | None:
+            return environ.get(name)
+
+        self._get = get
+        self._names = tuple(environ)
 
     def __getitem__(self, name: str) -> str:
-        return self._variables[name]
+        value = self._get(name)
+        if value is None:
+            raise KeyError(name)
+        return value
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._variables)
+        return iter(self._names)
 
     def __len__(self) -> int:
-        return len(self._variables)
+        return len(self._names)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """Return a variable, or *default*."""
+        value = self._get(name)
+        return default if value is None else value
 
     def __repr__(self) -> str:
         return "***"

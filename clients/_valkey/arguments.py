@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 from .._shared.validation import shown
-from ..errors import ValkeyConfigurationError, ValkeyError
+from ..errors import ValkeyConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -19,8 +18,7 @@ __all__ = [
     "checked_prefix",
     "checked_producer",
     "checked_text",
-    "from_json",
-    "to_json",
+    "encodable",
 ]
 
 # The server counts expiry in milliseconds from 1970 in 63 bits; a thousand centuries will do.
@@ -40,7 +38,7 @@ def checked_key(prefix: str, key: object, what: str = "key") -> str:
         raise ValkeyConfigurationError(
             f"a {what} is empty: name what it stands for, as in 'user:42'"
         )
-    return prefix + (key if key.isascii() else _encodable(key, f"the {what} {key!r}"))
+    return prefix + (key if key.isascii() else encodable(key, f"the {what} {key!r}"))
 
 
 def checked_keys(prefix: str, keys: Iterable[object]) -> list[str]:
@@ -67,7 +65,7 @@ def checked_prefix(prefix: object) -> str:
     """
     if not isinstance(prefix, str):
         raise ValkeyConfigurationError(f"key_prefix is {type(prefix).__name__}: it must be a str")
-    return _encodable(prefix, "key_prefix")
+    return encodable(prefix, "key_prefix")
 
 
 def checked_text(key: str, value: object) -> str:
@@ -82,7 +80,7 @@ def checked_text(key: str, value: object) -> str:
             "stores other types"
         )
     text = str.__str__(value)  # that of a subclass, such as an Enum, may print as another
-    return text if text.isascii() else _encodable(text, f"the value for key {key!r}")
+    return text if text.isascii() else encodable(text, f"the value for key {key!r}")
 
 
 def checked_expiry(key: str, seconds: object) -> int:
@@ -132,64 +130,21 @@ def checked_producer(key: str, produce: Callable[[], Any]) -> Callable[[], Any]:
     return produce
 
 
-def to_json(key: str, value: object) -> str:
-    """Return *value* as JSON.
+def encodable(text: str, what: str) -> str:
+    """Return *text*.
 
     Raises:
-        ValkeyConfigurationError: It is not JSON, NaN and Infinity included; nothing was written.
+        ValkeyConfigurationError: UTF-8 cannot hold it.
     """
-    try:
-        text = json.dumps(value, allow_nan=False, ensure_ascii=False)
-    except (TypeError, ValueError, RecursionError) as error:
-        # Not chained: the encoder may quote the value.
-        raise ValkeyConfigurationError(
-            f"the value for key {key!r} is not JSON: {_json_reason(error)}; nothing was written"
-        ) from None
-    return _encodable(text, f"the value for key {key!r}")
+    if not _is_utf8(text):
+        raise ValkeyConfigurationError(f"{what} holds a lone surrogate, which UTF-8 cannot hold")
+    return text
 
 
-def from_json(key: str, text: str) -> Any:
-    """Return what the JSON *text* says.
-
-    Raises:
-        ValkeyError: It is not JSON.
-    """
-    try:
-        return json.loads(text, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
-        where = f" at character {error.pos}" if isinstance(error, json.JSONDecodeError) else ""
-        # Not chained: the decoder's error carries the whole value.
-        raise ValkeyError(
-            f"the value of key {key!r} is not JSON{where}: something other than set_json() wrote "
-            "it; delete the key or read it with get()"
-        ) from None
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")
-
-
-def _json_reason(error: Exception) -> str:
-    text = str(error)
-    if isinstance(error, TypeError) and text.startswith("Object of type"):
-        return text
-    if "circular" in text.lower():
-        return "it contains itself"
-    if "digits" in text:
-        return "it holds a number of thousands of digits"
-    if isinstance(error, RecursionError):
-        return "it is nested too deeply"
-    if isinstance(error, TypeError):
-        return "a dict key is not a str, int, float, bool or None"
-    return "it holds NaN or Infinity"
-
-
-def _encodable(text: str, what: str) -> str:
+def _is_utf8(text: str) -> bool:
+    # The codec's error carries the whole text: nothing may be raised while it is handled.
     try:
         text.encode()
     except UnicodeEncodeError:
-        # Not chained: the codec's error carries the whole text.
-        raise ValkeyConfigurationError(
-            f"{what} holds a lone surrogate, which UTF-8 cannot hold"
-        ) from None
-    return text
+        return False
+    return True

@@ -8,6 +8,7 @@ process, and by looking again when it runs elsewhere.
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
 import random
@@ -22,16 +23,19 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from redis.crc import key_slot
 
-from ..errors import ValkeyError
-from .arguments import to_json
-from .commands import Script, same, script_command
+from ..errors import ValkeyConfigurationError, ValkeyError
+from .commands import Script, script_command
+from .errors import UnexpectedReply
+from .identity_digest import identity_digest
+from .replies import flag, text_or_none
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from .commands import Command
+    from .runner import Runner
 
-__all__ = ["Flights", "Lookup", "lock_name"]
+__all__ = ["Flights", "Lookup", "entry_key", "lock_name"]
 
 _log = logging.getLogger("clients.valkey")
 
@@ -104,7 +108,7 @@ class Lookup(NamedTuple):
     """One caller's wish for a cached value.
 
     Args:
-        run: Sends a command.
+        runner: Sends the commands.
         flights: What is under way in this process.
         name: The key, with its prefix.
         lock: The lock's key, as ``lock_name`` has it.
@@ -113,7 +117,7 @@ class Lookup(NamedTuple):
         produce: Makes the value.
     """
 
-    run: Callable[[Command[Any]], Any]
+    runner: Runner
     flights: Flights
     name: str
     lock: str
@@ -126,19 +130,20 @@ class Lookup(NamedTuple):
         token = secrets.token_hex(16)
         early = int(self.expire_seconds * 1000 * _EARLY)
         keys = (self.name, self.lock)
-        look = script_command(_LOOK, keys, (token, self.lock_seconds * 1000, early), same)
+        arguments = (token, self.lock_seconds * 1000, early)
+        look: Command[tuple[str | None, bool]] = script_command(_LOOK, keys, arguments, _found)
         pause = _SHORTEST_PAUSE
         # A lock ends after lock_seconds at the latest; after two of them, produce without one.
         patience = time.monotonic() + 2 * self.lock_seconds
         while True:
-            value, mine = self.run(look)
+            value, mine = self.runner.run(look)
             if mine:
                 return self._lead(token, value)
             if value is not None:
                 return str(value)
             remaining = patience - time.monotonic()
             if remaining <= 0:
-                return to_json(self.name, self.produce())
+                return self._produced()
             flight = self.flights.get((os.getpid(), self.name))
             if flight is not None:
                 if flight.thread == threading.get_ident():
@@ -147,7 +152,10 @@ class Lookup(NamedTuple):
                         "for itself: let it make the value without cached()"
                     )
                 wait([flight], min(remaining, self.lock_seconds))
-                if flight.done() and not isinstance(flight.exception(), _LeaderInterrupted):
+                failure = flight.exception() if flight.done() else None
+                if failure is not None and not isinstance(failure, _LeaderInterrupted):
+                    raise copy.copy(failure)
+                if flight.done() and failure is None:
                     return flight.result()
             time.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - no matter of security
             pause = min(pause * 2, _LONGEST_PAUSE)
@@ -174,7 +182,7 @@ class Lookup(NamedTuple):
 
     def _produce(self, token: str, value: str | None) -> str:
         try:
-            text = to_json(self.name, self.produce())
+            text = self._produced()
         except BaseException as error:
             self._release(token)
             if value is None or not isinstance(error, Exception):
@@ -189,7 +197,7 @@ class Lookup(NamedTuple):
         keys = (self.name, self.lock)
         # A producer slower than its lock stores nothing: somebody else may have begun anew.
         try:
-            self.run(script_command(_STORE, keys, (token, text, self.expire_seconds), int))
+            self.runner.run(script_command(_STORE, keys, (token, text, self.expire_seconds), flag))
         except ValkeyError as error:
             # Not when the server is silent: that would only cost another time-out.
             if error.code is not None:
@@ -197,11 +205,52 @@ class Lookup(NamedTuple):
             raise
         return text
 
+    def _produced(self) -> str:
+        return self.runner.commands.codec.dump(self.name, self.produce())
+
     def _release(self, token: str) -> None:
         try:
-            self.run(script_command(_RELEASE, (self.lock,), (token,), int))
+            self.runner.run(script_command(_RELEASE, (self.lock,), (token,), flag))
         except Exception as error:  # noqa: BLE001 - must not replace the producer's own error
             _log.warning("the lock %r stays until it expires: %s", self.lock, error)
+
+
+def _found(reply: Any) -> tuple[str | None, bool]:
+    if type(reply) is not list or len(reply) != len(("value", "lock")):
+        raise UnexpectedReply("a value and a lock", reply)
+    return text_or_none(reply[0]), flag(reply[1])
+
+
+def entry_key(key: str, user: Mapping[str, Any], per_user: object) -> str:
+    """Return the key, without prefix, of an entry that is everybody's or one user's.
+
+    Args:
+        key: What the caller calls it.
+        user: The identity that is in force; empty outside of any user.
+        per_user: What the caller said.
+
+    Raises:
+        ValkeyConfigurationError: The caller does not say whose the entry is, although there is a
+            user, or wants a user's where there is none.
+    """
+    if per_user is False or (per_user is None and not user):
+        return key
+    if per_user is None:
+        raise ValkeyConfigurationError(
+            f"cached({key!r}) is called for a user, and does not say whose the entry is: pass "
+            "per_user=True for an entry of each user's own, or per_user=False for one that "
+            "everybody may see"
+        )
+    if per_user is not True:
+        raise ValkeyConfigurationError(
+            f"per_user is {type(per_user).__name__}: it must be True, False or None"
+        )
+    if not user:
+        raise ValkeyConfigurationError(
+            f"cached({key!r}, per_user=True) is called outside of any user: enter user_context() "
+            "first, or pass per_user=False"
+        )
+    return f"{key}:user:{identity_digest(user)}"
 
 
 def lock_name(prefix: str, name: str) -> str:

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import os
 import time
+from collections import Counter
+from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
 from redis.exceptions import (
@@ -24,19 +26,23 @@ from redis.exceptions import (
     TryAgainError,
 )
 
+from .._shared.interrupts import is_interrupt
 from .._shared.locks import OwnedLock
-from .errors import PoolExhausted, ReplyLost
-from .links import call_on
-from .pool import ServerPool
+from .errors import PoolExhausted, ReplyLost, UnexpectedReply
+from .links import call_on, request
+from .pool import Batch, Request, ServerPool
+from .replies import pong
 from .url import Address
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from .commands import Command
     from .connections import ConnectionFactory
 
 __all__ = ["ClusterNodes"]
+
+T = TypeVar("T")
 
 _REDIRECTIONS = 8
 _TRY_AGAIN_PAUSE = 0.05
@@ -90,28 +96,44 @@ class ClusterNodes:
         )
 
     def call_many(self, commands: Sequence[Command[Any]]) -> list[Any]:
-        """Send several commands, in one write to each server that holds some of their keys."""
-        slots = [_slot(command) for command in commands]
-        replies: list[Any] = [None] * len(commands)
+        """Send several commands, in one write to each server that holds some of their keys.
+
+        All servers have theirs before the first reply is read.
+        """
         groups: dict[Address, list[int]] = {}
-        for number, slot in enumerate(slots):
+        for number, slot in enumerate(map(_slot, commands)):
             groups.setdefault(self._owner(slot), []).append(number)
-        for count, (address, numbers) in enumerate(groups.items()):
-            words = [commands[number].full_words for number in numbers]
-            try:
-                answers = self._pool(address).call_many(words)
-            except (RedisError, OSError) as error:
-                self._suspect(address)
-                if count == 0:
-                    raise
-                # Another server has executed its part.
-                raise ReplyLost(error) from error
-            except ReplyLost:
-                self._suspect(address)
+        # In one order for all threads: nobody waits for a place while another waits for his.
+        addresses = sorted(groups)
+        batches = [
+            Batch(self._pool(one), [request(commands[n]) for n in groups[one]]) for one in addresses
+        ]
+        try:
+            replies: list[Any] = [None] * len(commands)
+            for address, batch in zip(addresses, batches, strict=True):
+                self._watched(address, batch.send)
+            for address, batch in zip(addresses, batches, strict=True):
+                answers = self._watched(address, batch.receive)
+                for number, reply in zip(groups[address], answers, strict=True):
+                    replies[number] = reply
+            return [self._settle(c, reply) for c, reply in zip(commands, replies, strict=True)]
+        except Exception as error:
+            maybe_applied = any(batch.maybe_applied for batch in batches)
+            if is_interrupt(error, "redis", "hiredis") or not maybe_applied:
                 raise
-            for number, answer in zip(numbers, answers, strict=True):
-                replies[number] = self._settle(commands[number], answer)
-        return replies
+            # Other servers may have executed their parts.
+            cause = error.error if isinstance(error, ReplyLost) else error
+            raise ReplyLost(cause, sent=True, maybe_applied=True) from error
+        finally:
+            for batch in batches:
+                batch.drop()
+
+    def groups(self, names: tuple[str, ...]) -> list[tuple[str, ...]]:
+        """Return *names* by slot, which is what one command can take."""
+        found: dict[int, list[str]] = {}
+        for name in names:
+            found.setdefault(key_slot(name.encode()), []).append(name)
+        return [tuple(group) for group in found.values()]
 
     def ping(self) -> None:
         """Ask every primary whether it is there, and whether all slots are served."""
@@ -123,11 +145,14 @@ class ClusterNodes:
                 f"{missing} slots are served by nobody", status_code="CLUSTERDOWN"
             )
         for address in sorted(set(self._owners.values())):
-            try:
-                self._pool(address).call(("PING",))
-            except (RedisError, OSError, ReplyLost):
-                self._suspect(address)
-                raise
+            self._watched(address, partial(self._pool(address).call, ("PING",), pong))
+
+    def stats(self) -> dict[str, int]:
+        """Return the numbers of all pools together."""
+        total: Counter[str] = Counter()
+        for pool in list(self._pools.values()):
+            total.update(pool.stats())
+        return dict(total)
 
     def close(self) -> None:
         """Close every connection."""
@@ -146,12 +171,10 @@ class ClusterNodes:
             return self.call(command)
         except ResponseError as error:
             return error
-        except (RedisError, OSError) as error:
-            raise ReplyLost(error) from error
 
     def _ask(self, ask: AskError, asked: Address, command: Command[Any]) -> Any:
         pool = self._pool(Address(ask.host or asked.host, ask.port))
-        _, reply = pool.call_many([("ASKING",), command.full_words])
+        _, reply = pool.call_many([Request(("ASKING",)), request(command)])
         if isinstance(reply, Exception):
             raise reply
         return reply
@@ -179,6 +202,15 @@ class ClusterNodes:
         self._owners[moved.slot_id] = Address(moved.host or asked.host, moved.port)
         self._stale = True
 
+    def _watched(self, address: Address, step: Callable[[], T]) -> T:
+        try:
+            return step()
+        except PoolExhausted:
+            raise
+        except (RedisError, OSError, ReplyLost):
+            self._suspect(address)
+            raise
+
     def _suspect(self, address: Address) -> None:
         self._suspects.add(address)
         self._stale = True
@@ -192,7 +224,7 @@ class ClusterNodes:
         best: dict[int, Address] | None = None
         for address in candidates:
             try:
-                table = self._make_pool(address).call(("CLUSTER", "SLOTS"))
+                table = self._make_pool(address).call(("CLUSTER", "SLOTS"), _table)
             except ResponseError:
                 # Not a cluster, or no permission: no other node will say anything else.
                 raise
@@ -244,10 +276,18 @@ def _slot(command: Command[Any]) -> int:
     return slots.pop() if slots else 0
 
 
+def _table(reply: Any) -> list[Any]:
+    """Take what CLUSTER SLOTS answers: from, to, and the servers, the primary first."""
+    if type(reply) is list:
+        with suppress(TypeError, ValueError, IndexError):
+            return [(int(row[0]), int(row[1]), row[2][0], int(row[2][1])) for row in reply]
+    raise UnexpectedReply("the slots of a cluster", reply)
+
+
 def _owners(table: list[Any], asked: Address) -> dict[int, Address]:
     owners: dict[int, Address] = {}
-    for start, end, (host, port, *_), *_ in table:
+    for start, end, host, port in table:
         # A server that does not know its own address leaves it out.
-        address = Address(asked.host if host in {None, "", "?"} else host, int(port))
+        address = Address(asked.host if host in {None, "", "?"} else host, port)
         owners |= dict.fromkeys(range(start, end + 1), address)
     return owners

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeVar
 
 from ..errors import ValkeyConfigurationError
@@ -17,33 +18,19 @@ from .arguments import (
     checked_key,
     checked_keys,
     checked_text,
-    from_json,
-    to_json,
 )
+from .replies import counter, flag, identity, integer, nothing, stored, text_or_none
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from .json_codec import JsonCodec
 
-__all__ = [
-    "GET_MANY",
-    "INCREMENT",
-    "SET_MANY",
-    "Command",
-    "CommandSet",
-    "Script",
-    "same",
-    "script_command",
-]
+__all__ = ["INCREMENT", "SET_MANY", "Command", "CommandSet", "Script", "script_command"]
 
 T = TypeVar("T")
 
 _KEYS_SHOWN = 3
-
-
-def same(reply: Any) -> Any:
-    """Return the reply as it is."""
-    return reply
 
 
 class Script:
@@ -76,22 +63,6 @@ return value
 """,
 )
 
-#: KEYS: the keys. A script and not MGET, which passes a key of another type off as absent.
-GET_MANY: Final = Script(
-    "MGET",
-    """
-local values = {}
-for number, key in ipairs(KEYS) do
-  local value = redis.pcall('GET', key)
-  if type(value) == 'table' then
-    return redis.error_reply(value.err .. ", in '" .. key .. "'")
-  end
-  values[number] = value
-end
-return values
-""",
-)
-
 #: KEYS: the keys. ARGV: expiry in seconds, then the values.
 SET_MANY: Final = Script(
     "MSET with expiry",
@@ -110,14 +81,16 @@ class Command(NamedTuple, Generic[T]):
     Args:
         words: What is sent, numbers as text: see ``pack``.
         keys: The keys that it touches; they decide which server gets it.
-        parse: Turns the reply into what the caller gets.
+        shape: Takes the reply, and refuses one that the command does not have.
+        convert: Turns what *shape* returns into what the caller gets.
         writes: Whether it can change anything.
         script: The script that *words* are the keys and arguments of.
     """
 
     words: tuple[str, ...]
     keys: tuple[str, ...]
-    parse: Callable[[Any], T]
+    shape: Callable[[Any], Any]
+    convert: Callable[[Any], T] = identity
     writes: bool = True
     script: Script | None = None
 
@@ -150,13 +123,12 @@ def script_command(
     script: Script,
     keys: tuple[str, ...],
     arguments: Iterable[str | int],
-    parse: Callable[[Any], T],
-    *,
-    writes: bool = True,
+    shape: Callable[[Any], Any],
+    convert: Callable[[Any], T] = identity,
 ) -> Command[T]:
     """Return the command that runs *script*."""
     words = (str(len(keys)), *keys, *map(str, arguments))
-    return Command(words, keys, parse, writes, script)
+    return Command(words, keys, shape, convert, script=script)
 
 
 class CommandSet:
@@ -164,25 +136,31 @@ class CommandSet:
 
     Args:
         prefix: Stands before every key.
+        codec: Turns values into JSON texts and back.
     """
 
-    def __init__(self, prefix: str) -> None:
+    def __init__(self, prefix: str, codec: JsonCodec) -> None:
         self.prefix = prefix
+        self.codec = codec
 
-    def get(self, key: str, expire_seconds: int | None) -> Command[str | None]:
+    def get(self, key: str, expire_seconds: int | None = None) -> Command[str | None]:
         name = checked_key(self.prefix, key)
         if expire_seconds is None:
-            return Command(("GET", name), (name,), same, writes=False)
+            return Command(("GET", name), (name,), text_or_none, writes=False)
         seconds = checked_expiry(name, expire_seconds)
-        return Command(("GETEX", name, "EX", str(seconds)), (name,), same)
+        return Command(("GETEX", name, "EX", str(seconds)), (name,), text_or_none)
 
-    def get_json(self, key: str, expire_seconds: int | None) -> Command[Any]:
-        command = self.get(key, expire_seconds)
-        name = command.keys[0]
-        return command._replace(parse=lambda text: None if text is None else from_json(name, text))
+    def get_json(self, key: str, expire_seconds: int | None = None) -> Command[Any]:
+        command: Command[Any] = self.get(key, expire_seconds)
+        return command._replace(convert=partial(self._loaded, command.keys[0]))
 
     def set(
-        self, key: str, value: str, expire_seconds: int | None, *, only_if_absent: bool
+        self,
+        key: str,
+        value: str,
+        expire_seconds: int | None = None,
+        *,
+        only_if_absent: bool = False,
     ) -> Command[bool]:
         name = checked_key(self.prefix, key)
         words: tuple[str, ...] = ("SET", name, checked_text(name, value))
@@ -190,42 +168,46 @@ class CommandSet:
             words += ("EX", str(checked_expiry(name, expire_seconds)))
         if only_if_absent:
             words += ("NX",)
-        return Command(words, (name,), bool)
+        return Command(words, (name,), stored)
 
     def set_json(
-        self, key: str, value: Any, expire_seconds: int | None, *, only_if_absent: bool
+        self,
+        key: str,
+        value: Any,
+        expire_seconds: int | None = None,
+        *,
+        only_if_absent: bool = False,
     ) -> Command[bool]:
-        text = to_json(checked_key(self.prefix, key), value)
+        text = self.codec.dump(checked_key(self.prefix, key), value)
         return self.set(key, text, expire_seconds, only_if_absent=only_if_absent)
 
     def delete(self, key: str) -> Command[bool]:
-        return self._simple(bool, "DEL", key)
+        return self._simple(flag, "DEL", key)
 
     def exists(self, key: str) -> Command[bool]:
-        return self._simple(bool, "EXISTS", key, writes=False)
+        return self._simple(flag, "EXISTS", key, writes=False)
 
     def ttl(self, key: str) -> Command[int]:
-        return self._simple(int, "TTL", key, writes=False)
+        return self._simple(integer, "TTL", key, writes=False)
 
     def expire(self, key: str, seconds: int) -> Command[bool]:
         name = checked_key(self.prefix, key)
-        return Command(("EXPIRE", name, str(checked_expiry(name, seconds))), (name,), bool)
+        return Command(("EXPIRE", name, str(checked_expiry(name, seconds))), (name,), flag)
 
-    def incr(self, key: str, amount: int, expire_seconds: int | None) -> Command[int]:
+    def incr(self, key: str, amount: int = 1, expire_seconds: int | None = None) -> Command[int]:
         name = checked_key(self.prefix, key)
         amount = checked_amount(name, amount)
         if expire_seconds is None:
-            return Command(("INCRBY", name, str(amount)), (name,), int)
+            return Command(("INCRBY", name, str(amount)), (name,), integer)
         seconds = checked_expiry(name, expire_seconds)
-        return script_command(INCREMENT, (name,), (amount, seconds), int)
+        return script_command(INCREMENT, (name,), (amount, seconds), counter)
 
-    def get_many(self, keys: Iterable[str]) -> Command[dict[str, str | None]]:
-        names = tuple(checked_keys(self.prefix, keys))
-        asked = [name.removeprefix(self.prefix) for name in names]
-        parse = lambda reply: dict(zip(asked, reply, strict=True))  # noqa: E731 - as get_json has it
-        return script_command(GET_MANY, names, (), parse, writes=False)
+    def names(self, keys: Iterable[str]) -> tuple[str, ...]:
+        return tuple(checked_keys(self.prefix, keys))
 
-    def set_many(self, values: Mapping[str, str], expire_seconds: int | None) -> Command[None]:
+    def set_many(
+        self, values: Mapping[str, str], expire_seconds: int | None = None
+    ) -> Command[None]:
         if not isinstance(values, Mapping):
             raise ValkeyConfigurationError(
                 f"values is {type(values).__name__}: it must be a dict of keys and texts"
@@ -234,20 +216,19 @@ class CommandSet:
         texts = [checked_text(n, v) for n, v in zip(names, values.values(), strict=True)]
         if expire_seconds is None:
             words = [word for pair in zip(names, texts, strict=True) for word in pair]
-            return Command(("MSET", *words), names, _nothing)
+            return Command(("MSET", *words), names, nothing)
         seconds = checked_expiry(", ".join(names), expire_seconds)
-        return script_command(SET_MANY, names, (seconds, *texts), _nothing)
+        return script_command(SET_MANY, names, (seconds, *texts), integer, lambda _: None)
 
     def delete_many(self, keys: Iterable[str]) -> Command[int]:
-        names = tuple(checked_keys(self.prefix, keys))
-        return Command(("DEL", *names), names, int)
+        names = self.names(keys)
+        return Command(("DEL", *names), names, integer)
 
     def _simple(
-        self, parse: Callable[[Any], T], word: str, key: str, *, writes: bool = True
+        self, shape: Callable[[Any], T], word: str, key: str, *, writes: bool = True
     ) -> Command[T]:
         name = checked_key(self.prefix, key)
-        return Command((word, name), (name,), parse, writes)
+        return Command((word, name), (name,), shape, writes=writes)
 
-
-def _nothing(_reply: Any) -> None:
-    return None
+    def _loaded(self, name: str, text: str | None) -> Any:
+        return None if text is None else self.codec.load(name, text)

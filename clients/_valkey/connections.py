@@ -6,12 +6,14 @@ from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
+import hiredis
 from redis.backoff import NoBackoff
 from redis.connection import Connection, SSLConnection, UnixDomainSocketConnection
 from redis.exceptions import AuthenticationError, ReadOnlyError, ResponseError
 from redis.retry import Retry
 
-from .errors import ServerMoved
+from .._shared.interrupts import forget_locals
+from .errors import ServerMoved, UnexpectedReply, server_code
 from .url import Address, ValkeyTarget, parse_valkey_url
 
 if TYPE_CHECKING:
@@ -20,12 +22,29 @@ if TYPE_CHECKING:
     from .._shared.credentials import Candidate, UrlSource
     from .settings import Limits
 
-__all__ = ["AnyConnection", "ConnectionFactory", "connection_class"]
+__all__ = ["AnyConnection", "Arguments", "ConnectionFactory", "connection_class", "pack"]
 
 #: A redis-py connection. Its send, read and pack methods are semi-public, and untyped.
 AnyConnection = Any
+#: One command's words, numbers as text: see ``pack``.
+Arguments = tuple[str, ...]
 
 _REFUSED = "WRONGPASS"
+
+
+def pack(arguments: Arguments) -> bytes:
+    """Return one command as the protocol has it.
+
+    With hiredis and the connection's own socket and parser, and not through the driver's call
+    path, which is slower and decides by itself what to close; tests/unit/test_redis_contract.py
+    pins what this leans on.
+
+    Text alone: a number takes hiredis through Python code, and a signal handler that raises there
+    crashes the process.
+    """
+    # hiredis's own annotation says a tuple of one.
+    packed: bytes = hiredis.pack_command(arguments)  # type: ignore[arg-type]
+    return packed
 
 
 class ConnectionFactory:
@@ -75,8 +94,8 @@ class ConnectionFactory:
         """Make a connection to a sentinel, which has credentials of its own and no databases."""
         target = self.resolve()
         own = ValkeyTarget(username=target.sentinel_username, password=target.sentinel_password)
-        introduction = partial(_introduce, target=own)
-        return self._make(target, address, introduction, self.limits.connect_timeout)
+        handshake = partial(_handshake, target=own)
+        return self._make(target, address, handshake, self.limits.connect_timeout)
 
     def login(self) -> Callable[[AnyConnection], None]:
         """Return what authenticates the plain redis-py client's connections, each time anew."""
@@ -146,9 +165,10 @@ class _Login:
     def __call__(self, connection: AnyConnection) -> None:
         try:
             self._log_in(connection)
-        except BaseException:
+        except BaseException as error:
             # The driver closes after errors of its own alone, and would go on without a login.
             connection.disconnect()
+            forget_locals(error)
             raise
 
     def _log_in(self, connection: AnyConnection) -> None:
@@ -159,7 +179,7 @@ class _Login:
                 # Nobody but the new server may see the new password.
                 raise ServerMoved(f"the URL leads to {target.place} now, and not to {self._place}")
             try:
-                _introduce(connection, target, expect_primary=self._expect_primary)
+                _handshake(connection, target, expect_primary=self._expect_primary)
             except AuthenticationError as error:
                 refusal, candidate.refusal = error, str(error).rstrip(".")
             else:
@@ -173,36 +193,44 @@ class _Login:
         raise refusal
 
 
-def _introduce(
+def _handshake(
     connection: AnyConnection, target: ValkeyTarget, *, expect_primary: bool = False
 ) -> None:
-    """Authenticate, select the database and introduce ourselves in one write.
+    """Authenticate, select the database and give the library's name in one write.
 
     Raises:
         AuthenticationError: The login was refused; the connection can be used for another one.
         RedisError: Anything else; the connection is to be closed.
     """
-    names = [words[0] for words in _introduction(target, expect_primary=expect_primary)]
+    names = [words[0] for words in _requests(target, expect_primary=expect_primary)]
     connection._parser.on_connect(connection)  # noqa: SLF001 - what redis-py's on_connect does
     # The words are kept out of this frame: error reporters collect local variables.
-    connection.send_packed_command(
-        connection.pack_commands(_introduction(target, expect_primary=expect_primary)),
-        check_health=False,
+    connection._sock.sendall(  # noqa: SLF001 - see pack
+        b"".join(map(pack, _requests(target, expect_primary=expect_primary)))
     )
     replies = {name: _reply(connection) for name in names}
     # Old servers do not know SETINFO, and ACL rules may deny it: no harm.
     del replies["CLIENT"]
-    for reply in replies.values():
+    for name, reply in replies.items():
+        if name == "AUTH" and isinstance(reply, ResponseError):
+            # Whatever its words are.
+            raise AuthenticationError(str(reply), status_code=server_code(reply))
         if isinstance(reply, ResponseError | AuthenticationError):
             raise reply
-    if expect_primary and replies["ROLE"][0] != "master":
+    if expect_primary and not _is_primary(replies["ROLE"]):
         raise ReadOnlyError(
             "the sentinels name a server that is not the primary yet", status_code="READONLY"
         )
 
 
-def _introduction(target: ValkeyTarget, *, expect_primary: bool) -> list[tuple[str, ...]]:
-    commands: list[tuple[str, ...]] = []  # see pack
+def _is_primary(role: Any) -> bool:
+    if type(role) is not list or not role:
+        raise UnexpectedReply("a role", role)
+    return bool(role[0] == "master")
+
+
+def _requests(target: ValkeyTarget, *, expect_primary: bool) -> list[tuple[str, ...]]:
+    commands: list[Arguments] = []
     if target.password is not None:
         login = (target.username, target.password) if target.username else (target.password,)
         commands.append(("AUTH", *login))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ssl import SSLError
 from typing import TYPE_CHECKING
 
 import redis.exceptions as driver
@@ -13,25 +14,42 @@ if TYPE_CHECKING:
     from .settings import Limits
 
 __all__ = [
-    "DRIVER_ERRORS",
     "PoolExhausted",
     "ReplyLost",
     "ServerMoved",
+    "UnexpectedReply",
     "server_code",
     "valkey_error",
 ]
 
 
 class ReplyLost(Exception):  # noqa: N818 - it names what happened, and never leaves this SDK
-    """A request was sent, at least in part, and no complete reply came.
+    """A request went out, at least in part, and no reply that can be used came back.
 
     Args:
-        error: What the driver raised.
+        error: What was raised, or what the server said before it closed.
+        sent: Whether all of it left. What the server got in part it cannot execute.
+        maybe_applied: Whether a request that changes something left completely: the server may
+            have executed it.
     """
 
-    def __init__(self, error: Exception) -> None:
+    def __init__(self, error: Exception, *, sent: bool, maybe_applied: bool) -> None:
         super().__init__(str(error))
         self.error = error
+        self.sent = sent
+        self.maybe_applied = maybe_applied
+
+
+class UnexpectedReply(Exception):  # noqa: N818 - likewise
+    """The server answered something that the command does not have.
+
+    Args:
+        expected: What it has.
+        reply: What came; it does not show.
+    """
+
+    def __init__(self, expected: str, reply: object) -> None:
+        super().__init__(f"the server answered with {type(reply).__name__} instead of {expected}")
 
 
 class ServerMoved(driver.ConnectionError):
@@ -42,19 +60,6 @@ class PoolExhausted(driver.MaxConnectionsError):
     """Every connection stayed in use for as long as a caller may wait."""
 
 
-#: All that the call path can raise by itself; anything else is the caller's own, such as what
-#: a signal handler raises, and passes unchanged.
-DRIVER_ERRORS: tuple[type[Exception], ...] = (
-    ReplyLost,
-    driver.RedisError,
-    # These stand outside redis-py's tree.
-    driver.RedisClusterException,
-    driver.ChildDeadlockedError,
-    driver.IncorrectPolicyType,
-    OSError,
-    UnicodeError,
-)
-
 _CONNECTION_ERRORS = (
     driver.ConnectionError,
     driver.TimeoutError,
@@ -62,11 +67,12 @@ _CONNECTION_ERRORS = (
     driver.ClusterDownError,
     driver.ChildDeadlockedError,
     driver.AuthenticationWrongNumberOfArgsError,
+    UnexpectedReply,
     OSError,
 )
 
-#: The server's word, and what to do about it.
-_MENDS = {
+#: What to do about each of the server's codes.
+_ADVICE = {
     "WRONGTYPE": "the key holds another type of value: delete it, or use another key",
     "OOM": "the server is out of memory: raise its maxmemory, or let it evict",
     "READONLY": "the server is a read-only replica: connect to the primary",
@@ -82,6 +88,8 @@ _MENDS = {
     "CROSSSLOT": "give the keys one hash tag, as in 'cart:{42}' and 'user:{42}'",
     "TRYAGAIN": "the keys are being moved to another node: try again in a moment",
     "NOSCRIPT": "the server has forgotten the script",
+    "MOVED": "this server is a node of a cluster: write redis+cluster:// in the URL",
+    "ASK": "this server is a node of a cluster: write redis+cluster:// in the URL",
 }
 
 
@@ -98,48 +106,72 @@ def server_code(error: BaseException) -> str | None:
 
 
 def valkey_error(
-    error: Exception,
-    what: str,
-    *,
-    limits: Limits,
-    writes: bool = False,
-    secrets: tuple[str, ...] = (),
+    error: Exception, what: str, *, limits: Limits, secrets: tuple[str, ...] = ()
 ) -> ValkeyError:
-    """Return our error for a driver's error, with its cause set where that shows no secret.
+    """Return our error for any failure of a call, with its cause where that shows no secret.
 
     Args:
-        error: One of ``DRIVER_ERRORS``.
+        error: What was raised.
         what: What was tried, on which key and where.
         limits: The time-outs, for messages.
-        writes: Whether the request could change anything.
         secrets: Values that must not show.
 
     Returns:
         The error to raise.
     """
-    lost = isinstance(error, ReplyLost)
-    cause = error.error if isinstance(error, ReplyLost) else error
-    code = server_code(cause)
-    maybe_applied = lost and writes and code is None
+    cause, maybe_applied = error, False
+    if isinstance(error, ReplyLost):
+        cause = error.error
+        maybe_applied = error.maybe_applied
     if isinstance(cause, UnicodeError):
         # The codec's error carries the whole value, so it is not chained.
         return ValkeyError(
-            f"{what} failed: the value is not UTF-8 text; for bytes make a redis-py client with "
-            "decode_responses=False"
+            f"{what} failed: the value is not UTF-8 text; for bytes see ValkeyClient.client",
+            maybe_applied=maybe_applied,
         )
+    code = server_code(cause)
     reason = redact(_reason(cause, code, limits), *secrets)
-    advice = (
-        "; the change may have been applied, because only its reply was lost: look before you "
-        "repeat it"
-        if maybe_applied
-        else ""
+    advice = ""
+    if maybe_applied:
+        advice = (
+            "; the change may have been applied, because only its reply was lost: check before "
+            "you repeat it"
+        )
+    elif isinstance(error, ReplyLost) and not error.sent:
+        advice = (
+            "; the request left only in part, so that it was not executed: a value may not be "
+            "larger than the server's proto-max-bulk-len"
+        )
+    is_lost = isinstance(error, ReplyLost) and code is None
+    kind, why = ValkeyError, None
+    if is_lost or isinstance(cause, _CONNECTION_ERRORS):
+        kind, why = ValkeyConnectionError, _connection_reason(cause, code, is_lost=is_lost)
+    ours = kind(
+        f"{what} failed: {reason}{advice}", code=code, reason=why, maybe_applied=maybe_applied
     )
-    kind = ValkeyConnectionError if isinstance(cause, _CONNECTION_ERRORS) else ValkeyError
-    ours = kind(f"{what} failed: {reason}{advice}", code=code, maybe_applied=maybe_applied)
     # The server quotes an unknown command's arguments, and those are values.
     ours.__cause__ = None if _QUOTED_ARGUMENTS in str(cause) else cause
     ours.__suppress_context__ = True
     return ours
+
+
+def _connection_reason(cause: Exception, code: str | None, *, is_lost: bool) -> str:
+    """Return one of the reasons that ``ValkeyConnectionError`` lists."""
+    kinds: tuple[tuple[type[Exception] | tuple[type[Exception], ...], str], ...] = (
+        (PoolExhausted, "exhausted"),
+        ((driver.AuthenticationError, driver.AuthenticationWrongNumberOfArgsError), "login"),
+        ((driver.BusyLoadingError, driver.ClusterDownError), "not_ready"),
+        ((UnexpectedReply, driver.InvalidResponse), "protocol"),
+        ((driver.TimeoutError, TimeoutError), "timeout"),
+    )
+    for kind, reason in kinds:
+        if isinstance(cause, kind):
+            return reason
+    if code in {"NOAUTH", "WRONGPASS"}:
+        return "login"
+    if isinstance(cause, SSLError) or isinstance(cause.__context__, SSLError):
+        return "tls"
+    return "lost" if is_lost else "refused"
 
 
 _QUOTED_ARGUMENTS = ", with args beginning with"
@@ -156,6 +188,9 @@ def _reason(cause: Exception, code: str | None, limits: Limits) -> str:
             f" (connect_timeout {limits.connect_timeout:g} s, "
             f"socket_timeout {limits.socket_timeout:g} s)"
         )
+    if not isinstance(cause, driver.RedisError | OSError | UnexpectedReply | UnicodeError):
+        # Whatever else was raised may quote a value.
+        text = f"unexpected {type(cause).__name__}"
     text = text or type(cause).__name__
-    mend = _MENDS.get(code or "")
-    return f"{text} ({mend})" if mend else text
+    advice = _ADVICE.get(code or "")
+    return f"{text} ({advice})" if advice else text

@@ -13,7 +13,9 @@ from redis.exceptions import (
     ResponseError,
 )
 
-from .pool import ServerPool
+from .errors import UnexpectedReply
+from .pool import Request, ServerPool
+from .replies import pong, texts
 from .url import Address
 
 if TYPE_CHECKING:
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
     from .commands import Command
     from .connections import AnyConnection, ConnectionFactory
 
-__all__ = ["Link", "SentinelPrimary", "SingleServer", "call_on"]
+__all__ = ["Link", "SentinelPrimary", "SingleServer", "call_on", "request"]
 
 
 class Link(Protocol):
@@ -34,8 +36,14 @@ class Link(Protocol):
     def call_many(self, commands: Sequence[Command[Any]]) -> list[Any]:
         """Send several, and return their raw replies in order; errors stand among them."""
 
+    def groups(self, names: tuple[str, ...]) -> list[tuple[str, ...]]:
+        """Return *names* in the groups that one command can take."""
+
     def ping(self) -> None:
         """Ask every server that takes writes whether it is there."""
+
+    def stats(self) -> dict[str, int]:
+        """Return the numbers of the pool, or of all pools together."""
 
     def close(self) -> None:
         """Close every connection."""
@@ -55,10 +63,16 @@ class SingleServer:
         return call_on(self.pool, command)
 
     def call_many(self, commands: Sequence[Command[Any]]) -> list[Any]:
-        return self.pool.call_many([command.full_words for command in commands])
+        return self.pool.call_many([request(command) for command in commands])
+
+    def groups(self, names: tuple[str, ...]) -> list[tuple[str, ...]]:
+        return [names]
 
     def ping(self) -> None:
-        self.pool.call(("PING",))
+        self.pool.call(("PING",), pong)
+
+    def stats(self) -> dict[str, int]:
+        return self.pool.stats()
 
     def close(self) -> None:
         self.pool.close()
@@ -67,12 +81,17 @@ class SingleServer:
 def call_on(pool: ServerPool, command: Command[Any]) -> Any:
     """Send *command* through *pool*; a script goes by its name while the server knows it."""
     if command.script is None:
-        return pool.call(command.words)
+        return pool.call(command.words, command.shape, writes=command.writes)
     try:
-        return pool.call(command.short_words)
+        return pool.call(command.short_words, command.shape, writes=command.writes)
     except NoScriptError:
         # Nothing was executed: a restarted server has forgotten its scripts.
-        return pool.call(command.full_words)
+        return pool.call(command.full_words, command.shape, writes=command.writes)
+
+
+def request(command: Command[Any]) -> Request:
+    """Return *command* as one of several requests."""
+    return Request(command.full_words, command.shape, command.writes)
 
 
 class SentinelPrimary(SingleServer):
@@ -101,7 +120,7 @@ class SentinelPrimary(SingleServer):
         for sentinel in sorted(target.addresses, key=lambda one: one != self._preferred):
             try:
                 answer, is_down = self._ask(sentinel, target.service)
-            except (RedisError, OSError) as error:
+            except (RedisError, OSError, UnexpectedReply) as error:
                 failures.append(f"{sentinel}: {error}")
                 continue
             if answer is None:
@@ -140,8 +159,21 @@ class SentinelPrimary(SingleServer):
             connection.disconnect()
         if not reply:
             return None, False
-        state = dict(zip(words[::2], words[1::2], strict=True))
+        address = _address(reply)
+        state = _pairs(words)
         # While a fail-over goes on, the state is still the old primary's.
         is_same = [state.get("ip"), state.get("port")] == reply
         is_down = not {"s_down", "o_down"}.isdisjoint(state.get("flags", "").split(","))
-        return Address(reply[0], int(reply[1])), is_same and is_down
+        return address, is_same and is_down
+
+
+def _address(reply: Any) -> Address:
+    host, port = texts(reply, 2)
+    if not (port.isascii() and port.isdigit()):
+        raise UnexpectedReply("an address", reply)
+    return Address(host, int(port))
+
+
+def _pairs(words: Any) -> dict[str, str]:
+    found = texts(words, len(words) if isinstance(words, list) else 0)
+    return dict(zip(found[::2], found[1::2], strict=False))

@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
+
+from .many import read_many
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from .commands import Command, CommandSet
+    from .runner import Runner
 
 __all__ = ["KeyOperations"]
 
-T = TypeVar("T")
 
+class KeyOperations:
+    """What ``ValkeyClient`` does with keys.
 
-class KeyOperations(ABC):
-    """What ``ValkeyClient`` does with keys; the client brings the way to the server."""
+    Args:
+        runner: Sends the commands.
+    """
 
-    _commands: CommandSet
-
-    @abstractmethod
-    def _run(self, command: Command[T]) -> T:
-        """Send *command*, and return what its reply means."""
+    def __init__(self, runner: Runner) -> None:
+        #: What the parts of this package send their commands through.
+        self.runner = runner
+        self._run = runner.run
+        self._commands = runner.commands
 
     def get(self, key: str, expire_seconds: int | None = None) -> str | None:
         """Get a value.
@@ -163,7 +166,9 @@ class KeyOperations(ABC):
 
         Args:
             key: The key.
-            value: Anything that JSON can say; NaN and Infinity are refused.
+            value: Anything that JSON can express, or that the client's ``json_default`` makes
+                so. JSON has lists and no tuples, and dict keys are text: two keys that become
+                the same, such as ``1`` and ``"1"``, are refused, and so are NaN and Infinity.
             expire_seconds: Let it live that long; None for no expiry.
             only_if_absent: Leave a value that is there as it is.
 
@@ -178,10 +183,10 @@ class KeyOperations(ABC):
         )
 
     def get_many(self, keys: Iterable[str]) -> dict[str, str | None]:
-        """Get several values in one step.
+        """Get several values in one round trip, and from a single server in one step.
 
         Args:
-            keys: The keys; in a cluster they share a hash tag, as in ``{42}``.
+            keys: The keys; in a cluster they may lie on any servers, which are read at once.
 
         Returns:
             For each key its value, or None.
@@ -189,8 +194,7 @@ class KeyOperations(ABC):
         Raises:
             ValkeyError: The call failed.
         """
-        command = self._commands.get_many(keys)
-        return self._run(command) if command.keys else {}
+        return read_many(self.runner, keys)
 
     def set_many(self, values: Mapping[str, str], expire_seconds: int | None = None) -> None:
         """Set several values in one atomic step.

@@ -2,16 +2,35 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Self
+from functools import update_wrapper
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self
+
+from .commands import Command, CommandSet
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
     from types import TracebackType
 
-    from ..errors import ValkeyError
-    from .commands import Command, CommandSet
+    from .runner import Runner
 
 __all__ = ["Pipeline"]
+
+_P = ParamSpec("_P")
+
+
+def _queued(
+    build: Callable[Concatenate[CommandSet, _P], Command[Any]],
+) -> Callable[Concatenate[Pipeline, _P], Pipeline]:
+    """Return a method that queues what *build* makes, with the same arguments."""
+
+    def queue(self: Pipeline, /, *args: _P.args, **kwargs: _P.kwargs) -> Pipeline:
+        self._queue.append(build(self._runner.commands, *args, **kwargs))
+        return self
+
+    # The name and the signature; the documentation is the client's method's.
+    update_wrapper(queue, build)
+    queue.__doc__ = f"Queue ``{build.__name__}``."
+    return queue
 
 
 class Pipeline:
@@ -22,20 +41,11 @@ class Pipeline:
     exception discards it. Use one pipeline in one thread.
 
     Args:
-        commands: Builds the commands.
-        send: Sends them, and returns their replies with errors among them.
-        explain: Turns a reply that is an error into ours.
+        runner: Builds and sends the commands.
     """
 
-    def __init__(
-        self,
-        commands: CommandSet,
-        send: Callable[[Sequence[Command[Any]]], list[Any]],
-        explain: Callable[[Exception, Command[Any]], ValkeyError],
-    ) -> None:
-        self._commands = commands
-        self._send = send
-        self._explain = explain
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
         self._queue: list[Command[Any]] = []
 
     def __len__(self) -> int:
@@ -54,59 +64,15 @@ class Pipeline:
             self.execute()
         self._queue.clear()
 
-    def get(self, key: str, expire_seconds: int | None = None) -> Self:
-        """Queue ``get``."""
-        return self._add(self._commands.get(key, expire_seconds))
-
-    def get_json(self, key: str, expire_seconds: int | None = None) -> Self:
-        """Queue ``get_json``."""
-        return self._add(self._commands.get_json(key, expire_seconds))
-
-    def set(
-        self,
-        key: str,
-        value: str,
-        expire_seconds: int | None = None,
-        *,
-        only_if_absent: bool = False,
-    ) -> Self:
-        """Queue ``set``."""
-        return self._add(
-            self._commands.set(key, value, expire_seconds, only_if_absent=only_if_absent)
-        )
-
-    def set_json(
-        self,
-        key: str,
-        value: Any,
-        expire_seconds: int | None = None,
-        *,
-        only_if_absent: bool = False,
-    ) -> Self:
-        """Queue ``set_json``."""
-        return self._add(
-            self._commands.set_json(key, value, expire_seconds, only_if_absent=only_if_absent)
-        )
-
-    def incr(self, key: str, amount: int = 1, expire_seconds: int | None = None) -> Self:
-        """Queue ``incr``."""
-        return self._add(self._commands.incr(key, amount, expire_seconds))
-
-    def delete(self, key: str) -> Self:
-        """Queue ``delete``."""
-        return self._add(self._commands.delete(key))
-
-    def expire(self, key: str, seconds: int) -> Self:
-        """Queue ``expire``."""
-        return self._add(self._commands.expire(key, seconds))
-
-    def ttl(self, key: str) -> Self:
-        """Queue ``ttl``."""
-        return self._add(self._commands.ttl(key))
-
-    def exists(self, key: str) -> Self:
-        """Queue ``exists``."""
-        return self._add(self._commands.exists(key))
+    get = _queued(CommandSet.get)
+    get_json = _queued(CommandSet.get_json)
+    set = _queued(CommandSet.set)
+    set_json = _queued(CommandSet.set_json)
+    incr = _queued(CommandSet.incr)
+    delete = _queued(CommandSet.delete)
+    expire = _queued(CommandSet.expire)
+    ttl = _queued(CommandSet.ttl)
+    exists = _queued(CommandSet.exists)
 
     def execute(self) -> list[Any]:
         """Send everything that is queued, in one write.
@@ -121,23 +87,21 @@ class Pipeline:
         queue, self._queue = self._queue, []
         if not queue:
             return []
-        replies = self._send(queue)
+        replies = self._runner.run_many(queue)
         failures = [
             (command, reply)
             for command, reply in zip(queue, replies, strict=True)
             if isinstance(reply, Exception)
         ]
         if failures:
-            first = self._explain(failures[0][1], failures[0][0])
+            first = self._runner.explain(failures[0][1], failures[0][0])
             extent = (
                 f"all {len(queue)} commands of the pipeline failed"
                 if len(failures) == len(queue)
                 else f"{len(failures)} of {len(queue)} commands of the pipeline failed, the "
                 "others were executed"
             )
-            raise type(first)(f"{first}; {extent}", code=first.code) from first.__cause__
-        return [command.parse(reply) for command, reply in zip(queue, replies, strict=True)]
-
-    def _add(self, command: Command[Any]) -> Self:
-        self._queue.append(command)
-        return self
+            raise type(first)(
+                f"{first}; {extent}", code=first.code, reason=first.reason
+            ) from first.__cause__
+        return [command.convert(reply) for command, reply in zip(queue, replies, strict=True)]

@@ -6,17 +6,55 @@ from typing import TYPE_CHECKING, Any, cast
 
 import redis
 from redis.cluster import ClusterNode
+from redis.connection import DefaultParser
 from redis.credentials import CredentialProvider
-from redis.exceptions import AuthenticationError
+from redis.exceptions import AuthenticationError, DataError
 from redis.sentinel import Sentinel
 
+from ..errors import ValkeyError
 from .connections import connection_class
 from .url import parse_valkey_url
 
 if TYPE_CHECKING:
-    from .connections import ConnectionFactory
+    from collections.abc import Callable
 
-__all__ = ["close_driver", "make_driver"]
+    from .connections import AnyConnection, ConnectionFactory
+
+__all__ = ["BinaryValueError", "close_driver", "make_driver"]
+
+_Parser: Any = DefaultParser  # untyped in redis-py
+
+
+class BinaryValueError(ValkeyError, DataError):
+    """A value is not UTF-8 text: an error of ours that is redis-py's, too."""
+
+
+class _TextParser(_Parser):  # type: ignore[misc]  # see _Parser
+    """The driver's parser, with an error of the driver's tree for what is no text."""
+
+    def read_response(self, *args: Any, **options: Any) -> Any:
+        # The codec's error carries the whole value: nothing is raised while it is handled.
+        try:
+            return super().read_response(*args, **options)
+        except UnicodeDecodeError:
+            pass
+        raise BinaryValueError(
+            "the value is not UTF-8 text: execute_command(..., NEVER_DECODE=True) returns its bytes"
+        )
+
+
+def _with_text_parser(
+    log_in: Callable[[AnyConnection], None],
+) -> Callable[[AnyConnection], None]:
+    def connect(connection: AnyConnection) -> None:
+        connection.set_parser(_TextParser)
+        log_in(connection)
+
+    return connect
+
+
+def _start_parser(connection: AnyConnection) -> None:
+    connection._parser.on_connect(connection)  # noqa: SLF001 - what redis-py's on_connect does
 
 
 class _Credentials(CredentialProvider):
@@ -54,7 +92,13 @@ def make_driver(factory: ConnectionFactory) -> redis.Redis:
         del settings["host"], settings["port"]
         node_class: Any = ClusterNode  # untyped in redis-py
         nodes = [node_class(*address) for address in target.addresses]
-        cluster: Any = redis.RedisCluster(startup_nodes=nodes, ssl=target.tls, **settings)
+        cluster: Any = redis.RedisCluster(
+            startup_nodes=nodes,
+            ssl=target.tls,
+            # After its own handshake, which a cluster's client insists on.
+            redis_connect_func=_with_text_parser(_start_parser),
+            **settings,
+        )
         return cast("redis.Redis", cluster)
     if target.kind == "sentinel":
         del settings["host"], settings["port"]
@@ -67,7 +111,7 @@ def make_driver(factory: ConnectionFactory) -> redis.Redis:
             target.service,
             ssl=target.tls,
             max_connections=limits.max_connections,
-            redis_connect_func=factory.login(),
+            redis_connect_func=_with_text_parser(factory.login()),
             **settings,
         )
         return cast("redis.Redis", primary)
@@ -76,7 +120,7 @@ def make_driver(factory: ConnectionFactory) -> redis.Redis:
         connection_class=connection_class(target),
         max_connections=limits.max_connections,
         timeout=limits.connect_timeout,
-        redis_connect_func=factory.login(),
+        redis_connect_func=_with_text_parser(factory.login()),
         **settings,
     )
     return redis.Redis.from_pool(pool)

@@ -16,9 +16,8 @@ import time
 import weakref
 from collections import deque
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import hiredis
 from redis.exceptions import (
     BusyLoadingError,
     MasterDownError,
@@ -27,42 +26,43 @@ from redis.exceptions import (
     ResponseError,
 )
 
+from .._shared.interrupts import is_interrupt
 from .._shared.locks import OwnedLock
-from .errors import DRIVER_ERRORS, PoolExhausted, ReplyLost, ServerMoved
+from .connections import pack
+from .errors import PoolExhausted, ReplyLost, ServerMoved
+from .replies import identity
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from .connections import AnyConnection
+    from .connections import AnyConnection, Arguments
     from .settings import Limits
 
-__all__ = ["Arguments", "ServerPool", "pack"]
-
-#: One command's words, numbers as text: see ``pack``.
-Arguments = tuple[str, ...]
+__all__ = ["Batch", "Request", "ServerPool"]
 
 # A waiter is woken by whoever frees a place; it looks by itself only in case that an interrupt
 # swallowed the wake-up.
 _LOOK_AGAIN = 0.05
+# How often a call follows a credential that comes with another address each time.
+_MOST_MOVES = 5
 # Replies that say that this server is not, or not yet, the one to talk to.
 _WRONG_SERVER = (ReadOnlyError, MasterDownError, BusyLoadingError)
 # Complete replies that the parser raises; those that follow them can still be read.
 _RAISED_REPLIES = (BusyLoadingError, UnicodeDecodeError)
 
 
-def pack(arguments: Arguments) -> bytes:
-    """Return one command as the protocol has it.
+class Request(NamedTuple):
+    """One of several requests that go out together.
 
-    With hiredis and the connection's own socket and parser, and not through the driver's call
-    path, which is slower and decides by itself what to close; tests/unit/test_redis_contract.py
-    pins what this leans on.
-
-    Text alone: a number takes hiredis through Python code, and a signal handler that raises there
-    crashes the process.
+    Args:
+        words: What is sent.
+        shape: Takes the reply, and refuses one that the command does not have.
+        writes: Whether it can change anything.
     """
-    # hiredis's own annotation says a tuple of one.
-    packed: bytes = hiredis.pack_command(arguments)  # type: ignore[arg-type]
-    return packed
+
+    words: Arguments
+    shape: Callable[[Any], Any] = identity
+    writes: bool = False
 
 
 class ServerPool:
@@ -91,6 +91,9 @@ class ServerPool:
         self._newest_generation = generation
         self._generation = generation()
         self._closed = False
+        # An increment is one step for other threads: none of them comes in between without a call.
+        self._checkouts = self._connects = self._connect_failures = 0
+        self._stale = self._retired = self._exhausted = 0
         self._reset()
 
     def _reset(self) -> None:
@@ -103,27 +106,40 @@ class ServerPool:
         # Last: until here another thread of a forked child must not take what is its parent's.
         self._pid = os.getpid()
 
-    def call(self, arguments: Arguments) -> Any:
-        """Send one command, and return its reply.
+    def call(
+        self,
+        words: Arguments,
+        shape: Callable[[Any], Any] = identity,
+        *,
+        writes: bool = False,
+    ) -> Any:
+        """Send one command, and return what *shape* makes of its reply.
 
         Raises:
-            ReplyLost: It was sent, at least in part, and no complete reply came.
+            ReplyLost: It was sent, at least in part, and no reply that can be used came.
             redis.exceptions.ResponseError: The server refused it.
             redis.exceptions.RedisError: There is no connection; nothing was sent.
         """
-        packed = pack(arguments)
-        connection = self._take()
+        packed = pack(words)
+        connection = self.take()
+        sent = is_wrong_server = False
         try:
             connection._sock.sendall(packed)  # noqa: SLF001 - see pack
+            sent = True
             reply = connection._parser.read_response()  # noqa: SLF001 - see pack
-            # A complete reply, but one that says no.
             refused = isinstance(reply, ResponseError)
-            is_wrong_server = refused and isinstance(reply, _WRONG_SERVER)
+            if refused:
+                # A complete reply, but one that says no.
+                is_wrong_server = isinstance(reply, _WRONG_SERVER)
+            else:
+                reply = shape(reply)
         except BaseException as error:
-            self._abandon(connection, error)
+            # LOADING is a complete reply that the parser raises.
+            maybe_applied = sent and writes and not isinstance(error, BusyLoadingError)
+            self.abandon(connection, error, sent=sent, maybe_applied=maybe_applied)
             raise
         if is_wrong_server:
-            self._leave(connection)
+            self.leave(connection)
             raise reply
         # Here and not in a method, where an interrupt at its entry would come before.
         self._idle.append(connection)
@@ -132,34 +148,36 @@ class ServerPool:
             raise reply
         return reply
 
-    def call_many(self, commands: Sequence[Arguments]) -> list[Any]:
-        """Send commands in one write, and return their replies in order; errors stand among them.
+    def call_many(self, requests: Sequence[Request]) -> list[Any]:
+        """Send requests in one write, and return their replies in order; errors stand among them.
 
         Raises:
             ReplyLost: They were sent, at least in part, and not every reply came.
             redis.exceptions.RedisError: There is no connection; nothing was sent.
         """
-        packed = b"".join(map(pack, commands))
-        connection = self._take()
-        replies: list[Any] = []
-        try:
-            connection._sock.sendall(packed)  # noqa: SLF001 - see pack
-            read = connection._parser.read_response  # noqa: SLF001 - see pack
-            for _ in commands:
-                try:
-                    replies.append(read())
-                except _RAISED_REPLIES as reply:
-                    replies.append(reply.with_traceback(None))
-            is_wrong_server = any(isinstance(reply, _WRONG_SERVER) for reply in replies)
-        except BaseException as error:
-            self._abandon(connection, error)
-            raise
-        if is_wrong_server:
-            self._leave(connection)
-        else:
-            self._idle.append(connection)
-            self._after_give_back()
-        return replies
+        batch = Batch(self, requests)
+        batch.send()
+        return batch.receive()
+
+    def stats(self) -> dict[str, int]:
+        """Return the pool's numbers: see ``ValkeyClient.stats``."""
+        with self._lock:
+            self._forget_dropped()
+            size = len(self._alive)
+        idle = min(len(self._idle), size)
+        return {
+            "max_size": self._limits.max_connections,
+            "size": size,
+            "idle": idle,
+            "in_use": size - idle,
+            "waiting": len(self._waiters),
+            "checkouts": self._checkouts,
+            "connects": self._connects,
+            "connect_failures": self._connect_failures,
+            "stale": self._stale,
+            "retired": self._retired,
+            "exhausted": self._exhausted,
+        }
 
     def drop_idle(self) -> None:
         """Close every connection that is not in use."""
@@ -168,7 +186,7 @@ class ServerPool:
                 connection = self._idle.pop()
             except IndexError:
                 return
-            self._discard(connection)
+            self.discard(connection)
 
     def close(self) -> None:
         """Close the idle connections now, and the others as soon as their call ends."""
@@ -176,7 +194,8 @@ class ServerPool:
         if self._pid == os.getpid():
             self.drop_idle()
 
-    def _take(self) -> AnyConnection:
+    def take(self) -> AnyConnection:
+        """Return a connection that owes no reply; ``give_back``, ``leave`` or ``abandon`` it."""
         if self._pid != os.getpid():
             # A forked child: these sockets are its parent's. Dropping them here only closes
             # this process's copies.
@@ -185,6 +204,7 @@ class ServerPool:
         if generation > self._generation:
             self._generation = generation
             self.drop_idle()
+        self._checkouts += 1
         return self._take_idle() or self._open_or_wait()
 
     def _take_idle(self) -> AnyConnection | None:
@@ -197,44 +217,57 @@ class ServerPool:
             try:
                 # Readable means closed by the server, or a reply that nobody asked for.
                 is_clean = not connection._parser.can_read(0)  # noqa: SLF001 - see pack
-                if is_clean and connection.credential_generation >= self._generation:
+                if not is_clean:
+                    self._stale += 1
+                elif connection.credential_generation >= self._generation:
                     return connection
+                else:
+                    self._retired += 1
             except (RedisError, OSError):
-                pass
+                self._stale += 1
             except BaseException:
-                self._discard(connection)
+                self.discard(connection)
                 raise
-            self._discard(connection)
+            self.discard(connection)
         return None
 
     def _open_or_wait(self) -> AnyConnection:
-        deadline = time.monotonic() + self._limits.connect_timeout
+        timeout = self._limits.pool_timeout
+        deadline = time.monotonic() + timeout
+        # Counted as well: a test's clock may stand still.
+        waited, moves = 0.0, 0
         while True:
             connection = self._reserve()
             if connection is not None:
                 try:
+                    self._connects += 1
                     connection.connect()
                 except ServerMoved:
                     # The fresh credential came with another address: begin anew there.
-                    self._discard(connection)
-                    if time.monotonic() < deadline:
+                    self.discard(connection)
+                    moves += 1
+                    if moves < _MOST_MOVES:
                         continue
                     raise
                 except BaseException:
-                    self._discard(connection)
+                    self._connect_failures += 1
+                    self.discard(connection)
                     raise
                 return connection
-            remaining = deadline - time.monotonic()
+            remaining = min(deadline - time.monotonic(), timeout - waited)
             if remaining <= 0:
+                self._exhausted += 1
                 raise PoolExhausted(
                     f"all {self._limits.max_connections} connections stayed in use for "
-                    f"{self._limits.connect_timeout:.2f} s (connect_timeout): raise "
-                    "max_connections, or share the server with fewer threads"
+                    f"{timeout:g} s (pool_timeout): raise max_connections, or share the server "
+                    "with fewer threads"
                 )
+            pause = min(remaining, _LOOK_AGAIN)
             turn = threading.Lock()
             turn.acquire()
             self._waiters.append(turn)
-            if not turn.acquire(timeout=min(remaining, _LOOK_AGAIN)):
+            if not turn.acquire(timeout=pause):
+                waited += pause
                 with suppress(ValueError):
                     self._waiters.remove(turn)
             connection = self._take_idle()
@@ -254,7 +287,7 @@ class ServerPool:
                     return None
                 self._alive[id(connection)] = weakref.ref(connection)
         except BaseException:
-            self._discard(connection)
+            self.discard(connection)
             raise
         return connection
 
@@ -274,18 +307,37 @@ class ServerPool:
         if self._closed:
             self.drop_idle()
 
-    def _abandon(self, connection: AnyConnection, error: BaseException) -> None:
-        self._discard(connection)
-        if isinstance(error, DRIVER_ERRORS):
-            if self._drop_idle_on_failure or isinstance(error, BusyLoadingError):
-                self.drop_idle()
-            raise ReplyLost(error) from error
+    def give_back(self, connection: AnyConnection) -> None:
+        """Take a connection back that owes no reply."""
+        self._idle.append(connection)
+        self._after_give_back()
 
-    def _leave(self, connection: AnyConnection) -> None:
-        self._discard(connection)
+    def abandon(
+        self, connection: AnyConnection, error: BaseException, *, sent: bool, maybe_applied: bool
+    ) -> None:
+        """Close a connection on which *error* was raised.
+
+        Raises:
+            ReplyLost: The error is a failure, and no interrupt.
+        """
+        if is_interrupt(error, "redis", "hiredis"):
+            self.discard(connection)
+            return
+        # What a server says before it closes on a request that is too large.
+        refusal = None if sent else _last_words(connection)
+        self.discard(connection)
+        if self._drop_idle_on_failure or isinstance(error, BusyLoadingError):
+            self.drop_idle()
+        assert isinstance(error, Exception)  # noqa: S101 - see is_interrupt
+        raise ReplyLost(refusal or error, sent=sent, maybe_applied=maybe_applied) from error
+
+    def leave(self, connection: AnyConnection) -> None:
+        """Close a connection to a server that is not the one to talk to, and the idle ones."""
+        self.discard(connection)
         self.drop_idle()
 
-    def _discard(self, connection: AnyConnection) -> None:
+    def discard(self, connection: AnyConnection) -> None:
+        """Close a connection, and free its place."""
         connection.disconnect()
         with self._lock:
             self._alive.pop(id(connection), None)
@@ -296,3 +348,97 @@ class ServerPool:
             self._waiters.popleft().release()
         except IndexError:
             return
+
+
+class Batch:
+    """Requests that go out in one write on one connection, and whose replies are read later.
+
+    Args:
+        pool: Gives the connection.
+        requests: At least one.
+    """
+
+    def __init__(self, pool: ServerPool, requests: Sequence[Request]) -> None:
+        self._pool = pool
+        self._requests = requests
+        self._connection: AnyConnection | None = None
+        self._complete = 0
+
+    @property
+    def maybe_applied(self) -> bool:
+        """Whether a request that changes something has left completely."""
+        return any(one.writes for one in self._requests[: self._complete])
+
+    def send(self) -> None:
+        """Send all requests.
+
+        Raises:
+            ReplyLost: They went out in part.
+            redis.exceptions.RedisError: There is no connection; nothing was sent.
+        """
+        parts = [pack(one.words) for one in self._requests]
+        whole = memoryview(b"".join(parts))
+        connection = self._connection = self._pool.take()
+        sent = 0
+        try:
+            while sent < len(whole):
+                sent += connection._sock.send(whole[sent:])  # noqa: SLF001 - see pack
+            self._complete = len(parts)
+        except BaseException as error:
+            while parts and (sent := sent - len(parts.pop(0))) >= 0:
+                self._complete += 1
+            self._abandon(error, sent=False)
+            raise
+
+    def receive(self) -> list[Any]:
+        """Return the replies, in order; errors stand among them.
+
+        Raises:
+            ReplyLost: Not every reply came.
+        """
+        connection = self._connection
+        assert connection is not None  # noqa: S101 - send() was called
+        replies: list[Any] = []
+        try:
+            read = connection._parser.read_response  # noqa: SLF001 - see pack
+            for request in self._requests:
+                try:
+                    reply = read()
+                except _RAISED_REPLIES as raised:
+                    replies.append(raised.with_traceback(None))
+                else:
+                    is_error = isinstance(reply, ResponseError)
+                    replies.append(reply if is_error else request.shape(reply))
+            is_wrong_server = any(isinstance(reply, _WRONG_SERVER) for reply in replies)
+        except BaseException as error:
+            self._abandon(error, sent=True)
+            raise
+        self._connection = None
+        if is_wrong_server:
+            self._pool.leave(connection)
+        else:
+            self._pool.give_back(connection)
+        return replies
+
+    def drop(self) -> None:
+        """Close the connection unless its replies were read: nobody reads them any more."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            self._pool.discard(connection)
+
+    def _abandon(self, error: BaseException, *, sent: bool) -> None:
+        connection, self._connection = self._connection, None
+        self._pool.abandon(connection, error, sent=sent, maybe_applied=self.maybe_applied)
+
+
+def _last_words(connection: AnyConnection) -> ResponseError | None:
+    """Return the refusal that a server has sent before it closed the connection."""
+    try:
+        # The replies to what came before it are first.
+        while connection._parser.can_read(0):  # noqa: SLF001 - see pack
+            reply = connection._parser.read_response()  # noqa: SLF001 - see pack
+            if isinstance(reply, ResponseError):
+                return reply
+    except (RedisError, OSError, UnicodeError):
+        pass
+    return None

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from .._shared.validation import LARGEST, checked_count, checked_seconds
 from ..errors import ValkeyConfigurationError
 from .commands import Script, script_command
+from .replies import integers
 
 if TYPE_CHECKING:
     from .commands import Command
@@ -106,11 +107,11 @@ def rate_limit_command(
         raise ValkeyConfigurationError(
             f"the burst {burst} of key {name!r} takes more than ten years to refill"
         )
-    return script_command(GCRA, (name,), (interval, burst, cost), _parse)
+    return script_command(GCRA, (name,), (interval, burst, cost), _answer)
 
 
-def _parse(reply: list[Any]) -> RateLimit:
-    allowed, remaining, wait, until_full = reply
+def _answer(reply: Any) -> RateLimit:
+    allowed, remaining, wait, until_full = integers(reply, 4)
     return RateLimit(
         allowed=allowed == 1,
         remaining=remaining,

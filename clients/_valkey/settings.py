@@ -21,14 +21,16 @@ class Limits:
     """How long and how much.
 
     Args:
-        connect_timeout: Seconds for a TCP connection, and for a free place in the pool.
+        connect_timeout: Seconds for a TCP connection.
         socket_timeout: Seconds that the server may stay silent.
         max_connections: Connections to one server.
+        pool_timeout: Seconds that a call waits for a free connection.
     """
 
     connect_timeout: float
     socket_timeout: float
     max_connections: int
+    pool_timeout: float = 5.0
 
 
 def check_tls_files(target: ValkeyTarget) -> None:

@@ -196,13 +196,19 @@ def _refuse_unescaped(rest: str) -> None:
         raise ValkeyConfigurationError(
             "the Valkey URL holds a control character: is there a line end from a file in it?"
         )
-    try:
-        unquote(rest, errors="strict").encode()
-    except UnicodeError:
-        # Not chained: the codec's error carries the whole URL.
+    if not _is_utf8(rest):
         raise ValkeyConfigurationError(
             "the Valkey URL holds bytes that are not UTF-8: check its %-escapes"
-        ) from None
+        )
+
+
+def _is_utf8(text: str) -> bool:
+    # The error carries the whole URL: nothing may be raised while it is handled.
+    try:
+        unquote(text, errors="strict").encode()
+    except UnicodeError:
+        return False
+    return True
 
 
 def _unescaped(character: str, escape: str) -> ValkeyConfigurationError:

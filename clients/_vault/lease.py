@@ -17,7 +17,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import quote, unquote
 
-from .._shared.credentials import Credential, CredentialLife
+from .._shared.credentials import Credential, CredentialLife, is_past_cache
 from .._shared.lifecycle import Lifecycle
 from .._shared.locks import OwnedLock
 from .._shared.secrecy import Masked
@@ -193,7 +193,8 @@ class LeasedUrl(Credential, Lifecycle):
         try:
             self._acquire(deadline)
             lease, now = self._lease, time.monotonic()
-            refused = not use_cache and lease is not None and self._may_replace_refused(lease)
+            was_refused = is_past_cache() or not use_cache
+            refused = was_refused and lease is not None and self._may_replace_refused(lease)
             if lease is None or now >= lease.ends_at or refused:
                 lease = self._lease = self._replacement(lease, deadline)
         finally:

@@ -14,6 +14,7 @@ __all__ = [
     "folder_path",
     "join_path",
     "secret_path",
+    "split_mount",
 ]
 
 #: What such a text looks like, for messages.
@@ -89,6 +90,15 @@ def check_mount_point(mount: str) -> str:
         VaultConfigurationError: It is no path.
     """
     return _checked(mount, "mount point")
+
+
+def split_mount(path: str) -> tuple[str | None, str]:
+    """Return the mount that ``mount:path`` names, or None, and the path in it.
+
+    For paths of a configuration alone: what a caller's caller gave could name another mount.
+    """
+    mount, colon, inside = _text(path, "secret path").partition(":")
+    return (_checked(mount, "mount point"), inside) if colon else (None, path)
 
 
 def database_path(role: str) -> str:

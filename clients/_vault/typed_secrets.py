@@ -5,77 +5,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any
 
-from ..errors import VaultError
-from .paths import join_path
+from .connection_urls import postgres_url, valkey_url
+from .fields import SecretFields
+from .paths import join_path, split_mount
 
-__all__ = ["DATABASE", "VALKEY", "SecretFields", "TypedGetters"]
-
-_LAST_PORT = 65535
-
-
-class SecretFields:
-    """A secret that a failing frame can hold as a local variable without showing it.
-
-    Args:
-        secret: The fields.
-        path: Where they come from, for messages.
-    """
-
-    __slots__ = ("_path", "_secret")
-
-    def __init__(self, secret: dict[str, Any], path: str) -> None:
-        self._secret = secret
-        self._path = path
-
-    def text(self, name: str) -> str:
-        """Return a field that must be there.
-
-        Raises:
-            VaultError: It is missing, empty or no text.
-        """
-        if self._secret.get(name) is None:
-            raise self._error(name, "is missing")
-        return str(self.optional_text(name))
-
-    def optional_text(self, name: str) -> str | None:
-        """Return a field, or None where the secret has none.
-
-        Raises:
-            VaultError: It is empty or no text.
-        """
-        if self._secret.get(name) is None:
-            return None
-        if not isinstance(self._secret[name], str):
-            raise self._error(name, f"is a {type(self._secret[name]).__name__} and no text")
-        if not self._secret[name].strip():
-            raise self._error(name, "is empty")
-        return str(self._secret[name])
-
-    def port(self, name: str, *, default: str) -> str:
-        """Return a port, which people store as a number or as text.
-
-        Raises:
-            VaultError: It is no port.
-        """
-        if self._secret.get(name) is None:
-            return default
-        if not _is_port(self._secret[name]):
-            raise self._error(name, "is no port")
-        return str(self._secret[name]).strip()
-
-    def _error(self, name: str, problem: str) -> VaultError:
-        return VaultError(
-            f"the secret {self._path!r} is unusable: its field {name!r} {problem}; write it with "
-            "`vault kv patch`",
-            reason="field",
-        )
-
-
-def _is_port(value: object) -> bool:
-    text = str(value).strip()
-    is_number = text.isascii() and text.isdigit() and not isinstance(value, bool)
-    return is_number and len(text) <= len(str(_LAST_PORT)) and 0 < int(text) <= _LAST_PORT
-
+__all__ = ["DATABASE", "VALKEY", "TypedGetters"]
 
 #: Where the URLs are by default.
 DATABASE = "crm/database"
@@ -91,44 +25,68 @@ class TypedGetters(ABC):
         path: str,
         version: int | None = None,
         use_cache: bool = True,  # noqa: FBT001, FBT002
+        *,
+        mount_point: str | None = None,
     ) -> dict[str, Any]:
         """Return the fields of a secret."""
 
-    def get_database_url(self, *, path: str = DATABASE, use_cache: bool = True) -> str:
-        """Return the field ``url`` of the secret at *path*.
+    def get_database_url(
+        self, *, path: str = DATABASE, use_cache: bool = True, login_required: bool = True
+    ) -> str:
+        """Return PostgreSQL's URL: the field ``url``, or what the secret's parts say.
+
+        The parts are ``host``, ``port``, ``username`` (or ``user``), ``password``, ``database``
+        (or ``dbname``, ``db``), and libpq's own parameters, such as ``sslmode``; ``host`` may be
+        the folder of a socket. Each is escaped where it has to be. A secret with both has to say
+        the same twice.
 
         Args:
-            path: Where the secret is.
+            path: Where the secret is; ``mount:path`` for another mount than the client's.
             use_cache: False reads fresh, and refreshes the cache.
+            login_required: False also takes a secret without user and password, for a login that
+                comes from elsewhere.
+
+        Returns:
+            The URL.
 
         Raises:
-            VaultError: There is no such secret or field.
+            VaultError: There is no such secret or field, or two fields contradict each other.
         """
-        return self._fields(path, use_cache=use_cache).text("url")
+        fields = self._fields(path, use_cache=use_cache)
+        return postgres_url(fields, login_required=login_required)
 
     def get_database_admin_url(self, *, path: str = DATABASE, use_cache: bool = True) -> str | None:
         """Return the field ``admin_url`` of the secret at *path*, None where it has none.
 
         Args:
-            path: Where the secret is.
+            path: Where the secret is; ``mount:path`` for another mount than the client's.
             use_cache: False reads fresh, and refreshes the cache.
 
         Raises:
             VaultError: There is no such secret.
         """
-        return self._fields(path, use_cache=use_cache).optional_text("admin_url")
+        url = self._fields(path, use_cache=use_cache).url("admin_url")
+        return None if url is None else url.reveal()
 
     def get_valkey_url(self, *, path: str = VALKEY, use_cache: bool = True) -> str:
-        """Return the field ``url`` of the secret at *path*.
+        """Return Valkey's URL: the field ``url``, or what the secret's parts say.
+
+        The parts are ``host``, ``port``, ``username`` (or ``user``), ``password``, ``database``
+        (or ``db``), ``tls`` (or ``ssl``) and the ``ssl_*`` options of a URL; ``host`` may be the
+        path of a socket. Each is escaped where it has to be. A secret with both has to say the
+        same twice.
 
         Args:
-            path: Where the secret is.
+            path: Where the secret is; ``mount:path`` for another mount than the client's.
             use_cache: False reads fresh, and refreshes the cache.
 
+        Returns:
+            The URL.
+
         Raises:
-            VaultError: There is no such secret or field.
+            VaultError: There is no such secret or field, or two fields contradict each other.
         """
-        return self._fields(path, use_cache=use_cache).text("url")
+        return valkey_url(self._fields(path, use_cache=use_cache))
 
     def get_email_credentials(
         self, *, path: str = "crm/email", use_cache: bool = True
@@ -136,7 +94,7 @@ class TypedGetters(ABC):
         """Return the fields ``api_key`` and ``from_address`` of the secret at *path*.
 
         Args:
-            path: Where the secret is.
+            path: Where the secret is; ``mount:path`` for another mount than the client's.
             use_cache: False reads fresh, and refreshes the cache.
 
         Raises:
@@ -186,7 +144,8 @@ class TypedGetters(ABC):
             VaultError: There is no such secret or field.
         """
         path = join_path(prefix, provider)
-        return self._fields(path, use_cache=use_cache).text("api_key")
+        return SecretFields(self.get_secret(path, use_cache=use_cache), path).text("api_key")
 
     def _fields(self, path: str, *, use_cache: bool) -> SecretFields:
-        return SecretFields(self.get_secret(path, use_cache=use_cache), path)
+        mount, inside = split_mount(path)
+        return SecretFields(self.get_secret(inside, use_cache=use_cache, mount_point=mount), path)

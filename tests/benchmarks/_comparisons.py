@@ -39,6 +39,7 @@ COMPARISONS = frozenset(
         ),
         against=_WAYS_OF_A_QUERY,
     )
+    | _every("execute(), three values", against=("execute(), one value",))
     | _every("the policy of sql/, 500 of 500,000 rows", against=_POLICIES)
     | _every("failed calls of 150 after 5 restarts", against=("psycopg_pool",))
     | _every("failed calls of 30 after a restart", against=("psycopg_pool, check=",))

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from contextlib import ExitStack
 
-__all__ = ["BARE", "BLOCK", "EXECUTE", "FIVE_TRIPS", "USER", "open_ways"]
+__all__ = ["BARE", "BLOCK", "EXECUTE", "FIVE_TRIPS", "QUERY", "USER", "open_ways"]
 
 EXECUTE = "execute()"
 BLOCK = "connection()"

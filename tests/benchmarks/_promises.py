@@ -55,6 +55,7 @@ PROMISES = {
     "bare": Promise("`execute()` / psycopg_pool without any protection", 1.9),
     "bare, 5 ms": Promise("the same over a link of 5 ms", 1.1),
     "block": Promise("`connection()` with one query / the same five trips", 1.4),
+    "identity": Promise("`execute()` with three values of an identity / with one", 1.05),
     "restart": Promise("failed calls after a server's restart", 0, "count"),
     "policy": Promise("the policy of `sql/` / WHERE without a policy, 500,000 rows", 1.2),
     "stream": Promise("memory of `stream()` / fetching all 1,000,000 rows", 0.05),

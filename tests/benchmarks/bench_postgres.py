@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from contextlib import ExitStack, contextmanager, nullcontext
 from typing import TYPE_CHECKING
+from uuid import UUID
 
 import pytest
 
+from clients.identity import RlsSetting
+from clients.postgres_client import PostgresClient
 from tests.benchmarks._board import Row, compare
 from tests.benchmarks._delayed_link import DelayedLink
 from tests.benchmarks._one_processor import one_processor
@@ -20,6 +23,7 @@ from tests.benchmarks._postgres_ways import (
     BLOCK,
     EXECUTE,
     FIVE_TRIPS,
+    QUERY,
     USER,
     open_ways,
 )
@@ -123,6 +127,39 @@ def test_execute_against_all_others(
         both = Times({name: times.seconds[name] for name in (BLOCK, FIVE_TRIPS)})
         promises = {FIVE_TRIPS: "block"}
         rows += compare("PostgreSQL", f"{BLOCK}, {at}", both, BLOCK, trips=trips, promises=promises)
+    assert board.add(*rows) == []
+
+
+def test_three_values_cost_what_one_costs(filled: PostgresServer, board: Board) -> None:
+    """An identity of several values is a few parameters more in a statement that is sent anyway."""
+    one = {"user_id": RlsSetting("app.current_user_id", UUID)}
+    three = {
+        **one,
+        "tenant_id": RlsSetting("app.tenant_id", int),
+        "region": RlsSetting("app.region", str),
+    }
+    url = filled.url("crm_user", "secret")
+    with (
+        PostgresClient(url, 1, min_size=1, identity=one) as with_one,
+        PostgresClient(url, 1, min_size=1, identity=three) as with_three,
+        one_processor(filled.pid),
+    ):
+        mine = {"user_id": USER}
+        all_of_me = {**mine, "tenant_id": 7, "region": "eu"}
+        ways: dict[str, Way] = {
+            "execute(), three values": lambda: with_three.execute(
+                QUERY, (USER,), identity=all_of_me
+            ),
+            "execute(), one value": lambda: with_one.execute(QUERY, (USER,), identity=mine),
+        }
+        times = take_turns(ways, rounds=151, calls=40)
+    rows = compare(
+        "PostgreSQL",
+        "execute(), three values",
+        times,
+        "execute(), three values",
+        promises={"execute(), one value": "identity"},
+    )
     assert board.add(*rows) == []
 
 

@@ -21,12 +21,14 @@ CREATE TABLE notes (user_id uuid NOT NULL, writer text NOT NULL);
 CREATE INDEX ON notes (user_id);
 
 ALTER TABLE profiles ENABLE ROW LEVEL SECURITY;
+ALTER TABLE profiles FORCE ROW LEVEL SECURITY;
 CREATE POLICY "Everybody reads profiles" ON profiles FOR SELECT TO anon, authenticated
     USING (true);
 CREATE POLICY "Users change their own profile" ON profiles FOR UPDATE TO authenticated
     USING (id = (SELECT auth.uid())) WITH CHECK (id = (SELECT auth.uid()));
 
 ALTER TABLE notes ENABLE ROW LEVEL SECURITY;
+ALTER TABLE notes FORCE ROW LEVEL SECURITY;
 CREATE POLICY "Users see and change their own notes" ON notes FOR ALL TO authenticated
     USING (user_id = (SELECT auth.uid())) WITH CHECK (user_id = (SELECT auth.uid()));
 

@@ -13,6 +13,7 @@ from psycopg import sql
 
 from clients.errors import PostgresConnectionError, PostgresError, RlsContextError
 from clients.postgres_client import PostgresClient
+from clients.vault_client import VaultClient
 from tests.postgres_faults import (
     USER,
     Load,
@@ -24,9 +25,10 @@ from tests.postgres_faults import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from tests.postgres_faults import NewClient
+    from tests.rotation_lab import RotationLab
     from utils._stack.postgres import PostgresServer
 
 
@@ -229,3 +231,34 @@ def test_a_rotation_to_another_user_leaves_the_dropped_one_behind(
         finally:
             conn.execute("DROP ROLE IF EXISTS app_a")
             conn.execute("DROP ROLE IF EXISTS app_b")
+
+
+@pytest.mark.parametrize(
+    "url_from",
+    [
+        lambda vault: lambda: vault.get_database_url(path="crm/database"),
+        lambda vault: lambda: vault.get_secret("crm/database")["url"],
+        lambda vault: lambda **_: vault.get_database_url(),
+        lambda vault: vault.get_database_url,
+    ],
+    ids=["plain", "of a secret", "passes nothing on", "the method"],
+)
+def test_a_callable_of_any_shape_follows_a_rotation(
+    rotation_lab: RotationLab, url_from: Callable[[VaultClient], Callable[..., str]]
+) -> None:
+    """What it reads after a refused login is read past the cache of secrets."""
+    lab = rotation_lab
+    with (
+        VaultClient(environ=lab.environ(lab.role())) as secrets,
+        PostgresClient(url_from(secrets), 1, min_size=1) as client,
+    ):
+        before = secrets.cache_stats()["misses"]
+        lab.store_postgres(lab.set_postgres())
+        with superuser(lab.postgres) as conn:
+            kill_sessions(conn)
+
+        assert client.execute_scalar("SELECT 1", user_id=uuid4()) == 1
+        assert secrets.cache_stats()["misses"] == before + 1
+        # From here on the cache holds the new one, and is read again.
+        assert secrets.get_database_url()
+        assert secrets.cache_stats()["misses"] == before + 1

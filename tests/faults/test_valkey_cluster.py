@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from redis.crc import key_slot
 
+from clients._valkey.pool import Batch
 from clients.errors import ValkeyConnectionError
 from clients.valkey_client import SessionStore, ValkeyClient, ValkeyError
 from tests.valkey_helpers import at_once
@@ -19,7 +20,7 @@ from tests.valkey_topologies import PASSWORD, ClusterServer, ClusterTopology, ad
 from utils._stack.valkey import ValkeyServer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 pytestmark = pytest.mark.slow
 
@@ -66,6 +67,43 @@ def test_keys_with_one_hash_tag_go_together(client: ValkeyClient) -> None:
     assert client.delete_many(["{42}a", "{42}b"]) == 2
 
 
+def _noting(order: list[str], step: Callable[[Batch], Any]) -> Callable[[Batch], Any]:
+    def noted(batch: Batch) -> Any:
+        order.append(step.__name__)
+        return step(batch)
+
+    return noted
+
+
+def test_many_keys_of_all_slots_are_read_at_once(
+    client: ValkeyClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each server gets one batch, and all have theirs before the first reply is read."""
+    names = [f"many-{number}" for number in range(300)]
+    for name in names:
+        client.set(name, name)
+    order: list[str] = []
+    for name in ("send", "receive"):
+        monkeypatch.setattr(Batch, name, _noting(order, getattr(Batch, name)))
+
+    assert client.get_many([*names, "absent"]) == {**{n: n for n in names}, "absent": None}
+    assert order == ["send"] * 3 + ["receive"] * 3
+    client.client.rpush("many-list", "x")
+    with pytest.raises(ValkeyError, match=r"'many-list'.*WRONGTYPE"):
+        client.get_many([*names, "many-list"])
+
+
+def test_a_node_s_plain_url_is_told_as_what_it_is(topology: ClusterTopology) -> None:
+    """Not a bare MOVED: the message says what to write."""
+    url = f"redis://:{PASSWORD}@127.0.0.1:{topology.servers[0].port}"
+    moved = next(f"k{n}" for n in range(100) if key_slot(f"k{n}".encode()) > 5460)
+    with ValkeyClient(url) as client, pytest.raises(ValkeyError) as caught:
+        client.get(moved)
+
+    assert caught.value.code == "MOVED"
+    assert "a node of a cluster: write redis+cluster://" in str(caught.value)
+
+
 def test_keys_of_several_slots_are_refused(client: ValkeyClient) -> None:
     """The message says what a hash tag is, and nothing was written."""
     with pytest.raises(ValkeyError, match=r"different slots.*hash tag") as caught:
@@ -109,10 +147,10 @@ def test_a_pipeline_with_bytes_is_executed_on_all_servers(client: ValkeyClient) 
 
 def test_an_exhausted_pool_waits_once(topology: ClusterTopology) -> None:
     """A place that is not to be had is no reason to look for another server."""
-    with ValkeyClient(topology.url, max_connections=1, connect_timeout=1.0) as client:
-        link: Any = client._link
+    with ValkeyClient(topology.url, max_connections=1, pool_timeout=1.0) as client:
+        link: Any = client.runner.link
         pool = link._pool(link._owner(0))
-        held = pool._take()
+        held = pool.take()
         start = time.monotonic()
         with pytest.raises(ValkeyConnectionError, match="all 1 connections"):
             client.get(_name_in_slots_of_the_first())
@@ -136,6 +174,9 @@ def test_the_plain_driver_is_a_cluster_s(client: ValkeyClient) -> None:
         client.set(f"d{number}", "x")
 
         assert client.client.get(f"d{number}") == "x"
+    client.client.set("bytes", b"\xff")
+    with pytest.raises(ValkeyError, match="not UTF-8"):
+        client.client.get("bytes")
 
 
 def test_a_forked_child_has_its_own_connections(client: ValkeyClient) -> None:
@@ -173,7 +214,7 @@ def test_a_child_does_not_wait_for_locks_of_its_parent_s_threads(
         answer.clear()
         while asked.acquire(blocking=False):
             pass
-        client._link._stale = True  # type: ignore[attr-defined]  # a cluster's
+        client.runner.link._stale = True  # type: ignore[attr-defined]  # a cluster's
         calls: list[Future[Any]] = [
             threads.submit(client.exists, "a"),
             threads.submit(lambda: client.client),

@@ -234,7 +234,7 @@ def test_an_interrupt_at_any_point_crosses_nothing_and_loses_no_place(
     kept: list[BaseException] = []
     with ValkeyClient(server.url, max_connections=2, connect_timeout=0.5) as client:
         client.set_many({"a": "A", "b": "B"})
-        link: Any = client._link
+        link: Any = client.runner.link
         for point in itertools.count(1):
             if not warm:
                 link.pool.drop_idle()
@@ -257,11 +257,11 @@ def test_an_interrupt_at_any_point_crosses_nothing_and_loses_no_place(
 
 
 def _places(client: ValkeyClient) -> int:
-    pool: Any = client._link
+    pool: Any = client.runner.link
     taken = []
     with contextlib.suppress(PoolExhausted):
         while True:
-            taken.append(pool.pool._take())
+            taken.append(pool.pool.take())
     return len(taken)
 
 

@@ -159,7 +159,7 @@ def test_idle_connections_that_the_server_closed_cost_nothing(
 
 def test_an_exhausted_pool_says_so_within_its_bound(server: ValkeyServer) -> None:
     """A caller waits for a free connection, and then learns which limit to raise."""
-    with client_behind_proxy(server, max_connections=2, connect_timeout=0.5, socket_timeout=3) as (
+    with client_behind_proxy(server, max_connections=2, pool_timeout=0.5, socket_timeout=3) as (
         client,
         proxy,
     ):
@@ -234,7 +234,7 @@ def test_a_forked_child_gets_its_own_connection(client: ValkeyClient) -> None:
 
 def test_no_thread_of_a_forked_child_gets_a_parent_s_connection(client: ValkeyClient) -> None:
     """Also not one that comes while another is still making the child's pool anew."""
-    pool = client._link.pool  # type: ignore[attr-defined]
+    pool = client.runner.link.pool  # type: ignore[attr-defined]
     parents = pool.call(("CLIENT", "ID"))
     ids: list[int] = []
 

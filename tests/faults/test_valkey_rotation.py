@@ -11,7 +11,7 @@ import pytest
 import redis
 
 from clients.errors import ValkeyConfigurationError, ValkeyConnectionError
-from clients.valkey_client import ValkeyClient
+from clients.valkey_client import ValkeyClient, ValkeyError
 from tests.valkey_helpers import at_once
 from utils._stack.valkey import ValkeyServer
 
@@ -155,7 +155,7 @@ def test_a_wrong_password_ends_the_constructor_at_once(store: Store) -> None:
 def test_an_interrupted_login_leaves_no_half_open_connection(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A store that fails in the middle of a login: its error comes out, the socket is closed."""
+    """A store that fails in the middle of a login: its error is the cause, the socket is closed."""
     with ValkeyClient(store.url, max_connections=1) as client:
         store.rotate()
 
@@ -165,11 +165,13 @@ def test_an_interrupted_login_leaves_no_half_open_connection(
             raise RuntimeError("the store fell over")
 
         old = store.url()
-        monkeypatch.setattr(client._factory.source, "_url", fail)
+        monkeypatch.setattr(client.runner.factory.source, "_url", fail)
         driver: Any = client.client
-        for get in (client.get, driver.get):
-            with pytest.raises(RuntimeError, match="fell over"):
-                get("a")
+        with pytest.raises(ValkeyError, match="RuntimeError") as caught:
+            client.get("a")
+        assert isinstance(caught.value.__cause__, RuntimeError)
+        with pytest.raises(RuntimeError, match="fell over"):
+            driver.get("a")
         monkeypatch.undo()
 
         assert client.set("a", "x") is True
@@ -205,8 +207,8 @@ def test_a_connection_that_returns_after_a_change_of_users_is_given_up(
 ) -> None:
     """It was in use when the user changed: its call ends well, and no further one gets it."""
     with ValkeyClient(store.url) as client:
-        pool: Any = client._link.pool  # type: ignore[attr-defined]  # one server
-        in_use = pool._take()
+        pool: Any = client.runner.link.pool  # type: ignore[attr-defined]  # one server
+        in_use = pool.take()
         changed = pool._generation + 1
         monkeypatch.setattr(pool, "_newest_generation", lambda: changed)
         client.set("a", "x")

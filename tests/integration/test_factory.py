@@ -98,11 +98,11 @@ def test_an_unreachable_vault_is_named(environ: dict[str, str], closed_port: int
 @pytest.mark.parametrize(
     ("path", "secret", "error", "words"),
     [
-        ("database", None, VaultSecretNotFoundError, "postgres: .*crm/database"),
+        ("database", None, VaultSecretNotFoundError, "vault, for postgres: .*crm/database"),
         ("database", {"url": _DEAD_POSTGRES}, PostgresConnectionError, "postgres: .*refused"),
-        ("valkey", None, VaultSecretNotFoundError, "valkey: .*crm/valkey"),
+        ("valkey", None, VaultSecretNotFoundError, "vault, for valkey: .*crm/valkey"),
         ("valkey", {"url": _DEAD_VALKEY}, ValkeyConnectionError, "valkey: .*refused"),
-        ("valkey", {"uri": _DEAD_VALKEY}, ClientError, "valkey: .*'url'"),
+        ("valkey", {"uri": _DEAD_VALKEY}, ClientError, "vault, for valkey: .*'url'"),
     ],
 )
 def test_a_failure_names_the_service_and_leaves_nothing_open(

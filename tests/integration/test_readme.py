@@ -10,6 +10,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psycopg
 import pytest
 
 import clients
@@ -18,15 +19,30 @@ from clients.dagster_adapter import ClientsResource, VaultSecretsResource
 from utils._stack.settings import StackSettings
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from utils.local_stack import StackEndpoints
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 REFERENCE = (ROOT / "clients" / "README.md").read_text()
 PYTHON = re.findall(r"^```python\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+SQL = re.findall(r"^```sql\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
 SHELL = re.findall(r"^```sh\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
 
 
+@pytest.fixture
+def _schema(stack: StackEndpoints) -> Iterator[None]:
+    """What the README's SQL makes, for one test."""
+    assert stack.superuser_url is not None, "the README's SQL needs a stack of the tests' own"
+    with psycopg.connect(stack.superuser_url, autocommit=True) as conn:
+        conn.execute("\n".join(SQL).encode())
+        yield
+        for table in re.findall(r"CREATE TABLE (\w+)", "\n".join(SQL)):
+            conn.execute(f"DROP TABLE {table}".encode())
+
+
+@pytest.mark.usefixtures("_schema")
 @pytest.mark.parametrize("block", PYTHON, ids=[f"block {n}" for n in range(1, len(PYTHON) + 1)])
 def test_every_python_block_runs(
     block: str, stack: StackEndpoints, monkeypatch: pytest.MonkeyPatch
@@ -38,6 +54,16 @@ def test_every_python_block_runs(
     # A reader's file has none of this file's __future__ imports.
     program = compile(block, "README.md", "exec", dont_inherit=True)
     exec(program, {"__name__": "readme"})  # noqa: S102 - our own README
+
+
+def test_a_schema_of_ones_own_is_short() -> None:
+    """The settings, the policy and the call."""
+    (sql,) = SQL
+    (block,) = [one for one in PYTHON if "RlsSetting(" in one]
+
+    assert "CREATE POLICY" in sql
+    assert block.count("RlsSetting(") == 2
+    assert sum(1 for line in (sql + block).splitlines() if line.strip()) < 30
 
 
 def test_the_dagster_block_is_the_example() -> None:

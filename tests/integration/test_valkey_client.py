@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import threading
+import traceback
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import pytest
+import redis
 
 from clients.valkey_client import ValkeyClient, ValkeyError
 
@@ -189,10 +192,67 @@ def test_another_type_among_many_is_not_absence(client: ValkeyClient) -> None:
     client.set("a", "1")
     client.client.rpush(client.key_prefix + "list", "x")
 
-    with pytest.raises(ValkeyError, match=r"WRONGTYPE.*:list'?.*another type") as caught:
+    with pytest.raises(ValkeyError, match=r":list'.*WRONGTYPE.*another type") as caught:
         client.get_many(["a", "b", "c", "d", "list"])
 
     assert caught.value.code == "WRONGTYPE"
+
+
+@pytest.mark.parametrize("commands", [["+@read"], ["+mget", "+exists", "+get"], ["+mget"]])
+def test_a_role_that_may_only_read_gets_many(
+    client: ValkeyClient, stack: StackEndpoints, commands: list[str]
+) -> None:
+    """No script is needed, and no right to write."""
+    admin, user = client.client, f"u{uuid4().hex}"
+    admin.acl_setuser(
+        user,
+        enabled=True,
+        passwords=["+pw"],
+        keys=[f"%R~{client.key_prefix}*"],
+        commands=["+ping", *commands],
+    )
+    client.set_many({"a": "1", "b": ""})
+    try:
+        url = f"redis://{user}:pw@{stack.valkey_url.rpartition('@')[2]}"
+        with ValkeyClient(url, key_prefix=client.key_prefix) as reader:
+            assert reader.get_many(["b", "x", "a", "x"]) == {"b": "", "x": None, "a": "1"}
+    finally:
+        admin.acl_deluser(user)
+
+
+def test_a_key_that_comes_and_goes_is_no_other_type(client: ValkeyClient) -> None:
+    """Writers in between make nobody believe that a key holds something else."""
+    stop = threading.Event()
+
+    def flicker() -> None:
+        while not stop.is_set():
+            client.set("c", "x")
+            client.delete("c")
+
+    thread = threading.Thread(target=flicker)
+    thread.start()
+    try:
+        found = {client.get_many(["a", "b", "c"])["c"] for _ in range(500)}
+    finally:
+        stop.set()
+        thread.join()
+
+    assert found <= {"x", None}
+
+
+def test_bytes_through_the_plain_driver_are_a_typed_error(client: ValkeyClient) -> None:
+    """It is ours and the driver's, the next call works, and the bytes can be had."""
+    driver: Any = client.client
+    key = client.key_prefix + "raw"
+    driver.set(key, b"\xff\xfe-private")
+    for kind in (ValkeyError, redis.exceptions.DataError):
+        with pytest.raises(kind, match="not UTF-8") as caught:
+            driver.get(key)
+        assert "private" not in "".join(traceback.format_exception(caught.value))
+        assert caught.value.__context__ is None
+
+    assert driver.exists(key) == 1
+    assert driver.execute_command("GET", key, NEVER_DECODE=True) == b"\xff\xfe-private"
 
 
 def test_nothing_is_asked_for_no_keys(client: ValkeyClient) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import pytest
 
 from clients.errors import ValkeyConfigurationError
 from clients.valkey_client import SessionStore, ValkeyClient, ValkeyError
+from tests.valkey_helpers import at_once
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -247,3 +248,136 @@ def test_a_failure_is_not_an_absent_session(stack: StackEndpoints) -> None:
 
     with pytest.raises(ValkeyError):
         store.read(token)
+
+
+def test_an_update_sets_some_of_the_data(store: SessionStore) -> None:
+    """The other names stay, and so does the expiry; what comes back is what a read says."""
+    token = store.create("u", {"a": 1, "b": [], "big": 2**60})
+    before = store.list("u")[0]
+    updated = store.update(token, {"b": {}, "c": None})
+
+    assert updated is not None
+    assert updated.data == {"a": 1, "b": {}, "big": 2**60, "c": None}
+    assert (updated.expires_at, updated.ends_at) == (before.expires_at, before.ends_at)
+    assert store.list("u") == [updated]
+    assert store.update(updated, {"a": 2}) is not None
+    assert store.list("u")[0].data["a"] == 2
+
+
+def test_a_replacement_takes_the_place_of_all_data(store: SessionStore) -> None:
+    """Whatever JSON has; the expiry stays."""
+    token = store.create("u", {"a": 1})
+    before = store.list("u")[0]
+    values: tuple[Any, ...] = ([1, "ü"], None, {}, "text")
+    for data in values:
+        replaced = store.replace(token, data)
+        assert replaced is not None
+        assert replaced.data == data
+        assert (replaced.expires_at, replaced.ends_at) == (before.expires_at, before.ends_at)
+    with pytest.raises(ValkeyError, match=r"str and has no names to change: use replace"):
+        store.update(token, {"a": 1})
+
+
+def test_neither_brings_a_session_back(client: ValkeyClient) -> None:
+    """One that was revoked, has ended or never was stays away."""
+    store = SessionStore(client, idle_seconds=1)
+    revoked = store.create("u", {})
+    store.revoke(revoked)
+    ended = store.create("v", {})
+    listed = store.list("v")[0]
+    time.sleep(1.2)
+    for token in (revoked, ended, listed, "A" * 65, "x"):
+        assert store.update(token, {"a": 1}) is None
+        assert store.replace(token, 1) is None
+
+    assert list(client.client.scan_iter(match=client.key_prefix + "*")) == []
+
+
+def test_changes_at_the_same_time_are_all_kept(store: SessionStore) -> None:
+    """Eight threads each set names of their own, while others read."""
+    token = store.create("u", {})
+    number = iter(range(8))
+
+    def change() -> None:
+        own = next(number)
+        for step in range(20):
+            assert store.update(token, {f"{own}-{step}": step}) is not None
+            store.read(token)
+
+    assert at_once(8, change) == [None] * 8
+    session = store.read(token)
+    assert session is not None
+    assert session.data == {f"{own}-{step}": step for own in range(8) for step in range(20)}
+
+
+def test_a_revocation_beats_updates_that_are_under_way(store: SessionStore) -> None:
+    """Whenever it comes, the session is gone for good."""
+    for _ in range(30):
+        token = store.create("u", {})
+        stop = threading.Event()
+
+        def change(token: str = token, stop: threading.Event = stop) -> None:
+            while not stop.is_set():
+                store.update(token, {"a": time.monotonic()})
+
+        threads = [threading.Thread(target=change) for _ in range(3)]
+        for one in threads:
+            one.start()
+        time.sleep(0.005)
+        assert store.revoke(token)
+        stop.set()
+        for one in threads:
+            one.join()
+
+        assert store.read(token) is None
+        assert store.list("u") == []
+
+
+@pytest.mark.parametrize("changes", [None, [("a", 1)], "text", {1: 2}, {None: 1}])
+def test_changes_that_are_no_names_and_values_are_refused(
+    store: SessionStore, changes: dict[str, object]
+) -> None:
+    """Before anything is sent."""
+    with pytest.raises(ValkeyConfigurationError, match="changes is"):
+        store.update(store.create("u", {}), changes)
+
+
+def test_an_identity_of_several_values_has_its_sessions(store: SessionStore) -> None:
+    """They come back as they were given, and end for exactly this identity."""
+    seven = {"tenant_id": 7, "claims": {"sub": "a", "roles": ["x"]}}
+    token = store.create("auth0|abc", {"a": 1}, identity=seven)
+    other = store.create("auth0|abc", identity={"tenant_id": 8})
+    plain = store.create("auth0|abc")
+    session = store.read(token)
+
+    assert session is not None
+    assert session.user_id == "auth0|abc"
+    assert session.identity == {"user_id": "auth0|abc", **seven}
+    assert [one.id for one in store.list("auth0|abc", identity=seven)] == [session.id]
+    updated = store.update(session, {"b": 2})
+    assert updated is not None
+    assert updated.identity == session.identity
+    assert store.revoke_all(identity=session.identity) == 1
+    assert store.read(token) is None
+    for one in (other, plain):
+        assert store.read(one) is not None
+
+
+def test_an_identity_without_a_user_id_has_sessions_too(store: SessionStore) -> None:
+    """UUIDs come back as their text."""
+    number = uuid4()
+    session = store.read(store.create(identity={"tenant_id": number}))
+
+    assert session is not None
+    assert (session.user_id, session.identity) == ("", {"tenant_id": str(number)})
+    assert store.revoke(session) is True
+
+
+@pytest.mark.parametrize("identity", [{}, "text", {"": 1}, {1: 2}, {"user_id": "x"}])
+def test_an_identity_that_names_nobody_is_refused(
+    store: SessionStore, identity: dict[str, object]
+) -> None:
+    """Nothing is sent, and the user id is given once."""
+    user_id = "x" if identity and "user_id" in identity else None
+    with pytest.raises(ValkeyConfigurationError, match=r"identity|name"):
+        store.create(user_id, identity=identity)

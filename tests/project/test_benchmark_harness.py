@@ -275,6 +275,7 @@ def test_the_wanted_limits_are_not_widened() -> None:
         "five trips": 0.6,
         "bare": 1.9,
         "bare, 5 ms": 1.1,
+        "identity": 1.05,
         "restart": 0,
         "warm": 1 / 500,
         "miss": 1,

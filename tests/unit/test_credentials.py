@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from clients._shared.credentials import Candidate, CredentialLife, UrlSource
+from clients._shared.credentials import Candidate, CredentialLife, UrlSource, is_past_cache
 from clients.errors import (
     ConfigurationError,
     PostgresConfigurationError,
@@ -314,3 +314,46 @@ def test_the_age_begins_with_the_value(world: World) -> None:
     assert world.log_in()
 
     assert world.source.life() == CredentialLife(0.0)
+
+
+def test_only_the_call_after_a_refusal_reads_past_caches(clock: Clock) -> None:
+    """The callable's context says so in that call alone, and never that of its caller."""
+    read: list[bool] = []
+
+    def url() -> str:
+        read.append(is_past_cache())
+        return "one"
+
+    source = UrlSource("url", url, describe=str, unusable=ConfigurationError)
+    for _ in source.candidates(patient=False):
+        assert not is_past_cache()
+
+    assert read == [False, True]
+    assert not is_past_cache()
+
+
+def test_a_callable_that_is_interrupted_leaves_the_callers_context_as_it_was(clock: Clock) -> None:
+    """A later read of the same thread uses its cache."""
+
+    def url() -> str:
+        if is_past_cache():
+            raise KeyboardInterrupt
+        return "one"
+
+    source = UrlSource("url", url, describe=str, unusable=ConfigurationError)
+    with pytest.raises(KeyboardInterrupt):
+        list(source.candidates(patient=False))
+
+    assert not is_past_cache()
+
+
+def test_a_callable_that_needs_the_client_it_serves_is_refused(clock: Clock) -> None:
+    """A new connection that needs a new connection would need one without end."""
+
+    def url() -> str:
+        return next(source.candidates(patient=False)).url
+
+    source = UrlSource("url", url, describe=str, unusable=ConfigurationError)
+
+    with pytest.raises(ConfigurationError, match="without that client"):
+        next(source.candidates(patient=False))

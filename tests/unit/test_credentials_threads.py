@@ -113,12 +113,12 @@ def test_whoever_is_told_of_a_trouble_hears_of_one_that_has_just_passed(
         source.current()
 
     def answered_meanwhile() -> bool:
-        monkeypatch.setattr(source, "_may_ask_without", lambda: True)
+        monkeypatch.setattr(source, "_may_poll", lambda: True)
         world.down = None
         assert source.current() == "old"
         return False
 
-    monkeypatch.setattr(source, "_may_ask_without", answered_meanwhile)
+    monkeypatch.setattr(source, "_may_poll", answered_meanwhile)
     with pytest.raises(VaultConnectionError, match="sealed"):
         source.current()
     assert source.current() == "old"

@@ -107,18 +107,19 @@ def test_every_secret_is_masked_in_a_url(secret: str, message: str) -> None:
 
 
 @given(
-    secret=st.text(min_size=4).filter(lambda one: not re.fullmatch(r"\w*|[\W_]*", one)),
-    message=MESSAGES,
+    secret=st.text("abcdefgh", min_size=6) | st.from_regex(r"[a-z]\d[a-zA-Z]{2,9}", fullmatch=True)
 )
-def test_a_secret_that_is_no_word_is_masked_as_a_token(secret: str, message: str) -> None:
-    """Wherever it stands by itself."""
-    shown = redact(f"{message} token {secret} was refused", secret)
+def test_a_secret_that_is_no_word_of_a_message_is_masked_as_a_token(secret: str) -> None:
+    """Wherever it stands by itself, and in whichever sentence."""
+    shown = redact(f"the token {secret} was refused; {secret}, no other", secret)
 
-    assert secret not in shown.replace("***", "")
+    assert shown == "the token *** was refused; ***, no other"
 
 
 @given(
-    secret=st.text(min_size=12),
+    secret=st.text(min_size=8).filter(
+        lambda one: re.search(r"[^\W\d]", one) and re.search(r"\d", one)
+    ),
     before=st.text(),
     after=st.text(),
 )

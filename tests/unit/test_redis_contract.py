@@ -1,6 +1,6 @@
 """What the Valkey call path leans on in redis-py, pinned: read this before widening its version.
 
-``clients/_valkey/pool.py`` and ``_valkey_connections.py`` use redis-py's Connection classes as
+``clients/_valkey/pool.py`` and ``connections.py`` use redis-py's Connection classes as
 factory and codec, through methods that its documentation does not promise.
 """
 
@@ -22,7 +22,7 @@ from redis.exceptions import ConnectionError as DriverConnectionError
 from redis.exceptions import TimeoutError as DriverTimeoutError
 from redis.retry import Retry
 
-from clients._valkey.pool import pack
+from clients._valkey.connections import pack
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

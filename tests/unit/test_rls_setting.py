@@ -336,13 +336,16 @@ def test_contexts_are_equal_for_one_identity_alone() -> None:
 @given(st.lists(st.text(min_size=1, max_size=50), min_size=3, max_size=3))
 def test_no_value_stands_in_the_text_of_a_statement(texts: list[str]) -> None:
     """All are parameters, and the text is the same for all: it is prepared once."""
-    sql = ContextSql(["shop.a", "shop.b", "shop.c"], "authenticated")
+    sql = ContextSql(["shop.a", "shop.b", "shop.c"], "authenticated", 1000)
     values = tuple(text.encode("utf-8", "replace") for text in texts)
-    for statement in (sql.of_call(values, 1000), sql.of_block(values, 1000, b"mark")):
+    other = (b"x",) * 3
+    for statement, same in (
+        (sql.of_call(values), sql.of_call(other)),
+        (sql.of_block(values, b"mark"), sql.of_block(other, b"other")),
+    ):
         assert statement.params is not None
         assert set(values) <= set(statement.params)
-        same = sql.of_call((b"x",) * 3, 1) if statement.params[-1] != b"mark" else None
-        assert statement.query == (same or sql.of_block((b"x",) * 3, 1, b"other")).query
+        assert statement.query == same.query
 
 
 def test_the_default_is_one_user_with_a_uuid() -> None:

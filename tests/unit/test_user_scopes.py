@@ -16,6 +16,7 @@ from uuid import UUID
 
 import pytest
 
+import clients.identity
 from clients.errors import RlsContextError
 from clients.identity import (
     clear_current_user_id,
@@ -501,6 +502,67 @@ def test_one_thread_keeps_no_trace_of_ended_scopes() -> None:
     assert who() is None
     gc.collect()
     assert len(gc.get_objects()) - before < 100
+
+
+# -- threads that inherit a context, as free-threaded Python 3.14 has them --
+
+
+class InheritingThread(threading.Thread):
+    """What a thread is there: it begins with a copy of its starter's context."""
+
+    def start(self) -> None:
+        """Start with a copy of the caller's context."""
+        self._context = copy_context()
+        super().start()
+
+    def run(self) -> None:
+        """Run in that copy."""
+        self._context.run(super().run)
+
+
+@pytest.fixture
+def _threads_inherit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clients.identity, "_THREADS_INHERIT", True)
+    monkeypatch.setattr(threading, "Thread", InheritingThread)
+
+
+@pytest.mark.usefixtures("_threads_inherit")
+def test_a_thread_that_inherits_its_starters_context_is_nobody() -> None:
+    """A pool's thread would be whoever happened to have it started, for everybody's work."""
+
+    def own_user() -> list[object]:
+        with user_context(BOB):
+            inside = who()
+        set_current_user_id(BOB)
+        return [inside, who()]
+
+    with ThreadPoolExecutor(1) as pool:
+        with user_context(ADA):
+            assert pool.submit(who).result() is None
+            assert pool.submit(copy_context().run, who).result() == ADA
+            copied = copy_context()
+            with user_context(BOB):
+                assert pool.submit(who).result() is None
+                assert pool.submit(copied.run, who).result() == ADA
+                assert pool.submit(copy_context().run, who).result() == BOB
+            assert who() == ADA
+        assert pool.submit(own_user).result() == [BOB, BOB]
+    set_current_user_id(ADA)
+    seen: list[object] = []
+    in_a_thread(lambda: seen.append(who()))
+    in_a_thread(lambda: seen.extend(own_user()))
+    assert seen == [None, BOB, BOB]
+
+
+@pytest.mark.usefixtures("_threads_inherit")
+def test_to_thread_is_ada_where_threads_inherit_contexts() -> None:
+    """Its first call starts the thread that it runs in."""
+
+    async def run() -> list[object]:
+        with user_context(ADA):
+            return [await asyncio.to_thread(who) for _ in range(2)]
+
+    assert asyncio.run(run()) == [ADA, ADA]
 
 
 # -- interrupts --

@@ -1,0 +1,140 @@
+"""``bulk_insert()``: COPY into a temporary table, and one INSERT whose policies check every row.
+
+PostgreSQL refuses COPY FROM on a table with row-level security, and a row at a time is slow. A
+temporary table of the session has no policies; the INSERT ... SELECT out of it has all of them.
+https://www.postgresql.org/docs/18/sql-copy.html
+"""
+
+from __future__ import annotations
+
+from secrets import token_hex
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from psycopg import sql
+
+from ..errors import PostgresConfigurationError, PostgresError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from .guarded import GuardedConnection
+
+__all__ = ["BulkInsert", "OnConflict"]
+
+#: What to do about a row that is there already: refuse it (None), leave it, or update the columns
+#: that are not named here.
+OnConflict: TypeAlias = "Literal['nothing'] | Sequence[str] | None"
+
+# Types alone, which need no right to read the table; a name that stands for nothing has no rows.
+_COLUMN_TYPES = """
+    SELECT a.attname, pg_catalog.format_type(a.atttypid, a.atttypmod)
+    FROM pg_catalog.pg_attribute AS a
+    WHERE a.attrelid = pg_catalog.to_regclass(%s) AND a.attnum > 0 AND NOT a.attisdropped
+"""
+
+
+class BulkInsert:
+    """Many rows for one table.
+
+    Args:
+        table: The table, with its schema in front where that is not on the search path.
+        columns: The columns that each row has values for, in the order of the values.
+        on_conflict: What to do about a row that is there already.
+
+    Raises:
+        PostgresConfigurationError: One of them is unusable.
+    """
+
+    def __init__(self, table: str, columns: Sequence[str], on_conflict: OnConflict) -> None:
+        self.table = _name("table", table)
+        if isinstance(columns, str) or not columns:
+            raise PostgresConfigurationError("columns must be a list of at least one column name")
+        self._columns = [_name("a column", one) for one in columns]
+        if len(set(self._columns)) < len(self._columns):
+            raise PostgresConfigurationError(f"columns has a name twice: {list(columns)}")
+        self._conflict_clause = _conflict_clause(on_conflict, self._columns)
+
+    def run(self, conn: GuardedConnection, rows: Iterable[Sequence[Any]]) -> int:
+        """Store *rows*, and return how many were inserted or updated.
+
+        Args:
+            conn: An open transaction.
+            rows: Sequences of values; they are sent as they come and never held in memory.
+
+        Raises:
+            psycopg.Error: The server refused one.
+            PostgresError: There is no such table or column, or a row has another length.
+        """
+        target = sql.Identifier(*self.table.split("."))
+        columns = sql.SQL(", ").join(map(sql.Identifier, self._columns))
+        # Of its own name: a block may call more than once before its transaction ends.
+        staging = sql.Identifier("pg_temp", f"failfast_bulk_{token_hex(8)}")
+        conn.execute(
+            sql.SQL("CREATE TEMPORARY TABLE {} ({}) ON COMMIT DROP").format(
+                staging, self._definitions(conn, target)
+            )
+        )
+        with conn.cursor().copy(
+            sql.SQL("COPY {} ({}) FROM STDIN").format(staging, columns)
+        ) as copy:
+            for row in self._checked(rows):
+                copy.write_row(row)
+        insert = sql.SQL("INSERT INTO {} ({}) SELECT {} FROM {}{}").format(
+            target, columns, columns, staging, self._conflict_clause
+        )
+        stored = conn.execute(insert).rowcount
+        conn.execute(sql.SQL("DROP TABLE {}").format(staging))
+        return stored
+
+    def _definitions(self, conn: GuardedConnection, target: sql.Identifier) -> sql.Composable:
+        found = conn.execute(_COLUMN_TYPES, (target.as_string(),)).fetchall()
+        types = {row["attname"]: row["format_type"] for row in found}
+        if not types:
+            raise PostgresError(
+                f"there is no table {self.table!r} that this role can see: name its schema, too"
+            )
+        if unknown := [one for one in self._columns if one not in types]:
+            raise PostgresError(
+                f"the table {self.table!r} has no column {', '.join(map(repr, unknown))}"
+            )
+        return sql.SQL(", ").join(
+            # The server's own spelling of a type, quoted where it has to be.
+            sql.SQL("{} {}").format(sql.Identifier(one), sql.SQL(types[one]))
+            for one in self._columns
+        )
+
+    def _checked(self, rows: Iterable[Sequence[Any]]) -> Iterator[Sequence[Any]]:
+        width = len(self._columns)
+        for number, row in enumerate(rows, 1):
+            if isinstance(row, str | bytes) or not hasattr(row, "__len__") or len(row) != width:
+                raise PostgresError(
+                    f"row {number} for {self.table!r} does not have one value for each of its "
+                    f"{width} columns: nothing was stored"
+                )
+            yield row
+
+
+def _name(what: str, value: object) -> str:
+    if not isinstance(value, str) or not value or "\0" in value:
+        raise PostgresConfigurationError(f"{what} is {value!r}: it must be a name")
+    return value
+
+
+def _conflict_clause(on_conflict: OnConflict, columns: Sequence[str]) -> sql.Composable:
+    if on_conflict is None:
+        return sql.SQL("")
+    if on_conflict == "nothing":
+        return sql.SQL(" ON CONFLICT DO NOTHING")
+    if isinstance(on_conflict, str) or not on_conflict or set(on_conflict) - set(columns):
+        raise PostgresConfigurationError(
+            f"on_conflict is {on_conflict!r}: it must be None, 'nothing', or the columns of a "
+            "unique constraint, all of them in columns"
+        )
+    others = [one for one in columns if one not in on_conflict]
+    keys = sql.SQL(", ").join(map(sql.Identifier, on_conflict))
+    if not others:
+        return sql.SQL(" ON CONFLICT ({}) DO NOTHING").format(keys)
+    changes = sql.SQL(", ").join(
+        sql.SQL("{0} = EXCLUDED.{0}").format(sql.Identifier(one)) for one in others
+    )
+    return sql.SQL(" ON CONFLICT ({}) DO UPDATE SET {}").format(keys, changes)

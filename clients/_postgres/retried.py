@@ -1,0 +1,66 @@
+"""``run_transaction()``: a transaction that is run again when another one was in its way."""
+
+from __future__ import annotations
+
+import random
+import time
+from typing import TYPE_CHECKING, TypeVar
+
+import psycopg
+
+from ..errors import PostgresError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
+
+    from .guarded import GuardedConnection
+
+__all__ = ["run_with_retries"]
+
+T = TypeVar("T")
+
+#: Serialization failure and deadlock: the server has undone all of the transaction, and asks for
+#: another try. https://www.postgresql.org/docs/18/mvcc-serialization-failure-handling.html
+_RETRIED = frozenset({"40001", "40P01"})
+#: Seconds, doubled with each attempt; the pause is a random part of it.
+_FIRST_PAUSE = 0.02
+_LONGEST_PAUSE = 1.0
+
+
+def run_with_retries(
+    work: Callable[[GuardedConnection], T],
+    block: Callable[[], AbstractContextManager[GuardedConnection]],
+    attempts: int,
+) -> T:
+    """Run *work* in a transaction, again while the server says that it may succeed then.
+
+    Args:
+        work: What to do; it gets a live connection for each attempt.
+        block: Makes the transaction of one attempt.
+        attempts: How many there may be.
+
+    Returns:
+        What *work* returned, once its transaction is committed.
+
+    Raises:
+        PostgresError: The last attempt failed like those before it; it says how many there were.
+        Exception: What *work* raised otherwise, after a rollback.
+    """
+    for number in range(1, attempts + 1):
+        try:
+            with block() as conn:
+                return work(conn)
+        except (psycopg.Error, PostgresError) as error:
+            # A lost reply has no SQLSTATE of these: nobody knows whether it was committed.
+            if error.sqlstate not in _RETRIED or getattr(error, "maybe_applied", False):
+                raise
+            if number == attempts:
+                raise PostgresError(
+                    f"run_transaction() gave up after {attempts} attempts, each of them undone by "
+                    f"the server: {error}",
+                    sqlstate=error.sqlstate,
+                ) from error
+        limit = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0**number)
+        time.sleep(random.uniform(0, limit))  # noqa: S311 - no secret depends on it
+    raise AssertionError("unreachable: the last attempt returns or raises")  # pragma: no cover

@@ -1,0 +1,70 @@
+"""Tell an exception that interrupted a call from a failure of the call itself."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import traceback
+from functools import partial
+from types import CodeType
+from typing import Any
+
+__all__ = ["forget_locals", "is_interrupt"]
+
+_PACKAGE = __name__.partition("._shared")[0]
+#: Where a call waits, beside this package and the driver.
+_WAITING = frozenset({"select", "selectors", "socket", "ssl", "threading"})
+
+
+def is_interrupt(error: BaseException, *drivers: str) -> bool:
+    """Return whether *error* was raised into a call from outside.
+
+    That is every exception that is no ``Exception`` (such as ``KeyboardInterrupt``), whatever a
+    signal handler raised (such as the soft time limit of a task queue), and an exception of
+    somebody else's class that begins where nobody raises one: another thread has set it
+    (``PyThreadState_SetAsyncExc``).
+
+    Args:
+        error: What was caught.
+        drivers: The packages that the call runs in, beside this one and the standard library.
+    """
+    if not isinstance(error, Exception):
+        return True
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    handlers = {_code_of(signal.getsignal(number)) for number in signal.valid_signals()}
+    if any(frame.f_code in handlers for frame in frames):
+        return True
+    top = type(error).__module__.partition(".")[0]
+    if not frames or _is_within(type(error).__module__, drivers) or top in sys.stdlib_module_names:
+        return False
+    innermost = str(frames[-1].f_globals.get("__name__"))
+    return _is_within(innermost, drivers) or innermost in _WAITING
+
+
+def forget_locals(error: BaseException) -> None:
+    """Clear the local variables of each frame that *error* and its causes have left.
+
+    Error reporters collect them, and credentials are among them. Frames that are still running
+    keep theirs.
+    """
+    pending: list[BaseException | None] = [error]
+    seen: set[int] = set()
+    while pending:
+        one = pending.pop()
+        if one is not None and id(one) not in seen:
+            seen.add(id(one))
+            traceback.clear_frames(one.__traceback__)
+            pending += [one.__cause__, one.__context__]
+
+
+def _code_of(handler: Any) -> CodeType | None:
+    while isinstance(handler, partial):
+        handler = handler.func
+    if not hasattr(handler, "__code__"):
+        handler = getattr(type(handler), "__call__", None)  # noqa: B004 - its code, not whether
+    code = getattr(handler, "__code__", None)
+    return code if isinstance(code, CodeType) else None
+
+
+def _is_within(module: str, drivers: tuple[str, ...]) -> bool:
+    return any(f"{module}.".startswith(f"{package}.") for package in (_PACKAGE, *drivers))

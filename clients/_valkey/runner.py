@@ -1,0 +1,181 @@
+"""What every part of the client sends its commands through, and where failures become ours."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from .._shared.interrupts import forget_locals, is_interrupt
+from ..errors import ClientError, ValkeyConnectionError, ValkeyError
+from .cluster import ClusterNodes
+from .connections import ConnectionFactory
+from .errors import valkey_error
+from .links import Link, SentinelPrimary, SingleServer
+from .settings import check_tls_files
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from .._shared.credentials import UrlSource
+    from .commands import Command, CommandSet
+    from .settings import Limits
+
+__all__ = ["Runner"]
+
+T = TypeVar("T")
+
+_DRIVERS = ("redis", "hiredis")
+
+
+class Runner:
+    """Sends commands to one server, to the primary behind sentinels, or to a cluster.
+
+    Args:
+        source: Gives the URL.
+        limits: The time-outs, and the size of the pool.
+        commands: Builds commands, for whoever sends some.
+
+    Raises:
+        ValkeyConfigurationError: The URL, or a file that it names, cannot be used.
+    """
+
+    def __init__(self, source: UrlSource, limits: Limits, commands: CommandSet) -> None:
+        self.commands = commands
+        self.limits = limits
+        self.factory = ConnectionFactory(source, limits)
+        try:
+            self.target = self.factory.resolve()
+            check_tls_files(self.target)
+        except BaseException as error:
+            if isinstance(error, ClientError) or is_interrupt(error, *_DRIVERS):
+                raise
+            raise ValkeyError(
+                f"the callable connection_url failed with {type(error).__name__}"
+            ) from error
+        self._closed = False
+        self.link = self._open_link()
+
+    def _open_link(self) -> Link:
+        if self.target.kind == "cluster":
+            return ClusterNodes(self.factory)
+        if self.target.kind == "sentinel":
+            return SentinelPrimary(self.factory)
+        return SingleServer(self.factory)
+
+    def probe(self) -> None:
+        """Make the first connection.
+
+        Raises:
+            ValkeyConnectionError: There is no working one.
+        """
+        try:
+            self.link.ping()
+        except BaseException as error:
+            ours = self.ours(error, f"connecting to Valkey at {self.target.where}")
+            if ours is None:
+                raise
+            refusal = ValkeyConnectionError(
+                str(ours), code=ours.code, reason=ours.reason or "refused"
+            )
+            raise refusal from ours.__cause__  # see valkey_error
+        self.factory.patient = True
+
+    def ping(self) -> None:
+        """Ask every server that takes writes whether it is there.
+
+        Raises:
+            ValkeyError: One is not, or refuses us.
+        """
+        self.refuse_when_closed()
+        try:
+            self.link.ping()
+        except BaseException as error:
+            ours = self.ours(error, f"PING on {self.target.where}")
+            if ours is None:
+                raise
+            raise ours from ours.__cause__
+
+    def run(self, command: Command[T]) -> T:
+        """Send *command*, and return what its reply means.
+
+        Raises:
+            ValkeyError: It failed; the message names its keys.
+        """
+        if self._closed:
+            self.refuse_when_closed()
+        try:
+            return command.convert(self.link.call(command))
+        except BaseException as error:
+            ours = self.ours(error, f"{command.label} on {self.target.where}")
+            if ours is None:
+                raise
+            raise ours from ours.__cause__
+
+    def run_many(self, commands: Sequence[Command[Any]], what: str | None = None) -> list[Any]:
+        """Send *commands* in one write to each server, and return their replies.
+
+        Args:
+            commands: At least one.
+            what: What messages call them.
+
+        Returns:
+            For each what its shape made of the reply, or the error that the server answered with.
+
+        Raises:
+            ValkeyError: Not every reply came.
+        """
+        self.refuse_when_closed()
+        try:
+            return self.link.call_many(commands)
+        except BaseException as error:
+            what = what or f"pipeline of {len(commands)} commands from {commands[0].label}"
+            ours = self.ours(error, f"{what} on {self.target.where}")
+            if ours is None:
+                raise
+            raise ours from ours.__cause__
+
+    def checked(self, reply: Any, command: Command[Any]) -> Any:
+        """Return the *reply* to *command* out of ``run_many``, unless it is an error.
+
+        Raises:
+            ValkeyError: It is one.
+        """
+        if isinstance(reply, Exception):
+            ours = self.explain(reply, command)
+            raise ours from ours.__cause__
+        return reply
+
+    def explain(self, refusal: Exception, command: Command[Any]) -> ValkeyError:
+        """Return our error for a reply that is one."""
+        return self._mapped(refusal, f"{command.label} on {self.target.where}")
+
+    def ours(self, error: BaseException, what: str) -> ValkeyError | None:
+        """Return our error for a failure; None for what is to pass as it is.
+
+        Args:
+            error: What was raised. The frames that it has left lose their local variables.
+            what: What was tried, on which key and where.
+        """
+        forget_locals(error)
+        if isinstance(error, ClientError) or is_interrupt(error, *_DRIVERS):
+            return None
+        assert isinstance(error, Exception)  # noqa: S101 - see is_interrupt
+        return self._mapped(error, what)
+
+    def refuse_when_closed(self) -> None:
+        """Raise when the client is closed.
+
+        Raises:
+            ValkeyError: It is.
+        """
+        if self._closed:
+            raise ValkeyError(
+                f"the Valkey client for {self.target.where} is closed: make a new one"
+            )
+
+    def close(self) -> None:
+        """Close every connection; more than once does no harm."""
+        self._closed = True
+        self.link.close()
+
+    def _mapped(self, error: Exception, what: str) -> ValkeyError:
+        return valkey_error(error, what, limits=self.limits, secrets=self.target.secrets)

@@ -1,0 +1,174 @@
+"""Whether a change may have been applied is told truly, wherever a connection breaks."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from clients.errors import ValkeyConnectionError, ValkeyError
+from clients.valkey_client import ValkeyClient
+from utils._stack.valkey import ValkeyServer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[ValkeyServer]:
+    """A server for the tests here."""
+    with ValkeyServer() as started:
+        yield started
+
+
+class CuttingProxy:
+    """Relays, and cuts a connection after a number of bytes in one direction.
+
+    ``cut_up`` and ``cut_down`` are set for the next request or its reply; None relays all.
+    """
+
+    def __init__(self, port: int) -> None:
+        self.target = port
+        self.cut_up: int | None = None
+        self.cut_down: int | None = None
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = int(self._listener.getsockname()[1])
+        self._thread = threading.Thread(target=self._accept, daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop."""
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self._thread.join(5)
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                server = socket.create_connection(("127.0.0.1", self.target))
+                for source, sink, name in (
+                    (client, server, "cut_up"),
+                    (server, client, "cut_down"),
+                ):
+                    threading.Thread(
+                        target=self._relay, args=(source, sink, name), daemon=True
+                    ).start()
+
+    def _relay(self, source: socket.socket, sink: socket.socket, name: str) -> None:
+        with suppress(OSError):
+            while chunk := source.recv(65536):
+                cut = getattr(self, name)
+                sink.sendall(chunk if cut is None else chunk[:cut])
+                if cut is not None:
+                    break
+        for one in (source, sink):
+            with suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+        source.close()
+
+
+@contextmanager
+def cutting(server: ValkeyServer) -> Iterator[tuple[ValkeyClient, CuttingProxy]]:
+    """Open a client behind a proxy that cuts."""
+    proxy = CuttingProxy(server.port)
+    try:
+        url = server.url.replace(f":{server.port}/", f":{proxy.port}/")
+        with ValkeyClient(url, max_connections=1) as client:
+            yield client, proxy
+    finally:
+        proxy.close()
+
+
+CHANGES: dict[str, Callable[[ValkeyClient], Any]] = {
+    "incr": lambda c: c.incr("n"),
+    "incr with expiry": lambda c: c.incr("n", 1, 60),
+    "pipeline": lambda c: c.pipeline().get("a").incr("n").get("a").execute(),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+@pytest.mark.parametrize("direction", ["cut_up", "cut_down"])
+def test_what_was_applied_is_never_told_as_not_applied(
+    server: ValkeyServer, name: str, direction: str
+) -> None:
+    """The connection breaks after each byte of the request and of the reply in turn."""
+    with cutting(server) as (client, proxy), ValkeyClient(server.url) as observer:
+        CHANGES[name](client)
+        applied = lost = 0
+        for cut in range(400):
+            observer.set("n", "0")
+            client.get("a")  # on a connection that is ready, and not in its handshake
+            setattr(proxy, direction, cut)
+            try:
+                CHANGES[name](client)
+            except ValkeyConnectionError as error:
+                failure: ValkeyConnectionError | None = error
+            else:
+                failure = None
+            setattr(proxy, direction, None)
+            count = int(observer.get("n") or "0")
+
+            assert count <= 1
+            if failure is None:
+                assert count == 1
+                break
+            assert failure.maybe_applied or count == 0
+            assert failure.reason == "lost"
+            applied += count
+            lost += 1
+
+        assert lost >= applied > 0
+        assert (lost > applied) is (direction == "cut_up")
+        assert client.get("n") == "1"
+
+
+@pytest.mark.parametrize("size", [2**22, 2**25])
+def test_a_value_above_the_server_s_limit_is_told_as_not_executed(
+    server: ValkeyServer, size: int
+) -> None:
+    """The server refuses it before it has all of it, and closes: its words, and nothing applied."""
+    with ValkeyClient(server.url) as client:
+        client.client.config_set("proto-max-bulk-len", 2**20)
+        try:
+            big = "x" * size
+            client.set("n", "0")
+            for call in (
+                lambda: client.set("big", big),
+                lambda: client.set_many({"big": big}, 60),
+                lambda: client.pipeline().get("n").set("big", big).execute(),
+            ):
+                with pytest.raises(ValkeyError, match=r"only in part.*proto-max-bulk-len") as one:
+                    call()
+                assert not one.value.maybe_applied
+            with pytest.raises(ValkeyError, match="may have been applied") as both:
+                client.pipeline().incr("n").set("big", big).execute()
+
+            assert both.value.maybe_applied
+            assert client.get("n") == "1"
+            assert not client.exists("big")
+        finally:
+            client.client.config_set("proto-max-bulk-len", 2**29)
+
+
+def test_a_request_that_does_not_fit_into_memory_sends_nothing(
+    server: ValkeyServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A local refusal is told as one: no connection is lost, and nothing may have been applied."""
+
+    def refuse(_words: object) -> bytes:
+        raise MemoryError
+
+    with ValkeyClient(server.url) as client:
+        before = client.stats()["connects"]
+        monkeypatch.setattr("clients._valkey.pool.pack", refuse)
+        with pytest.raises(ValkeyError, match=r"SET 'k'.*MemoryError") as caught:
+            client.set("k", "x")
+        monkeypatch.undo()
+
+        assert not caught.value.maybe_applied
+        assert client.get("k") is None
+        assert client.stats()["connects"] == before
