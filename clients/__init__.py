@@ -31,7 +31,16 @@ from .errors import (
 )
 
 if typing.TYPE_CHECKING:
+    from ._postgres.guarded import (
+        GuardedConnection,
+        GuardedCopy,
+        GuardedCursor,
+        GuardedTransaction,
+    )
+    from ._postgres.modes import Isolation
+    from ._postgres.rows import Rows
     from ._shared.credentials import CredentialLife
+    from ._vault.cache import CacheStats
     from .factory import (
         Clients,
         HealthReport,
@@ -41,16 +50,23 @@ if typing.TYPE_CHECKING:
         build_clients,
     )
     from .identity import RlsSetting, user_context
-    from .postgres_client import PostgresClient
+    from .postgres_client import Finding, PostgresClient
     from .valkey_client import Pipeline, RateLimit, Session, SessionStore, ValkeyClient
     from .vault_client import LeasedUrl, VaultClient
 
 __all__ = [
+    "CacheStats",
     "ClientError",
     "Clients",
     "ConfigurationError",
     "CredentialLife",
+    "Finding",
+    "GuardedConnection",
+    "GuardedCopy",
+    "GuardedCursor",
+    "GuardedTransaction",
     "HealthReport",
+    "Isolation",
     "LeasedUrl",
     "NoRowsError",
     "Pipeline",
@@ -63,6 +79,7 @@ __all__ = [
     "RlsContextError",
     "RlsSetting",
     "RowCountError",
+    "Rows",
     "ServiceHealth",
     "Session",
     "SessionStore",
@@ -84,15 +101,23 @@ __all__ = [
 ]
 
 _HOMES = {
+    "CacheStats": "_vault.cache",
     "Clients": "factory",
     "CredentialLife": "_shared.credentials",
+    "Finding": "postgres_client",
+    "GuardedConnection": "_postgres.guarded",
+    "GuardedCopy": "_postgres.guarded",
+    "GuardedCursor": "_postgres.guarded",
+    "GuardedTransaction": "_postgres.guarded",
     "HealthReport": "factory",
+    "Isolation": "_postgres.modes",
     "LeasedUrl": "vault_client",
     "Pipeline": "valkey_client",
     "PostgresClient": "postgres_client",
     "PostgresOptions": "factory",
     "RateLimit": "valkey_client",
     "RlsSetting": "identity",
+    "Rows": "_postgres.rows",
     "ServiceHealth": "factory",
     "Session": "valkey_client",
     "SessionStore": "valkey_client",

@@ -19,6 +19,7 @@ from .errors import (
     PostgresConnectionError,
     PostgresError,
     RlsContextError,
+    ValkeyConnectionError,
     ValkeyError,
     VaultAuthenticationError,
     VaultError,
@@ -36,16 +37,11 @@ if TYPE_CHECKING:
 
 __all__ = ["ServiceReport", "check_services", "main", "url_for"]
 
-_LOGIN_WORDS = (
-    "WRONGPASS",
-    "NOAUTH",
-    "invalid username-password",
+# Reasons that mean that no server of the service answered.
+_NOT_REACHED = frozenset(
+    {"unreachable", "refused", "address", "timeout", "lost", "resources", "settings"}
+    | {"not_vault", "protocol"}
 )
-
-# Why there is no PostgreSQL for us.
-_NO_SERVER = {"refused", "address", "timeout", "lost", "resources", "settings"}
-# Reasons that mean no usable Vault answered.
-_UNREACHED = {"unreachable", "timeout", "tls", "not_vault"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -208,17 +204,14 @@ def _how_far(service: str, error: ClientError) -> tuple[bool | None, bool | None
     untried = service != "vault" and isinstance(error, VaultError)
     if untried or isinstance(error, ConfigurationError):
         return None, None
-    if isinstance(error, PostgresError):
-        let_in = None if isinstance(error, PostgresConnectionError) else True
-        return error.reason not in _NO_SERVER, False if error.reason == "login" else let_in
-    if isinstance(error, VaultAuthenticationError) or any(
-        words in str(error) for words in _LOGIN_WORDS
-    ):
+    if isinstance(error, VaultAuthenticationError) or error.reason == "login":
         return True, False
-    reached = error.reason not in _UNREACHED
-    if isinstance(error, ValkeyError):
-        return error.code is not None, error.code == "NOPERM" or None
-    return reached, None
+    if isinstance(error, ValkeyError) and error.code is not None:
+        return True, True if error.code == "NOPERM" else None
+    # Vault and Valkey say nothing before the TLS handshake; a PostgreSQL server has answered.
+    no_tls = error.reason == "tls" and not isinstance(error, PostgresError)
+    refused = isinstance(error, (VaultError, PostgresConnectionError, ValkeyConnectionError))
+    return not no_tls and error.reason not in _NOT_REACHED, None if refused else True
 
 
 _HEADER = ("SERVICE", "STATUS", "REACHABLE", "LOGIN", "VERSION", "LATENCY", "RLS", "CREDENTIAL")

@@ -8,6 +8,7 @@ closed when the process ends. https://docs.dagster.io/guides/build/external-reso
 from __future__ import annotations
 
 import logging
+import weakref
 from typing import TYPE_CHECKING, Any, Self
 
 from .errors import (
@@ -92,7 +93,12 @@ class _VaultResource(VaultSecretsResourceConfig, dg.ConfigurableResource[Any]):
         own = settings.get("token") or settings.get("role_id")
         decisive = settings if own else found | settings
         approle = decisive.get("role_id") and not decisive.get("token")
-        return cls(**found | {"auth_method": "approle" if approle else "token"} | settings)
+        method = "approle" if approle else "token"
+        if env.token is None and env.token_file is not None and not own:
+            method = "token_file"
+        if env.auth_method is not None and not own:
+            method = env.auth_method
+        return cls(**found | {"auth_method": method} | settings)
 
     @classmethod
     def from_config(cls, config: VaultSecretsResourceConfig, **settings: Any) -> Self:
@@ -222,11 +228,28 @@ class FakeVaultSecretsResource(VaultSecretsResource):
 
     @property
     def client(self) -> VaultClient:
-        """A client that answers from *secrets*."""
-        return FakeVaultClient(self.secrets, healthy=self.healthy)
+        """A client that answers from *secrets*, with every method of the real one.
+
+        Raises:
+            VaultConfigurationError: *secrets* has an unfit path, or a value that is no JSON.
+        """
+        known = _fakes.get(id(self))
+        if known is None:
+            known = _fakes.setdefault(id(self), FakeVaultClient(self.secrets, healthy=self.healthy))
+            weakref.finalize(self, _fakes.pop, id(self), None)
+        return known
 
     def clear_cache(self) -> None:
-        """Do nothing: nothing is cached."""
+        """Forget the secrets that this resource's client has cached.
+
+        Raises:
+            VaultConfigurationError: *secrets* has an unfit path, or a value that is no JSON.
+        """
+        self.client.clear_cache()
+
+
+#: The client of each fake, by the fake's id.
+_fakes: dict[int, FakeVaultClient] = {}
 
 
 class ClientsResource(_VaultResource):
@@ -244,6 +267,9 @@ class ClientsResource(_VaultResource):
         database_role: A role of Vault's database secrets engine that gives user and password, as
             in ``build_clients()``.
         valkey_role: The same for Valkey.
+        database_path: Where PostgreSQL's secret is, ``mount:path`` for another mount;
+            ``FAILFAST_DATABASE_PATH`` or ``crm/database`` when None.
+        valkey_path: The same for Valkey.
     """
 
     pool_size: int = Field(default=10, description="PostgreSQL: connections of a process, at most")
@@ -256,6 +282,8 @@ class ClientsResource(_VaultResource):
     key_prefix: str = Field(default="", description="Valkey: stands before every key")
     database_role: str | None = Field(default=None, description="Vault's role for a user of ours")
     valkey_role: str | None = Field(default=None, description="The same for Valkey")
+    database_path: str | None = Field(default=None, description="PostgreSQL's secret in Vault")
+    valkey_path: str | None = Field(default=None, description="Valkey's secret in Vault")
 
     @property
     def vault(self) -> VaultClient:
@@ -302,6 +330,8 @@ class ClientsResource(_VaultResource):
                 "key_prefix",
                 "database_role",
                 "valkey_role",
+                "database_path",
+                "valkey_path",
             )
         }
         identity: dict[str, RlsSetting] | None = None

@@ -173,7 +173,16 @@ class PostgresConfigurationError(ConfigurationError, PostgresError):
 
 
 class PostgresConnectionError(PostgresError):
-    """No working connection could be had: refused, authentication, pool exhausted, lost."""
+    """No working connection could be had, or it broke.
+
+    ``reason`` is one of ``refused`` (nothing accepts connections there), ``address`` (the host has
+    no address), ``timeout`` (nothing answered in time), ``tls``, ``login`` (the server refused user
+    or password), ``database`` (no such database, or no right to connect to it), ``starting`` (the
+    server starts, stops or recovers), ``exhausted`` (the pool's connections are all in use, or the
+    server takes no more), ``resources`` (this process has no file descriptors left), ``settings``
+    (libpq cannot use an option), ``server`` (the server refused for another reason; ``sqlstate``
+    says which) or ``lost`` (the connection broke).
+    """
 
 
 class RlsContextError(PostgresError):

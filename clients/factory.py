@@ -20,6 +20,8 @@ from .vault_client import VaultClient
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    import psycopg
+
     from ._postgres.rls_setting import RlsSetting
     from ._postgres.settings import OnRlsBypass
     from ._shared.credentials import CredentialLife
@@ -47,6 +49,7 @@ class PostgresOptions(TypedDict, total=False):
     on_rls_bypass: OnRlsBypass
     identity: Mapping[str, RlsSetting] | None
     local_role: str | None
+    configure: Callable[[psycopg.Connection[Any]], object] | None
 
 
 class ValkeyOptions(TypedDict, total=False):
@@ -55,7 +58,9 @@ class ValkeyOptions(TypedDict, total=False):
     connect_timeout: float
     socket_timeout: float
     max_connections: int
+    pool_timeout: float
     key_prefix: str
+    json_default: Callable[[Any], Any] | None
 
 
 class ServiceHealth(NamedTuple):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from ._postgres.block import Block, BlockEntry, open_block
 from ._postgres.bulk import BulkInsert
+from ._postgres.configure import checked_configure
 from ._postgres.connector import Connector
 from ._postgres.execute import InBlock, OneRoundTrip
 from ._postgres.modes import PLAIN, Modes
@@ -23,6 +24,7 @@ from ._postgres.rows import PLAIN_SHAPE, Rows, Shape
 from ._postgres.settings import PostgresSettings, url_source
 from ._postgres.statements import checked_params, refuse_unsendable, refuse_unsuitable
 from ._rls.finding import Finding
+from ._shared.credentials import hidden
 from ._shared.lifecycle import Lifecycle
 from ._shared.validation import checked_count
 from .errors import (
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
 
+    import psycopg
     from psycopg.abc import Params, Query
 
     from ._postgres.bulk import OnConflict
@@ -72,7 +75,8 @@ class PostgresClient(Lifecycle):
         connect_timeout: Seconds for one connection attempt.
         pool_timeout: Seconds to wait for a connection when all are in use; with 0, a call that
             finds all in use fails at once.
-        statement_timeout: Seconds for each statement, enforced by the server; 0 is no limit.
+        statement_timeout: Seconds for each statement, enforced by the server; 0 is no limit. A
+            stricter one of the role, the database or the URL stays.
         on_rls_bypass: What to do about a role that row-level security does not bind: ``"error"``,
             ``"warn"`` (one line in the log), or ``"ignore"``.
         identity: Whose rows they are: the setting that policies read for each value, by the value's
@@ -80,6 +84,9 @@ class PostgresClient(Lifecycle):
             ``{"user_id": RlsSetting("app.current_user_id", UUID)}``.
         local_role: The role that each transaction of a user runs under, for policies ``TO`` it:
             ``SET LOCAL ROLE``. The login role has to be a member of it. None: the login role.
+        configure: Prepares each new connection before it is used: takes psycopg's connection, and
+            is the place to register types (enums, composites, pgvector). What is registered later
+            is known to some connections alone.
 
     Raises:
         PostgresConfigurationError: A setting is unusable.
@@ -100,7 +107,10 @@ class PostgresClient(Lifecycle):
         on_rls_bypass: OnRlsBypass = "error",
         identity: Mapping[str, RlsSetting] | None = None,
         local_role: str | None = None,
+        configure: Callable[[psycopg.Connection[Any]], object] | None = None,
     ) -> None:
+        # Error reporters collect local variables.
+        connection_url, admin_url = hidden(connection_url), hidden(admin_url)
         self._settings = PostgresSettings(
             pool_size=pool_size,
             min_size=min_size,
@@ -116,14 +126,15 @@ class PostgresClient(Lifecycle):
             check_role, on_rls_bypass=on_rls_bypass, local_role=self._contexts.local_role
         )
         self._connector = Connector(
-            url_source("connection_url", connection_url), self._settings, role_is_bound
+            url_source("connection_url", connection_url),
+            self._settings,
+            role_is_bound,
+            checked_configure(configure),
         )
         self._pool = self._make_pool(self._connector, self._settings.min_size)
         self._admin_pool = self._pool
         self._cursor_numbers = count(1)
-        admin = None if admin_url is None else url_source("admin_url", admin_url)
-        del connection_url, admin_url  # error reporters collect local variables
-        self._probe(admin)
+        self._probe(None if admin_url is None else url_source("admin_url", admin_url))
 
     def __repr__(self) -> str:
         if not hasattr(self, "_pool"):  # a failing constructor, looked at by an error reporter
@@ -153,7 +164,7 @@ class PostgresClient(Lifecycle):
             while len(sessions) < first and (more := self._connect_another(opened)) is not None:
                 sessions.append(more)
             if admin is not None and admin.current() is not None:
-                connector = Connector(admin, self._settings)
+                connector = Connector(admin, self._settings, configure=self._connector.configure)
                 self._admin_pool = self._make_pool(connector, 0)
                 self._admin_pool.add(self._connect_first(connector, opened))
             for session in sessions:

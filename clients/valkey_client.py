@@ -5,21 +5,21 @@ Source: https://valkey.io/commands/.
 
 from __future__ import annotations
 
-import os
-import weakref
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
+from ._shared.fork import on_fork
 from ._shared.interrupts import forget_locals
 from ._shared.lifecycle import Lifecycle
 from ._shared.locks import OwnedLock
-from ._shared.validation import checked_count, checked_seconds
+from ._shared.single_flight import SingleFlight
+from ._shared.validation import checked_count, checked_seconds, shown
 from ._valkey.arguments import (
     checked_expiry,
     checked_key,
     checked_prefix,
     checked_producer,
 )
-from ._valkey.cached import Flights, Lookup, entry_key, lock_name
+from ._valkey.cached import Lookup, Productions, entry_key, lock_name
 from ._valkey.commands import Command, CommandSet
 from ._valkey.json_codec import JsonCodec
 from ._valkey.operations import KeyOperations
@@ -30,8 +30,9 @@ from ._valkey.replies import text
 from ._valkey.runner import Runner
 from ._valkey.sessions import Session, SessionStore
 from ._valkey.settings import Limits
+from ._valkey.unavailable import is_unavailable
 from ._valkey.url import url_source
-from .errors import ValkeyConfigurationError, ValkeyError
+from .errors import ClientError, ValkeyConfigurationError, ValkeyError
 from .identity import current_identity
 
 if TYPE_CHECKING:
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Pipeline", "RateLimit", "Session", "SessionStore", "ValkeyClient", "ValkeyError"]
 
+#: Seconds that a caller who was denied without Valkey is told to wait.
+_RETRY_WITHOUT_SERVER = 1.0
 _INFO: Command[str] = Command(("INFO", "server"), (), text, writes=False)
 
 
@@ -96,12 +99,13 @@ class ValkeyClient(KeyOperations, Lifecycle):
             checked_seconds("pool_timeout", pool_timeout, ValkeyConfigurationError),
         )
         commands = CommandSet(checked_prefix(key_prefix), JsonCodec(json_default))
-        self._flights: Flights = {}
+        self._productions: Productions = SingleFlight(Exception)
         self._driver: redis.Redis | None = None
         self._renew_lock()
+        # The thread that makes the plain client is not in a forked child.
+        on_fork(self._renew_lock)
         try:
             super().__init__(Runner(url_source(connection_url), limits, commands))
-            _clients.add(self)
             self.runner.probe()
         except BaseException as error:
             # Error reporters collect local variables.
@@ -166,6 +170,8 @@ class ValkeyClient(KeyOperations, Lifecycle):
         period_seconds: float,
         burst: int | None = None,
         cost: int = 1,
+        *,
+        on_unavailable: Literal["raise", "allow", "deny"] = "raise",
     ) -> RateLimit:
         """Ask whether one more is allowed, in one atomic step on the server's clock (GCRA).
 
@@ -176,15 +182,36 @@ class ValkeyClient(KeyOperations, Lifecycle):
             burst: How many units at once; *limit* when None. In any window of w seconds at most
                 ``burst + w * limit / period_seconds`` units are allowed.
             cost: Units that this one takes.
+            on_unavailable: What to answer while Valkey cannot be used: it is down, silent, full,
+                read-only, failing over, or all connections are in use. ``"raise"`` raises;
+                ``"allow"`` and ``"deny"`` are the answer, with ``without_server`` set. The call
+                that meets a silent server waits for it once, at most ``pool_timeout +
+                connect_timeout + 2 * socket_timeout`` seconds; those after it do not wait. The
+                first one is logged. Once the server answers, it is used again at once.
 
         Returns:
             The answer; nothing is booked when it is no.
 
         Raises:
+            ValkeyConfigurationError: An argument is unusable.
             ValkeyError: The call failed.
         """
+        _check_choice("on_unavailable", on_unavailable, ("raise", "allow", "deny"))
         name = checked_key(self._commands.prefix, key)
-        return self._run(rate_limit_command(name, limit, period_seconds, burst=burst, cost=cost))
+        command = rate_limit_command(name, limit, period_seconds, burst=burst, cost=cost)
+        if on_unavailable == "raise":
+            return self._run(command)
+        try:
+            answer = self.runner.run(command, impatient=True)
+        except ClientError as error:
+            if not is_unavailable(error):
+                raise
+            self.runner.outage.failed(error)
+            allowed = on_unavailable == "allow"
+            wait = 0.0 if allowed else _RETRY_WITHOUT_SERVER
+            return RateLimit(allowed, 0, wait, wait, without_server=True)
+        self.runner.outage.answered()
+        return answer
 
     def cached(
         self,
@@ -194,6 +221,7 @@ class ValkeyClient(KeyOperations, Lifecycle):
         *,
         lock_seconds: int = 30,
         per_user: bool | None = None,
+        on_unavailable: Literal["raise", "produce"] = "raise",
     ) -> Any:
         """Get a JSON value from the cache, or have it produced once for all who ask.
 
@@ -211,13 +239,19 @@ class ValkeyClient(KeyOperations, Lifecycle):
             per_user: Whose the entry is: True for one of each user's own (the hash of the
                 identity is a part of the key), False for one that everybody may see. None is
                 refused inside a ``user_context``, and outside of any it is a shared entry.
+            on_unavailable: What to do while Valkey cannot be used, as in ``rate_limit``.
+                ``"raise"`` raises; ``"produce"`` has the value produced, once for all who wait
+                in this process, and returns it without storing it. The time that is lost to
+                Valkey is bounded as there.
 
         Returns:
             The value, as it comes out of JSON.
 
         Raises:
+            ValkeyConfigurationError: An argument is unusable, or *per_user* is missing.
             ValkeyError: The call failed, or the value is not JSON.
         """
+        _check_choice("on_unavailable", on_unavailable, ("raise", "produce"))
         checked_key("", key)
         key = entry_key(key, current_identity(), per_user)
         name = checked_key(self.key_prefix, key)
@@ -225,7 +259,16 @@ class ValkeyClient(KeyOperations, Lifecycle):
         expiry = checked_expiry(name, expire_seconds)
         patience = checked_expiry(lock, lock_seconds)
         produce = checked_producer(name, produce)
-        lookup = Lookup(self.runner, self._flights, name, lock, expiry, patience, produce)
+        lookup = Lookup(
+            self.runner,
+            self._productions,
+            name,
+            lock,
+            expiry,
+            patience,
+            produce,
+            on_unavailable == "produce",
+        )
         return self._commands.codec.load(name, lookup.text())
 
     def server_version(self) -> str:
@@ -274,14 +317,8 @@ class ValkeyClient(KeyOperations, Lifecycle):
         self._driver_lock = OwnedLock()
 
 
-#: Every client, for the fork hook.
-_clients: weakref.WeakSet[ValkeyClient] = weakref.WeakSet()
-
-
-def _renew_locks_in_child() -> None:
-    # The thread that makes the plain client is not in the child.
-    for client in list(_clients):
-        client._renew_lock()  # noqa: SLF001 - this module's own
-
-
-os.register_at_fork(after_in_child=_renew_locks_in_child)
+def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValkeyConfigurationError(
+            f"{name} is {shown(value)}: it must be one of {', '.join(map(repr, choices))}"
+        )

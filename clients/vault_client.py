@@ -5,12 +5,11 @@ Source: https://openbao.org/api-docs/secret/kv/kv-v2/.
 
 from __future__ import annotations
 
-import os
-import weakref
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ._shared.credentials import is_past_cache
+from ._shared.fork import on_fork
 from ._shared.lifecycle import Lifecycle
 from ._shared.secrecy import Masked, MaskedEnvironment
 from ._shared.validation import LARGEST, shown
@@ -121,7 +120,7 @@ class VaultClient(TypedGetters, Lifecycle):
         except BaseException:
             self._session.transport.close()
             raise
-        _clients.add(self)
+        on_fork(self._start_in_child)
 
     def __repr__(self) -> str:
         if not hasattr(self, "_options"):  # a failing constructor, looked at by an error reporter
@@ -306,7 +305,6 @@ class VaultClient(TypedGetters, Lifecycle):
         if self._closed:
             return
         self._closed = True
-        _clients.discard(self)
         self._cache.clear()
         self._session.close()
 
@@ -316,6 +314,8 @@ class VaultClient(TypedGetters, Lifecycle):
         self._cache = SecretCache(self._options.cache_ttl)
 
     def _start_in_child(self) -> None:
+        if self._closed:
+            return
         # Two processes that read from one socket get each other's answers, that is secrets.
         _abandoned.append(self._session)
         self._start()
@@ -344,15 +344,3 @@ def _checked_version(version: object) -> int | None:
         f"{LARGEST}",
         reason="setting",
     )
-
-
-#: Every open client, for the fork hook.
-_clients: weakref.WeakSet[VaultClient] = weakref.WeakSet()
-
-
-def _restart_all_in_child() -> None:
-    for client in list(_clients):
-        client._start_in_child()  # noqa: SLF001 - this module's own
-
-
-os.register_at_fork(after_in_child=_restart_all_in_child)

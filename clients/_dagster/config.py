@@ -15,6 +15,7 @@ from pydantic import (
     field_validator,
 )
 
+from .._shared.environment import VaultSettings
 from ..errors import VaultConfigurationError
 from ..vault_client import VaultClient
 
@@ -30,7 +31,13 @@ VARIABLES = {
     "secret_id": ("VAULT_SECRET_ID", "secret_id"),
     "namespace": ("VAULT_NAMESPACE", "namespace"),
 }
-_CREDENTIALS = {"approle": ("role_id", "secret_id"), "token": ("token",)}
+#: The fields that each way to log in needs. What the others need, VaultClient takes from the
+#: environment: VAULT_AUTH_ROLE, VAULT_AUTH_MOUNT, VAULT_TOKEN_FILE.
+_CREDENTIALS: dict[str, tuple[str, ...]] = {
+    "approle": ("role_id", "secret_id"),
+    "token": ("token",),
+    **dict.fromkeys(("token_file", "kubernetes", "jwt", "cert", "agent"), ()),
+}
 
 
 class VaultSecretsResourceConfig(BaseModel):
@@ -40,7 +47,8 @@ class VaultSecretsResourceConfig(BaseModel):
 
     Args:
         vault_addr: The server's URL.
-        auth_method: ``"approle"`` or ``"token"``.
+        auth_method: ``"approle"`` or ``"token"``; or ``"token_file"``, ``"kubernetes"``,
+            ``"jwt"``, ``"cert"`` or ``"agent"``, whose settings are the environment's.
         role_id: The AppRole's role id.
         secret_id: The AppRole's secret id.
         token: A token; it is neither renewed nor revoked.
@@ -55,7 +63,7 @@ class VaultSecretsResourceConfig(BaseModel):
     vault_addr: str = Field(
         default="https://vault.internal.bike-data-flow.com:8200", description="URL of the server"
     )
-    auth_method: str = Field(default="approle", description="'approle' or 'token'")
+    auth_method: str = Field(default="approle", description="How to log in to Vault")
     role_id: str | None = Field(default=None, description="AppRole: role id")
     secret_id: str | None = Field(
         default=None, description="AppRole: secret id", repr=False, json_schema_extra=_SECRET
@@ -140,9 +148,13 @@ def resolve(config: VaultSecretsResourceConfig) -> ResolvedVault:
     method = found.auth_method
     if method not in _CREDENTIALS:
         raise VaultConfigurationError(
-            f"auth_method is {method!r}: it must be 'approle' or 'token'", reason="setting"
+            f"auth_method is {method!r}: it must be one of {', '.join(map(repr, _CREDENTIALS))}",
+            reason="setting",
         )
     needed = ("vault_addr", *_CREDENTIALS[method])
+    env = VaultSettings.from_env()
+    if env.secret_id_file is not None or env.wrapped_secret_id is not None:
+        needed = tuple(name for name in needed if name != "secret_id" or found.secret_id)
     if missing := [name for name in needed if getattr(found, name) is None]:
         named = ", ".join(f"{name} ({_variable(config, name)})" for name in missing)
         raise VaultConfigurationError(

@@ -247,7 +247,8 @@ class Block:
             session = self.pool.checkout(self.owner)
             try:
                 name = marker(session.application_name, 1)
-                head = (RESET, self.modes.begin, self.context.of_block(name))
+                context_statement = session.limited(self.context.of_block(name))
+                head = (RESET, self.modes.begin, context_statement)
                 if first is None:
                     context = session.run_batch(head)[-1]
                 else:

@@ -9,6 +9,7 @@ from psycopg.rows import dict_row
 
 from .._shared.secrecy import Masked
 from ..errors import PostgresConnectionError
+from .configure import configure_session
 from .errors import connect_error
 from .session import BatchError, Session
 from .settings import Target, parse_url
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from .._shared.credentials import UrlSource
+    from .configure import Configure
     from .settings import PostgresSettings
 
 __all__ = ["Connector"]
@@ -43,6 +45,9 @@ _DEFAULTS: dict[str, Any] = {
     "sslpassword": "none",
 }
 
+# What the role, the database or the URL have set, before a transaction sets its own.
+_OWN_TIMEOUT = b"SELECT setting FROM pg_catalog.pg_settings WHERE name = 'statement_timeout'"
+
 
 class Connector:
     """Makes connections for one pool.
@@ -52,6 +57,7 @@ class Connector:
         settings: The time-outs.
         check_role: Checks the first session of each server and user, and may refuse it: a callable
             may return another role's URL one day. It returns whether a pooler stands between.
+        configure: Prepares each new connection.
     """
 
     def __init__(
@@ -59,7 +65,10 @@ class Connector:
         source: UrlSource,
         settings: PostgresSettings,
         check_role: Callable[[Session, Target], bool] | None = None,
+        configure: Configure | None = None,
     ) -> None:
+        self.configure = configure
+        self._is_configured = False
         self.source = source
         self.target = Target("an unknown server", None)
         self._settings = settings
@@ -85,9 +94,9 @@ class Connector:
         started = time.monotonic()
         failure: PostgresConnectionError | None = None
         for candidate in self.source.candidates(patient=patient):
-            self.target = parse_url(self.source.name, candidate.url)
+            self.target = parse_url(self.source.name, candidate.masked)
             try:
-                session = self._connect_patiently(Masked(candidate.url), patient=patient)
+                session = self._connect_patiently(candidate.masked, patient=patient)
             except StartupError as error:
                 if error.server is not None:
                     self.target = Target(error.server, self.target.password)
@@ -103,7 +112,10 @@ class Connector:
             if (server := describe_server(session.pgconn)) is not None:
                 self.target = Target(server, self.target.password)
             self._check(session, self.target)
-            self._last_url = Masked(candidate.url)
+            if self.configure is not None:
+                configure_session(session, self.configure, compares=not self._is_configured)
+                self._is_configured = True
+            self._last_url = candidate.masked
             self.source.accepted(candidate)
             return session
         if failure is None:
@@ -168,7 +180,17 @@ class Connector:
         # Prepared statements have names, and a pooler gives the next statement another session.
         conn.prepare_threshold = None
         conn.watch = watch
-        return Session(conn, watch)
+        session = Session(conn, watch)
+        try:
+            [result] = session.message(_OWN_TIMEOUT)
+        except BatchError as failure:
+            session.close()
+            code = failure.error.sqlstate
+            failed = StartupError(str(failure.error), "lost" if code is None else "server", code)
+        else:
+            session.own_timeout_ms = int(result.get_value(0, 0) or 0)
+            return session
+        raise failed
 
     def _worth_waiting(self, reason: str, waited: float, tries: int, *, patient: bool) -> bool:
         if reason == "starting":

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import psycopg
 
-from .._shared.secrecy import redact
 from ..errors import PostgresConnectionError, PostgresError
 
 if TYPE_CHECKING:
@@ -86,7 +85,7 @@ def connect_error(error: StartupError, target: Target, waited: float) -> Postgre
         target: Where to, and the password to keep out of the text.
         waited: How long it was tried, in seconds.
     """
-    words = " ".join(redact(error, target.password).split()) or type(error).__name__
+    words = " ".join(target.redact(error).split()) or type(error).__name__
     fix = _FIXES.get(error.reason)
     return PostgresConnectionError(
         f"cannot connect to PostgreSQL at {target.description} after {waited:.2f} s: {words}"
@@ -106,7 +105,7 @@ def statement_error(error: psycopg.Error, action: str, target: Target) -> Postgr
     """
     primary = error.diag.message_primary or str(error).strip() or type(error).__name__
     details = [primary, error.diag.message_detail, error.diag.message_hint]
-    words = redact("; ".join(part for part in details if part), target.password)
+    words = target.redact("; ".join(part for part in details if part))
     lost = is_connection_loss(error)
     kind = PostgresConnectionError if lost else PostgresError
     state = f" (SQLSTATE {error.sqlstate})" if error.sqlstate else ""
@@ -153,7 +152,7 @@ def lost_error(
         target: Where, and the password to keep out of the text.
         maybe_applied: Whether its COMMIT may have reached the server.
     """
-    words = redact(error, target.password).strip()
+    words = target.redact(error).strip()
     outcome = (
         "The statement may or may not have taken effect: check before you repeat it"
         if maybe_applied

@@ -229,7 +229,7 @@ class OneRoundTrip:
         remaining: Iterator[Params],
     ) -> int:
         converted = self._convert(Transformer(session.conn), query, first)
-        head: tuple[Statement, ...] = (*_FULL_RESET, self._context)
+        head: tuple[Statement, ...] = (*_FULL_RESET, session.limited(self._context))
         self._user_index = len(head)
         self._changed = _rows_changed(session.run_rows(head, converted, batch)[len(head) :])
         while batch := list(islice(remaining, BATCH_ROWS)):
@@ -263,7 +263,7 @@ class OneRoundTrip:
         elif self._reset_is_prepared:
             head = (GUARD, *PREPARED_RESET)
         self._user_index = len(head) + 1
-        return (*head, self._context)
+        return (*head, session.limited(self._context))
 
     def _learn_from_head(self, session: Session, results: Sequence[PGresult]) -> None:
         prepared, context = session.prepared, results[self._user_index - 1]

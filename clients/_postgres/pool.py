@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import copy
 import logging
-import os
 import sys
 import threading
 import time
@@ -31,6 +30,7 @@ from psycopg.pq import TransactionStatus
 from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout, TooManyRequests
 from psycopg_pool.pool import AddConnection, ReturnConnection
 
+from .._shared.fork import on_fork
 from .._shared.locks import OwnedLock
 from ..errors import ClientError, PostgresConnectionError, PostgresError
 from .errors import is_read_only, is_role_gone
@@ -380,7 +380,7 @@ class Pool:
         self._connector = connector
         self._closed = False
         self._reset()
-        _pools.add(self)
+        on_fork(self._forget_after_fork)
 
     def _reset(self) -> None:
         self._lock = OwnedLock()
@@ -600,16 +600,7 @@ def _is_not_ours(record: logging.LogRecord) -> bool:
 # psycopg_pool would write a line for each call where a program logs at INFO.
 logging.getLogger("psycopg.pool").addFilter(_is_not_ours)
 
-_pools: weakref.WeakSet[Pool] = weakref.WeakSet()
 _inherited: list[object] = []
-
-
-def _forget_all_after_fork() -> None:
-    for pool in list(_pools):
-        pool._forget_after_fork()  # noqa: SLF001 - this module's own
-
-
-os.register_at_fork(after_in_child=_forget_all_after_fork)
 
 
 # The folder of the package, whose own lines are nobody's call.

@@ -88,6 +88,7 @@ class Session:
         "born",
         "conn",
         "encoding",
+        "own_timeout_ms",
         "pgconn",
         "pid",
         "place",
@@ -99,23 +100,40 @@ class Session:
     def __init__(
         self, conn: psycopg.Connection[dict[str, object]], watch: SilenceWatch | None = None
     ) -> None:
+        #: The process that it belongs to: a forked child must leave the socket alone.
+        self.pid = os.getpid()
         self.conn = conn
         self.pgconn = conn.pgconn
         self.watch = watch
         #: Where the pool keeps it: a place is free when the session that has it is dropped.
         self.place: object = None
-        #: The process that it belongs to: a forked child must leave the socket alone.
-        self.pid = os.getpid()
         self.prepared = PreparedStatements()
         self.born = time.monotonic()
+        #: The ``statement_timeout`` that role, database or URL give it, in milliseconds; 0 is none.
+        self.own_timeout_ms = 0
         self.application_name = self.pgconn.parameter_status(b"application_name") or b""
         #: psycopg converts values before the next batch resets what SQL has made of it.
         self.encoding = self.pgconn.parameter_status(b"client_encoding")
         self.poller = new_poller(self.pgconn.socket)
 
     def __del__(self) -> None:
-        # An exception that a signal raised came between it and whoever would have closed it.
-        self.close()
+        # An exception that a signal raised came between it and whoever would have closed it, or
+        # before it was whole.
+        if hasattr(self, "conn"):
+            self.close()
+
+    def limited(self, context: OwnStatement) -> OwnStatement:
+        """Return *context* with a time-out, its first parameter, that loosens no stricter one.
+
+        Args:
+            context: A statement of ``ContextSql``.
+        """
+        if self.own_timeout_ms == 0 or not context.params:
+            return context
+        given, *others = context.params
+        if 0 < int(given) <= self.own_timeout_ms:
+            return context
+        return context._replace(params=(b"%d" % self.own_timeout_ms, *others))
 
     @property
     def transaction_status(self) -> int:

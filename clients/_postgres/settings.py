@@ -5,18 +5,21 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
+from itertools import zip_longest
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 from urllib.parse import urlsplit
 
 import psycopg
+from psycopg import pq
 from psycopg.conninfo import conninfo_to_dict
 
-from .._shared.credentials import UrlSource
+from .._shared.credentials import UrlSource, hidden
+from .._shared.secrecy import Masked, redact
 from .._shared.validation import can_be_looked_up, checked_count, checked_seconds
 from ..errors import PostgresConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Mapping
 
 __all__ = [
     "LONGEST_STATEMENT",
@@ -29,13 +32,13 @@ __all__ = [
 
 OnRlsBypass: TypeAlias = Literal["error", "warn", "ignore"]
 
-# How long a silence is taken for work before the server is asked, see _postgres_silence.
+# How long a silence is taken for work before the server is asked, see watchdog.py.
 _SILENCE_WITHOUT_LIMIT = 30.0
 _SILENCE_GRACE = 0.5
 # The server counts milliseconds in 31 bits, and so does poll(), which waits a moment longer.
 LONGEST_STATEMENT = 2_000_000.0
 
-_MEND = "percent-encode special characters in user and password (urllib.parse.quote(..., safe=''))"
+_FIX = "percent-encode special characters in user and password (urllib.parse.quote(..., safe=''))"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,8 +48,7 @@ class PostgresSettings:
     Args:
         pool_size: The largest number of connections.
         min_size: How many are opened at construction, and kept when idle.
-        connect_timeout: Limits one connection attempt; rounded to whole seconds, two at least, as
-            libpq has it.
+        connect_timeout: Limits one connection attempt to one address.
         pool_timeout: Limits the wait for a connection that others hold.
         statement_timeout: Limits each statement, on the server; 0 is no limit.
         on_rls_bypass: What to do about a role that row-level security does not bind.
@@ -103,11 +105,19 @@ class Target:
     """
 
     description: str
-    password: str | None
+    password: Masked | None = None
+
+    def redact(self, text: object) -> str:
+        """Return *text* without the password."""
+        return redact(text, None if self.password is None else self.password.reveal())
 
 
-def url_source(name: str, url: str | Callable[..., str | None]) -> UrlSource:
+def url_source(name: str, url: object) -> UrlSource:
     """Return where the connection URLs come from.
+
+    Args:
+        name: The parameter's name, for messages.
+        url: A URL, best masked, or a callable that returns one.
 
     Raises:
         PostgresConfigurationError: *url* is neither text nor a callable.
@@ -125,7 +135,7 @@ def parse_url(name: str, url: object) -> Target:
 
     Args:
         name: The parameter's name, for messages.
-        url: The URL, or a libpq ``key=value`` string.
+        url: The URL, or a libpq ``key=value`` string; best masked.
 
     Returns:
         What to show and what not.
@@ -134,51 +144,83 @@ def parse_url(name: str, url: object) -> Target:
         PostgresConfigurationError: It cannot be used. libpq's own words are left out: they quote
             the URL, and with it the password.
     """
-    if not isinstance(url, str) or not url.strip():
-        raise PostgresConfigurationError(
-            f"{name} is {'empty' if isinstance(url, str) else type(url).__name__}: "
-            "pass postgresql://user:password@host:5432/dbname"
-        )
-    if "://" in url:
-        _check_url_shape(name, url)
-    if "\0" in url:
-        # libpq would read up to there, and take a password for a port.
-        raise PostgresConfigurationError(f"{name} holds a NUL character: copy it again")
+    url = hidden(url)
     try:
-        parts = conninfo_to_dict(url)
+        # It raises nothing itself: its frames have the URL in hand.
+        target = _parsed(url)
+    except BaseException as error:  # noqa: BLE001 - a signal's, raised again
+        error.__context__ = None
+        raise error.with_traceback(None)  # noqa: B904 - it has no cause
+    if isinstance(target, Target):
+        return target
+    raise PostgresConfigurationError(f"{name} {target}")
+
+
+def _parsed(url: object) -> Target | str:
+    """Return the target; where there is none, what is wrong with the URL."""
+    text = url.reveal() if isinstance(url, Masked) else url
+    if not isinstance(text, str) or not text.strip():
+        kind = "empty" if isinstance(text, str) else type(text).__name__
+        return f"is {kind}: pass postgresql://user:password@host:5432/dbname"
+    text = text.strip()
+    if "://" in text and (problem := _problem_of_shape(text)):
+        return problem
+    if "\0" in text:
+        # libpq would read up to there, and take a password for a port.
+        return "holds a NUL character: copy it again"
+    try:
+        parts = conninfo_to_dict(text)
     except (psycopg.Error, UnicodeError):
-        # `from None`: see above; a codec's error carries what it could not read.
-        raise PostgresConfigurationError(f"{name} cannot be parsed: {_MEND}, as UTF-8") from None
-    port = str(parts.get("port") or "5432")
-    if not re.fullmatch(r"\d{0,5}(,\d{0,5})*", port):
-        raise PostgresConfigurationError(f"{name} has a port that is no number: {_MEND}")
-    hosts = str(parts.get("host") or parts.get("hostaddr") or "local socket")
-    if not all("/" in host or can_be_looked_up(host) for host in hosts.split(",")):
-        raise PostgresConfigurationError(
-            f"{name} names a host with an empty part or one of more than 63 characters"
-        )
-    where = f"{hosts}:{port}" if "/" not in hosts else hosts
+        return f"cannot be parsed: {_FIX}, as UTF-8"
+    return _problem_of_address(parts) or _target(parts)
+
+
+def _problem_of_address(parts: Mapping[str, Any]) -> str | None:
+    if not re.fullmatch(r"\d{0,5}(,\d{0,5})*", str(parts.get("port") or "5432")):
+        return f"has a port that is no number: {_FIX}"
+    hosts = str(parts.get("host") or parts.get("hostaddr") or "")
+    if hosts and not all("/" in host or can_be_looked_up(host) for host in hosts.split(",")):
+        return "names a host with an empty part or one of more than 63 characters"
+    return None
+
+
+def _target(parts: Mapping[str, Any]) -> Target:
     password = parts.get("password")
-    return Target(
-        description=f"{where}/{parts.get('dbname') or ''} as {parts.get('user') or 'default user'}",
-        password=None if password is None else str(password),
+    masked = None if password is None else Masked(str(password))
+    if "service" in parts and not parts.get("host"):
+        return Target(f"the service {parts['service']}", masked)
+    # What the environment says where the URL does not.
+    defaults = {
+        one.keyword.decode(): one.val.decode("utf-8", "replace")
+        for one in pq.Conninfo.get_defaults()
+        if one.val is not None
+    }
+    host, port, user = (
+        str(parts.get(name) or defaults.get(name) or "") for name in ("host", "port", "user")
     )
+    host = host or str(parts.get("hostaddr") or defaults.get("hostaddr") or "local socket")
+    name = parts.get("dbname") or defaults.get("dbname") or user
+    hosts, ports = host.split(","), (port or "5432").split(",")
+    if len(ports) == 1:
+        ports *= len(hosts)
+    where = ",".join(
+        one if "/" in one else f"{one}:{its_port or 5432}"
+        for one, its_port in zip_longest(hosts, ports, fillvalue="")
+    )
+    return Target(f"{where}/{name} as {user or 'default user'}", masked)
 
 
-def _check_url_shape(name: str, url: str) -> None:
+def _problem_of_shape(url: str) -> str | None:
     scheme, _, rest = url.partition("://")
     if scheme not in {"postgresql", "postgres"}:
-        raise PostgresConfigurationError(
-            f"{name} must start with postgresql://, not with {scheme[:20]!r}"
-            if re.fullmatch(r"[a-z+]{1,20}", scheme)
-            else f"{name} must start with postgresql://"
-        )
+        shown = f", not with {scheme[:20]!r}" if re.fullmatch(r"[a-z+]{1,20}", scheme) else ""
+        return f"must start with postgresql://{shown}"
     # What libpq would take for a host or a port may be the rest of an unescaped password.
     authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
     if rest.count("@") > 1 or ("@" in rest and "@" not in authority) or re.search(r"\s", url):
-        raise PostgresConfigurationError(f"{name} has a character that must be escaped: {_MEND}")
+        return f"has a character that must be escaped: {_FIX}"
     try:
         urlsplit(url)
     except ValueError:
-        # `from None`: the text quotes the URL.
-        raise PostgresConfigurationError(f"{name} cannot be parsed: {_MEND}") from None
+        return f"cannot be parsed: {_FIX}"
+    return None

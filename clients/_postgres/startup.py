@@ -11,7 +11,6 @@ from __future__ import annotations
 import ctypes
 import errno
 import re
-import select
 import socket
 import sys
 import time
@@ -25,6 +24,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo, timeout_from_conni
 from psycopg.pq import ConnStatus, PollingStatus
 
 from .._shared.secrecy import Masked
+from .poller import READ, WRITE, new_poller
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -136,7 +136,7 @@ class _Options:
     """What libpq is told, with its secrets masked."""
 
     def __init__(self, url: Masked, defaults: Mapping[str, Any], timeout: float) -> None:
-        options = conninfo_to_dict(url.reveal())
+        options = conninfo_to_dict(url.reveal().strip())
         self._secrets = {
             name: Masked(str(options.pop(name))) for name in _SECRET_OPTIONS if name in options
         }
@@ -204,13 +204,8 @@ def _give_up(pgconn: PGconn) -> NoReturn:
 
 
 def _is_ready(fileno: int, *, writing: bool) -> bool:
-    # Neither takes a descriptor of its own. Some green-thread libraries remove poll().
-    if not hasattr(select, "poll"):
-        files = [fileno]
-        ready = select.select(*(([], files) if writing else (files, [])), [], _POLL_SECONDS)
-        return any(ready)
-    poller = select.poll()
-    poller.register(fileno, select.POLLOUT if writing else select.POLLIN)
+    poller = new_poller(fileno)
+    poller.modify(fileno, WRITE if writing else READ)
     return bool(poller.poll(_POLL_SECONDS * 1000))
 
 

@@ -38,6 +38,21 @@ class SilenceError(psycopg.OperationalError):
     """No byte came, and the server does not work on the statement: its answer is lost."""
 
 
+class _Silence:
+    """How long nothing has come; waits are counted, too, as a program's clock may stand still."""
+
+    __slots__ = ("_began", "_waits")
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+        self._waits = 0
+
+    def lasts(self) -> float:
+        """Count another wait, and return the seconds."""
+        self._waits += 1
+        return max(time.monotonic() - self._began, self._waits * _ATTENTION_MS / 1000)
+
+
 class SilenceWatch:
     """Decides when a silent connection is given up.
 
@@ -78,7 +93,7 @@ class SilenceWatch:
         Raises:
             SilenceError: It is not worth to go on; the caller closes the connection.
         """
-        heard = time.monotonic()
+        heard = _Silence()
         while not (ready := poller.poll(_ATTENTION_MS)):
             heard = self._in_silence(heard, pgconn)
         return ready[0][1]
@@ -87,22 +102,22 @@ class SilenceWatch:
         """Run psycopg's *generator*, and check whenever it has waited for too long."""
         try:
             waits_for = next(generator)
-            heard = time.monotonic()
+            heard = _Silence()
             while True:
                 ready = yield waits_for
-                heard = time.monotonic() if ready else self._in_silence(heard, pgconn)
+                heard = _Silence() if ready else self._in_silence(heard, pgconn)
                 waits_for = generator.send(ready)
         except StopIteration as done:
             result: T = done.value
             return result
 
-    def _in_silence(self, heard: float, pgconn: PGconn) -> float:
+    def _in_silence(self, heard: _Silence, pgconn: PGconn) -> _Silence:
         """Do what is due while nothing comes, and return since when it is waited for."""
         self.attend()
-        if time.monotonic() - heard <= self.limit:
+        if heard.lasts() <= self.limit:
             return heard
         self.check(pgconn)
-        return time.monotonic()
+        return _Silence()
 
 
 class WatchedConnection(psycopg.Connection[dict[str, object]]):

@@ -12,8 +12,8 @@ import math
 import time
 from abc import ABC, abstractmethod
 from contextvars import ContextVar, copy_context
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, cast
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
 
 from ..errors import (
     ClientError,
@@ -24,12 +24,13 @@ from ..errors import (
 )
 from .fork import on_fork
 from .locks import OwnedLock
+from .secrecy import Masked
 from .single_flight import SingleFlight, fresh_copy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ["Candidate", "Credential", "CredentialLife", "UrlSource", "is_past_cache"]
+__all__ = ["Candidate", "Credential", "CredentialLife", "UrlSource", "hidden", "is_past_cache"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +109,6 @@ def is_past_cache() -> bool:
     return _past_cache.get()
 
 
-@dataclass(slots=True)
 class Candidate:
     """A URL that is worth a login.
 
@@ -119,10 +119,26 @@ class Candidate:
         refusal: What the server said to it; whoever tried it sets this.
     """
 
-    url: str = field(repr=False)
-    requested_at: float
-    given_at: float
-    refusal: str = "refused"
+    __slots__ = ("given_at", "masked", "refusal", "requested_at")
+
+    def __init__(
+        self, url: str | Masked, requested_at: float, given_at: float, refusal: str = "refused"
+    ) -> None:
+        #: The URL, for whoever keeps it.
+        self.masked = url if isinstance(url, Masked) else Masked(url)
+        self.requested_at = requested_at
+        self.given_at = given_at
+        self.refusal = refusal
+
+    @property
+    def url(self) -> str:
+        """The URL."""
+        return self.masked.reveal()
+
+
+def hidden(url: Any) -> Any:
+    """Return *url* as a local variable may hold it: masked, unless it is a callable or None."""
+    return url if url is None or callable(url) or isinstance(url, Masked) else Masked(url)
 
 
 @dataclass(slots=True)
@@ -147,20 +163,20 @@ class UrlSource:
     def __init__(
         self,
         name: str,
-        url: str | Callable[..., str | None],
+        url: object,
         *,
         describe: Callable[[str], str],
         unusable: type[ConfigurationError],
     ) -> None:
-        if not callable(url) and not isinstance(url, str):
-            raise unusable(
-                f"{name} must be a URL or a callable that returns one, not {type(url).__name__}"
-            )
+        url = hidden(url)
+        if not callable(url) and not (isinstance(url, Masked) and isinstance(url.reveal(), str)):
+            kind = type(url.reveal() if isinstance(url, Masked) else url).__name__
+            raise unusable(f"{name} must be a URL or a callable that returns one, not {kind}")
         self.name = name
         self._unusable = unusable
         #: Why the last call of the callable failed; None when it did not.
         self.trouble: ClientError | None = None
-        self._url = url
+        self._url: Masked | Callable[..., str | None] = url
         self._describe = describe
         self._leased = url if isinstance(url, Credential) else None
         self._takes_use_cache = callable(url) and _takes_use_cache(url)
@@ -171,16 +187,16 @@ class UrlSource:
         #: How often it was called for a fresh value, and when last.
         self._refreshes = 0
         self._refreshed_at = 0.0
-        self._fresh: str | None = None
-        self._refusals: dict[str, _Refusal] = {}
+        self._fresh: Masked | None = None
+        self._refusals: dict[Masked, _Refusal] = {}
         #: The URL that works as far as is known, and the last one that did.
-        self._working: str | None = None
+        self._working: Masked | None = None
         self._accepted = Candidate("", 0.0, 0.0)
         self._in_use_since = self._last_accepted_at = time.monotonic()
         self._generation = 0
         self._next_suspicion_at = 0.0
         #: One call for a fresh value serves all threads that were refused with the same one.
-        self._refresh: SingleFlight[int, str | None] = SingleFlight(shared=Exception)
+        self._refresh: SingleFlight[int, Masked | None] = SingleFlight(shared=Exception)
         self._renew_lock()
         on_fork(self._renew_lock)
 
@@ -192,7 +208,11 @@ class UrlSource:
         Raises:
             ClientError: The callable failed, and no URL is known to work.
         """
-        if not callable(self._url):
+        url = self._current()
+        return None if url is None else url.reveal()
+
+    def _current(self) -> Masked | None:
+        if isinstance(self._url, Masked):
             return self._url
         # Once: another thread may be answered meanwhile.
         working, trouble = self._working, self.trouble
@@ -202,7 +222,7 @@ class UrlSource:
             if working is not None and time.monotonic() < self._next_retry_at:
                 return working
         try:
-            url = self._called()
+            url = hidden(self._called())
         except VaultError as error:
             if working is None:
                 self.trouble = fresh_copy(error)
@@ -215,7 +235,7 @@ class UrlSource:
             self._next_retry_at = time.monotonic() + _RETRY_PAUSE
             return working
         self.trouble, self._outage_began = None, None
-        return url
+        return None if url is None else self._checked(url)
 
     def candidates(self, *, patient: bool) -> Iterator[Candidate]:
         """Yield what is worth a login; request the next one after a refusal.
@@ -234,24 +254,28 @@ class UrlSource:
             ClientError: The callable failed, and no URL is known to work.
         """
         requested_at, refreshes = time.monotonic(), self._refreshes
-        url = self._checked(self.current())
+        url = self._checked(self._current())
         if url not in self._refusals and self._worth_a_login(url):
             yield from self._try(url, requested_at)
         requested_at = time.monotonic()
         newest = self._newest(refreshes, url, patient=patient) or url
         yield from self._newest_then_working(newest, requested_at)
         # Bounded for this call as well: a source may give another value each time.
-        pause, ends_at = _MIN_PAUSE, time.monotonic() + _ROTATION_PATIENCE
+        # Pauses are counted as well as timed: a program's clock may stand still.
+        pause, ends_at, paused = _MIN_PAUSE, time.monotonic() + _ROTATION_PATIENCE, 0.0
         while patient and self._half_rotated(newest) and time.monotonic() < ends_at:
+            if paused >= _ROTATION_PATIENCE:
+                return
             requested_at, refreshes = time.monotonic(), self._refreshes
             time.sleep(pause)
+            paused += pause
             pause = min(2 * pause, _MAX_PAUSE)
             newest = self._newest(refreshes, newest, patient=False) or newest
             yield from self._newest_then_working(newest, requested_at)
 
     def accepted(self, candidate: Candidate) -> None:
         """Note that the server took *candidate*."""
-        url = candidate.url
+        url = candidate.masked
         with self._lock:
             self._refusals.pop(url, None)
             self._last_accepted_at = time.monotonic()
@@ -259,14 +283,15 @@ class UrlSource:
             if candidate.given_at < before.given_at:
                 return  # overtaken by a newer one: no rotation back
             self._working, self._accepted = url, candidate
-            if before.url == url:
+            if before.masked == url:
                 return
             self._in_use_since = time.monotonic()
             if not before.url or self._leased is not None:
                 return  # the first one; a lease tells of its changes itself
-            if self._describe(before.url) != self._describe(url):
+            if self._describe(before.url) != self._describe(url.reveal()):
                 self._generation += 1
-        _log.info("%s was rotated: new connections go to %s", self.name, self._describe(url))
+        where = self._describe(url.reveal())
+        _log.info("%s was rotated: new connections go to %s", self.name, where)
 
     def refusal(self) -> str:
         """Return what to say when no value was worth a login, or no further one."""
@@ -317,7 +342,7 @@ class UrlSource:
     def _renew_lock(self) -> None:
         self._lock = OwnedLock()
 
-    def _newest_then_working(self, newest: str, requested_at: float) -> Iterator[Candidate]:
+    def _newest_then_working(self, newest: Masked, requested_at: float) -> Iterator[Candidate]:
         if self._worth_a_login(newest):
             yield from self._try(newest, requested_at)
         # Another thread may have found it in the meantime.
@@ -329,7 +354,7 @@ class UrlSource:
             yield from self._try(newest, requested_at)
 
     def _try(
-        self, url: str, requested_at: float, given_at: float | None = None
+        self, url: Masked, requested_at: float, given_at: float | None = None
     ) -> Iterator[Candidate]:
         candidate = Candidate(url, requested_at, requested_at if given_at is None else given_at)
         started = time.monotonic()
@@ -337,7 +362,7 @@ class UrlSource:
         # Whoever asks for the next one was refused.
         now = time.monotonic()
         with self._lock:
-            if self._accepted.url == url and self._last_accepted_at > started:
+            if self._accepted.masked == url and self._last_accepted_at > started:
                 return  # another thread's login was later: the server has changed since
             known = self._refusals.pop(url, None)
             first = now if known is None else known.first
@@ -347,13 +372,14 @@ class UrlSource:
             if self._working == url:
                 self._working = None
 
-    def _checked(self, url: object) -> str:
-        if isinstance(url, str):
+    def _checked(self, url: Any) -> Masked:
+        url = hidden(url)
+        if isinstance(url, Masked) and isinstance(url.reveal(), str):
             return url
-        given = "None" if url is None else type(url).__name__
+        given = "None" if url is None else type(url.reveal()).__name__
         raise self._unusable(f"the callable {self.name} returned {given}, and not a URL")
 
-    def _newest(self, refreshes: int, refused: str, *, patient: bool) -> str | None:
+    def _newest(self, refreshes: int, refused: Masked, *, patient: bool) -> Masked | None:
         """Call the callable for a fresh value: one thread does for all that were refused."""
         if not callable(self._url):
             return None
@@ -361,7 +387,7 @@ class UrlSource:
             refreshes, lambda: self._refreshed(refreshes, refused, patient=patient)
         )
 
-    def _refreshed(self, refreshes: int, refused: str, *, patient: bool) -> str | None:
+    def _refreshed(self, refreshes: int, refused: Masked, *, patient: bool) -> Masked | None:
         # Again: another thread's call may just have ended.
         if self._refreshes == refreshes and self._may_refresh(refused, patient=patient):
             try:
@@ -397,7 +423,7 @@ class UrlSource:
             self._next_poll_at = now + _poll_pause(now - self._outage_began)
             return True
 
-    def _may_refresh(self, refused: str, *, patient: bool) -> bool:
+    def _may_refresh(self, refused: Masked, *, patient: bool) -> bool:
         """Wait until it is time for another question; False when there is none to wait for."""
         with self._lock:
             known = self._refusals.get(refused)
@@ -411,7 +437,7 @@ class UrlSource:
             time.sleep(self._refreshed_at + pause - now)
         return True
 
-    def _worth_a_login(self, url: str) -> bool:
+    def _worth_a_login(self, url: Masked) -> bool:
         now = time.monotonic()
         with self._lock:
             known = self._refusals.get(url)
@@ -425,11 +451,11 @@ class UrlSource:
                 known.last = now  # this thread's to try, for all that wait
         return known is not None or lately < _MAX_VALUES
 
-    def _half_rotated(self, newest: str) -> bool:
+    def _half_rotated(self, newest: Masked) -> bool:
         with self._lock:
             known = self._refusals.get(newest)
             if known is None:
-                return self._accepted.url == newest  # another thread's login was later
+                return self._accepted.masked == newest  # another thread's login was later
         return callable(self._url) and time.monotonic() - known.first < _ROTATION_PATIENCE
 
 

@@ -10,6 +10,7 @@ import inspect
 import itertools
 import os
 import weakref
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -35,12 +36,20 @@ def on_fork(callback: Callable[[], object]) -> None:
     """
     number = next(_numbers)
     if inspect.ismethod(callback):
+        registered, method = _registered, callback.__func__
 
         def forget(_: object) -> None:
-            # Atomic, for the collector may run it at any moment.
-            _registered.pop(number, None)
+            # Atomic, for the collector may run it at any moment; nor does it look a global up,
+            # for at the interpreter's end there are none. WeakMethod would fail there.
+            registered.pop(number, None)
 
-        _registered[number] = weakref.WeakMethod(callback, forget)
+        owner = weakref.ref(callback.__self__, forget)
+
+        def bound() -> Callable[[], object] | None:
+            one = owner()
+            return None if one is None else partial(method, one)
+
+        _registered[number] = bound
     else:
         _registered[number] = lambda: callback
 

@@ -31,14 +31,18 @@ def is_interrupt(error: BaseException, *drivers: str) -> bool:
     if not isinstance(error, Exception):
         return True
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-    handlers = {_code_of(signal.getsignal(number)) for number in signal.valid_signals()}
-    if any(frame.f_code in handlers for frame in frames):
-        return True
-    top = type(error).__module__.partition(".")[0]
-    if not frames or _is_within(type(error).__module__, drivers) or top in sys.stdlib_module_names:
-        return False
-    innermost = str(frames[-1].f_globals.get("__name__"))
-    return _is_within(innermost, drivers) or innermost in _WAITING
+    names = [str(frame.f_globals.get("__name__")) for frame in frames]
+    foreign = [
+        frame.f_code
+        for frame, name in zip(frames, names, strict=True)
+        if not _is_within(name, drivers) and name not in _WAITING
+    ]
+    if foreign:
+        handlers = {_code_of(signal.getsignal(number)) for number in signal.valid_signals()}
+        return not handlers.isdisjoint(foreign)
+    home = type(error).__module__
+    is_known = _is_within(home, drivers) or home.partition(".")[0] in sys.stdlib_module_names
+    return bool(frames) and not is_known
 
 
 def forget_locals(error: BaseException) -> None:

@@ -3,31 +3,31 @@
 Each caller looks once, in one atomic step: a value that is there is returned, and where there is
 none, or it is in the last tenth of its life, one caller gets the lock and produces. The others
 get the value that is still there, or wait: for the producer's own result when it runs in this
-process, and by looking again when it runs elsewhere.
+process, and by looking again when it runs elsewhere. Where Valkey cannot be used and the caller
+said so, the value is produced once for all who wait in this process, and is not stored.
 """
 
 from __future__ import annotations
 
-import copy
 import logging
-import os
 import random
 import re
 import secrets
-import threading
 import time
-from concurrent.futures import Future, wait
 from functools import lru_cache
 from itertools import count
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from redis.crc import key_slot
 
-from ..errors import ValkeyConfigurationError, ValkeyError
+from .._shared.interrupts import is_interrupt
+from .._shared.single_flight import ReentrantCallError, SingleFlight, WaitTimeoutError
+from ..errors import ClientError, ValkeyConfigurationError, ValkeyError
 from .commands import Script, script_command
 from .errors import UnexpectedReply
 from .identity_digest import identity_digest
 from .replies import flag, text_or_none
+from .unavailable import is_unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -35,7 +35,9 @@ if TYPE_CHECKING:
     from .commands import Command
     from .runner import Runner
 
-__all__ = ["Flights", "Lookup", "entry_key", "lock_name"]
+__all__ = ["Lookup", "Productions", "entry_key", "lock_name"]
+
+_T = TypeVar("_T")
 
 _log = logging.getLogger("clients.valkey")
 
@@ -45,20 +47,22 @@ _EARLY = 0.1
 _SHORTEST_PAUSE = 0.005
 _LONGEST_PAUSE = 0.1
 
-# KEYS: value, lock. ARGV: token, lock milliseconds, early milliseconds.
-# Returns the value if there is one, and whether the caller holds the lock now.
+# KEYS: value, lock. ARGV: token, or nothing to leave the lock alone; lock milliseconds; early
+# milliseconds. Returns the value if there is one, whether it is time to produce one, and whether
+# the caller holds the lock now.
 _LOOK: Final = Script(
     "look into cache",
     """
 local value = redis.call('GET', KEYS[1])
 local left = value and redis.call('PTTL', KEYS[1]) or 0
-local mine = 0
+local due, mine = 0, 0
 if not value or (left >= 0 and left <= tonumber(ARGV[3])) then
-  if redis.call('SET', KEYS[2], ARGV[1], 'NX', 'PX', ARGV[2]) then
+  due = 1
+  if ARGV[1] ~= '' and redis.call('SET', KEYS[2], ARGV[1], 'NX', 'PX', ARGV[2]) then
     mine = 1
   end
 end
-return {value, mine}
+return {value, due, mine}
 """,
 )
 
@@ -87,21 +91,21 @@ return 0
 )
 
 
-class _LeaderInterrupted(Exception):  # noqa: N818 - it stays in here
-    """The producing thread was interrupted: whoever waits tries for himself."""
+#: The productions that are under way in this process, by key and by whether they go on without
+#: Valkey.
+Productions = SingleFlight[tuple[str, bool], str]
 
 
-class _Flight(Future[str]):
-    """A production that is under way, and the thread that it runs in."""
+class _Unavailable(Exception):  # noqa: N818 - it stays in here
+    """Valkey cannot be used now."""
 
-    def __init__(self) -> None:
+
+class _Interrupted(BaseException):
+    """The producing thread was interrupted: that is no answer for those who wait."""
+
+    def __init__(self, error: Exception) -> None:
         super().__init__()
-        self.thread = threading.get_ident()
-
-
-#: The productions that are under way in a process, by process and key: a forked child must not
-#: wait for its parent's.
-Flights = dict[tuple[int, str], _Flight]
+        self.error = error
 
 
 class Lookup(NamedTuple):
@@ -109,76 +113,97 @@ class Lookup(NamedTuple):
 
     Args:
         runner: Sends the commands.
-        flights: What is under way in this process.
+        productions: What is under way in this process.
         name: The key, with its prefix.
         lock: The lock's key, as ``lock_name`` has it.
         expire_seconds: How long a value is good.
         lock_seconds: How long the others wait for one producer.
         produce: Makes the value.
+        goes_on: Whether to produce when Valkey cannot be used.
     """
 
     runner: Runner
-    flights: Flights
+    productions: Productions
     name: str
     lock: str
     expire_seconds: int
     lock_seconds: int
     produce: Callable[[], Any]
+    goes_on: bool = False
 
     def text(self) -> str:
         """Return the value's JSON text, from the cache or from the producer."""
-        token = secrets.token_hex(16)
-        early = int(self.expire_seconds * 1000 * _EARLY)
-        keys = (self.name, self.lock)
-        arguments = (token, self.lock_seconds * 1000, early)
-        look: Command[tuple[str | None, bool]] = script_command(_LOOK, keys, arguments, _found)
-        pause = _SHORTEST_PAUSE
-        # A lock ends after lock_seconds at the latest; after two of them, produce without one.
-        patience = time.monotonic() + 2 * self.lock_seconds
-        while True:
-            value, mine = self.runner.run(look)
-            if mine:
-                return self._lead(token, value)
-            if value is not None:
-                return str(value)
-            remaining = patience - time.monotonic()
-            if remaining <= 0:
-                return self._produced()
-            flight = self.flights.get((os.getpid(), self.name))
-            if flight is not None:
-                if flight.thread == threading.get_ident():
-                    raise ValkeyError(
-                        f"the producer of key {self.name!r} asks for the same key, and would wait "
-                        "for itself: let it make the value without cached()"
-                    )
-                wait([flight], min(remaining, self.lock_seconds))
-                failure = flight.exception() if flight.done() else None
-                if failure is not None and not isinstance(failure, _LeaderInterrupted):
-                    raise copy.copy(failure)
-                if flight.done() and failure is None:
-                    return flight.result()
-            time.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - no matter of security
-            pause = min(pause * 2, _LONGEST_PAUSE)
-
-    def _lead(self, token: str, value: str | None) -> str:
-        flight = _Flight()
-        key = (os.getpid(), self.name)
         try:
-            self.flights[key] = flight
-            text = self._produce(token, value)
-        except Exception as error:
-            flight.set_exception(error)
+            return self._from_cache()
+        except _Unavailable:
+            pass
+        return self._once(self._produced, 2 * self.lock_seconds)
+
+    def _from_cache(self) -> str:
+        value, due, _ = self._look("")
+        if value is not None and not due:
+            return value
+        try:
+            # While somebody here renews a value that is still good, the others have it.
+            return self._once(self._lead, 2 * self.lock_seconds if value is None else 0.0)
+        except WaitTimeoutError:
+            return self._produced() if value is None else value
+
+    def _once(self, make: Callable[[], str], seconds: float) -> str:
+        def interruptible() -> str:
+            try:
+                return make()
+            except Exception as error:
+                if is_interrupt(error):
+                    raise _Interrupted(error) from None
+                raise
+
+        try:
+            return self.productions.run((self.name, self.goes_on), interruptible, seconds)
+        except ReentrantCallError:
+            raise ValkeyError(
+                f"the producer of key {self.name!r} asks for the same key, and would wait for "
+                "itself: let it make the value without cached()"
+            ) from None
+        except _Interrupted as interrupted:
+            raise interrupted.error from None
+
+    def _lead(self) -> str:
+        """Produce with the lock, or wait for who has it in another process."""
+        token = secrets.token_hex(16)
+        pause, waited = _SHORTEST_PAUSE, 0.0
+        # A lock ends after lock_seconds at the latest; after two of them, produce without one.
+        while waited < 2 * self.lock_seconds:
+            value, _, mine = self._look(token)
+            if mine:
+                return self._produce(token, value)
+            if value is not None:
+                return value
+            this = pause * random.uniform(0.5, 1.0)  # noqa: S311 - no matter of security
+            time.sleep(this)
+            waited += this
+            pause = min(pause * 2, _LONGEST_PAUSE)
+        return self._produced()
+
+    def _look(self, token: str) -> tuple[str | None, bool, bool]:
+        early = int(self.expire_seconds * 1000 * _EARLY)
+        arguments = (token, self.lock_seconds * 1000, early)
+        look: Command[tuple[str | None, bool, bool]] = script_command(
+            _LOOK, (self.name, self.lock), arguments, _found
+        )
+        return self._run(look)
+
+    def _run(self, command: Command[_T]) -> _T:
+        try:
+            reply = self.runner.run(command, impatient=self.goes_on)
+        except ClientError as error:
+            if self.goes_on and is_unavailable(error):
+                self.runner.outage.failed(error)
+                raise _Unavailable from error
             raise
-        except BaseException:
-            # An interrupt is nobody's but ours: the others try again.
-            flight.set_exception(_LeaderInterrupted())
-            raise
-        else:
-            flight.set_result(text)
-            return text
-        finally:
-            if self.flights.get(key) is flight:
-                self.flights.pop(key, None)
+        if self.goes_on:
+            self.runner.outage.answered()
+        return reply
 
     def _produce(self, token: str, value: str | None) -> str:
         try:
@@ -194,10 +219,12 @@ class Lookup(NamedTuple):
                 type(error).__name__,
             )
             return value
-        keys = (self.name, self.lock)
+        arguments = (token, text, self.expire_seconds)
         # A producer slower than its lock stores nothing: somebody else may have begun anew.
         try:
-            self.runner.run(script_command(_STORE, keys, (token, text, self.expire_seconds), flag))
+            self._run(script_command(_STORE, (self.name, self.lock), arguments, flag))
+        except _Unavailable:
+            pass  # the value is there all the same
         except ValkeyError as error:
             # Not when the server is silent: that would only cost another time-out.
             if error.code is not None:
@@ -210,15 +237,15 @@ class Lookup(NamedTuple):
 
     def _release(self, token: str) -> None:
         try:
-            self.runner.run(script_command(_RELEASE, (self.lock,), (token,), flag))
+            self._run(script_command(_RELEASE, (self.lock,), (token,), flag))
         except Exception as error:  # noqa: BLE001 - must not replace the producer's own error
             _log.warning("the lock %r stays until it expires: %s", self.lock, error)
 
 
-def _found(reply: Any) -> tuple[str | None, bool]:
-    if type(reply) is not list or len(reply) != len(("value", "lock")):
-        raise UnexpectedReply("a value and a lock", reply)
-    return text_or_none(reply[0]), flag(reply[1])
+def _found(reply: Any) -> tuple[str | None, bool, bool]:
+    if type(reply) is not list or len(reply) != len(("value", "due", "mine")):
+        raise UnexpectedReply("a value and two flags", reply)
+    return text_or_none(reply[0]), flag(reply[1]), flag(reply[2])
 
 
 def entry_key(key: str, user: Mapping[str, Any], per_user: object) -> str:

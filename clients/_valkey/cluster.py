@@ -65,14 +65,14 @@ class ClusterNodes:
         self._pid = os.getpid()
         self._lock = OwnedLock()
 
-    def call(self, command: Command[Any]) -> Any:
+    def call(self, command: Command[Any], *, impatient: bool = False) -> Any:
         """Send one command to the server that holds its keys."""
         slot = _slot(command)
         failed: Address | None = None
         for _ in range(_REDIRECTIONS):
-            address = self._owner(slot)
+            address = self._owner(slot, impatient=impatient)
             try:
-                return call_on(self._pool(address), command)
+                return call_on(self._pool(address), command, impatient=impatient)
             except MovedError as moved:
                 self._learn(moved, address)
             except AskError as ask:
@@ -186,12 +186,18 @@ class ClusterNodes:
             self._lock, self._stale = OwnedLock(), True
             self._pid = os.getpid()
 
-    def _owner(self, slot: int) -> Address:
+    def _owner(self, slot: int, *, impatient: bool = False) -> Address:
         self._begin_anew_in_child()
         if self._stale:
-            with self._lock:
-                if self._stale:
-                    self._refresh()
+            try:
+                # Who holds it may be waiting for a silent server.
+                if self._lock.acquire(blocking=not impatient) and self._stale:
+                    self._refresh(impatient=impatient)
+            finally:
+                try:
+                    self._lock.release()
+                except RuntimeError:
+                    pass  # it was not acquired
         owner = self._owners.get(slot)
         if owner is None:
             self._stale = True
@@ -215,7 +221,7 @@ class ClusterNodes:
         self._suspects.add(address)
         self._stale = True
 
-    def _refresh(self) -> None:
+    def _refresh(self, *, impatient: bool) -> None:
         known = dict.fromkeys([*self._owners.values(), *self._factory.resolve().addresses])
         known |= dict.fromkeys(list(self._pools))
         # Whoever failed last is asked last: a frozen server costs a whole time-out.
@@ -224,7 +230,9 @@ class ClusterNodes:
         best: dict[int, Address] | None = None
         for address in candidates:
             try:
-                table = self._make_pool(address).call(("CLUSTER", "SLOTS"), _table)
+                table = self._make_pool(address).call(
+                    ("CLUSTER", "SLOTS"), _table, impatient=impatient
+                )
             except ResponseError:
                 # Not a cluster, or no permission: no other node will say anything else.
                 raise
@@ -257,9 +265,12 @@ class ClusterNodes:
     def _make_pool(self, address: Address) -> ServerPool:
         pool = self._pools.get(address)
         if pool is None:
-            make = partial(self._factory.make, address)
+            factory = self._factory
             pool = self._pools[address] = ServerPool(
-                make, self._factory.limits, self._factory.source.generation
+                lambda **_: factory.make(address),
+                factory.limits,
+                factory.source.generation,
+                factory.silent,
             )
             if self._closed:
                 pool.close()

@@ -14,6 +14,7 @@ from redis.retry import Retry
 
 from .._shared.interrupts import forget_locals
 from .errors import ServerMoved, UnexpectedReply, server_code
+from .silence import SilentServers
 from .url import Address, ValkeyTarget, parse_valkey_url
 
 if TYPE_CHECKING:
@@ -61,6 +62,8 @@ class ConnectionFactory:
         self.limits = limits
         #: Whether to wait for the other half of a rotation; the constructor does not.
         self.patient = False
+        #: The servers that did not answer in time.
+        self.silent = SilentServers()
 
     def resolve(self) -> ValkeyTarget:
         """Return what the URL says now."""

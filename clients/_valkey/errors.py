@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .settings import Limits
 
 __all__ = [
+    "TIMEOUTS",
     "PoolExhausted",
     "ReplyLost",
     "ServerMoved",
@@ -59,6 +60,9 @@ class ServerMoved(driver.ConnectionError):
 class PoolExhausted(driver.MaxConnectionsError):
     """Every connection stayed in use for as long as a caller may wait."""
 
+
+#: What silence is raised as.
+TIMEOUTS = (driver.TimeoutError, TimeoutError)
 
 _CONNECTION_ERRORS = (
     driver.ConnectionError,
@@ -162,7 +166,7 @@ def _connection_reason(cause: Exception, code: str | None, *, is_lost: bool) -> 
         ((driver.AuthenticationError, driver.AuthenticationWrongNumberOfArgsError), "login"),
         ((driver.BusyLoadingError, driver.ClusterDownError), "not_ready"),
         ((UnexpectedReply, driver.InvalidResponse), "protocol"),
-        ((driver.TimeoutError, TimeoutError), "timeout"),
+        (TIMEOUTS, "timeout"),
     )
     for kind, reason in kinds:
         if isinstance(cause, kind):

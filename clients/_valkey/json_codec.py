@@ -108,6 +108,10 @@ class JsonCodec:
                 self._encode_nan(value)
             except ValueError:
                 return "it holds a number of thousands of digits"
+            except Exception as another:
+                # There is more that JSON does not know behind the number that came first.
+                if is_interrupt(another, "json"):
+                    raise
             return "it holds NaN or Infinity"
         return f"the encoder raised {type(error).__name__}"
 

@@ -13,7 +13,7 @@ from redis.exceptions import (
     ResponseError,
 )
 
-from .errors import UnexpectedReply
+from .errors import TIMEOUTS, UnexpectedReply
 from .pool import Request, ServerPool
 from .replies import pong, texts
 from .url import Address
@@ -30,8 +30,8 @@ __all__ = ["Link", "SentinelPrimary", "SingleServer", "call_on", "request"]
 class Link(Protocol):
     """How the client reaches its server or servers."""
 
-    def call(self, command: Command[Any]) -> Any:
-        """Send one command, and return its raw reply."""
+    def call(self, command: Command[Any], *, impatient: bool = False) -> Any:
+        """Send one command, and return what its shape makes of the reply."""
 
     def call_many(self, commands: Sequence[Command[Any]]) -> list[Any]:
         """Send several, and return their raw replies in order; errors stand among them."""
@@ -57,10 +57,12 @@ class SingleServer:
     """
 
     def __init__(self, factory: ConnectionFactory) -> None:
-        self.pool = ServerPool(factory.make, factory.limits, factory.source.generation)
+        self.pool = ServerPool(
+            lambda **_: factory.make(), factory.limits, factory.source.generation, factory.silent
+        )
 
-    def call(self, command: Command[Any]) -> Any:
-        return call_on(self.pool, command)
+    def call(self, command: Command[Any], *, impatient: bool = False) -> Any:
+        return call_on(self.pool, command, impatient=impatient)
 
     def call_many(self, commands: Sequence[Command[Any]]) -> list[Any]:
         return self.pool.call_many([request(command) for command in commands])
@@ -78,15 +80,16 @@ class SingleServer:
         self.pool.close()
 
 
-def call_on(pool: ServerPool, command: Command[Any]) -> Any:
+def call_on(pool: ServerPool, command: Command[Any], *, impatient: bool = False) -> Any:
     """Send *command* through *pool*; a script goes by its name while the server knows it."""
-    if command.script is None:
-        return pool.call(command.words, command.shape, writes=command.writes)
+    _, _, shape, _, writes, script = command
+    if script is None:
+        return pool.call(command.words, shape, writes=writes, impatient=impatient)
     try:
-        return pool.call(command.short_words, command.shape, writes=command.writes)
+        return pool.call(command.short_words, shape, writes=writes, impatient=impatient)
     except NoScriptError:
         # Nothing was executed: a restarted server has forgotten its scripts.
-        return pool.call(command.full_words, command.shape, writes=command.writes)
+        return pool.call(command.full_words, shape, writes=writes, impatient=impatient)
 
 
 def request(command: Command[Any]) -> Request:
@@ -107,20 +110,28 @@ class SentinelPrimary(SingleServer):
         self._preferred: Address | None = None
         # When one connection fails, the others may lead to the same dead or demoted server.
         self.pool = ServerPool(
-            self._make, factory.limits, factory.source.generation, drop_idle_on_failure=True
+            self._make,
+            factory.limits,
+            factory.source.generation,
+            factory.silent,
+            drop_idle_on_failure=True,
         )
 
-    def _make(self) -> AnyConnection:
-        return self._factory.make(self._primary(), expect_primary=True)
+    def _make(self, *, impatient: bool) -> AnyConnection:
+        return self._factory.make(self._primary(impatient=impatient), expect_primary=True)
 
-    def _primary(self) -> Address:
+    def _primary(self, *, impatient: bool) -> Address:
         target = self._factory.resolve()
         failures = []
         last_resort: Address | None = None
         for sentinel in sorted(target.addresses, key=lambda one: one != self._preferred):
             try:
+                if impatient:
+                    self._factory.silent.refuse(sentinel)
                 answer, is_down = self._ask(sentinel, target.service)
             except (RedisError, OSError, UnexpectedReply) as error:
+                if isinstance(error, TIMEOUTS):
+                    self._factory.silent.note(sentinel)
                 failures.append(f"{sentinel}: {error}")
                 continue
             if answer is None:

@@ -29,20 +29,24 @@ from redis.exceptions import (
 from .._shared.interrupts import is_interrupt
 from .._shared.locks import OwnedLock
 from .connections import pack
-from .errors import PoolExhausted, ReplyLost, ServerMoved
+from .errors import TIMEOUTS, PoolExhausted, ReplyLost, ServerMoved
 from .replies import identity
+from .silence import ServerSilent, place_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from .connections import AnyConnection, Arguments
     from .settings import Limits
+    from .silence import Place, SilentServers
 
 __all__ = ["Batch", "Request", "ServerPool"]
 
 # A waiter is woken by whoever frees a place; it looks by itself only in case that an interrupt
 # swallowed the wake-up.
 _LOOK_AGAIN = 0.05
+# Seconds for which an impatient call believes that a silent server is still the one to ask.
+_SAME_SERVER = 0.2
 # How often a call follows a credential that comes with another address each time.
 _MOST_MOVES = 5
 # Replies that say that this server is not, or not yet, the one to talk to.
@@ -69,7 +73,7 @@ class ServerPool:
     """At most ``max_connections`` connections to one server, last used first.
 
     Args:
-        make: Makes an unconnected connection.
+        make: Makes an unconnected connection; it takes ``impatient``.
         limits: The pool's size, and how long a caller may wait for a place in it.
         generation: Returns a number that grows when connections made before are to be given up,
             because their credential is.
@@ -79,21 +83,26 @@ class ServerPool:
 
     def __init__(
         self,
-        make: Callable[[], AnyConnection],
+        make: Callable[..., AnyConnection],
         limits: Limits,
         generation: Callable[[], int],
+        silent: SilentServers,
         *,
         drop_idle_on_failure: bool = False,
     ) -> None:
         self._make = make
         self._drop_idle_on_failure = drop_idle_on_failure
         self._limits = limits
+        self._silent = silent
         self._newest_generation = generation
         self._generation = generation()
         self._closed = False
         # An increment is one step for other threads: none of them comes in between without a call.
         self._checkouts = self._connects = self._connect_failures = 0
         self._stale = self._retired = self._exhausted = 0
+        #: Where the last connection was to lead, and when it was made.
+        self._place: Place = ""
+        self._made_at = 0.0
         self._reset()
 
     def _reset(self) -> None:
@@ -112,8 +121,15 @@ class ServerPool:
         shape: Callable[[Any], Any] = identity,
         *,
         writes: bool = False,
+        impatient: bool = False,
     ) -> Any:
         """Send one command, and return what *shape* makes of its reply.
+
+        Args:
+            words: What is sent.
+            shape: Takes the reply, and refuses one that the command does not have.
+            writes: Whether it can change anything.
+            impatient: Fail at once where the server is known to be silent.
 
         Raises:
             ReplyLost: It was sent, at least in part, and no reply that can be used came.
@@ -121,7 +137,7 @@ class ServerPool:
             redis.exceptions.RedisError: There is no connection; nothing was sent.
         """
         packed = pack(words)
-        connection = self.take()
+        connection = self.take(impatient=impatient)
         sent = is_wrong_server = False
         try:
             connection._sock.sendall(packed)  # noqa: SLF001 - see pack
@@ -194,7 +210,7 @@ class ServerPool:
         if self._pid == os.getpid():
             self.drop_idle()
 
-    def take(self) -> AnyConnection:
+    def take(self, *, impatient: bool = False) -> AnyConnection:
         """Return a connection that owes no reply; ``give_back``, ``leave`` or ``abandon`` it."""
         if self._pid != os.getpid():
             # A forked child: these sockets are its parent's. Dropping them here only closes
@@ -205,7 +221,14 @@ class ServerPool:
             self._generation = generation
             self.drop_idle()
         self._checkouts += 1
-        return self._take_idle() or self._open_or_wait()
+        connection = self._take_idle()
+        if connection is None:
+            if impatient and time.monotonic() - self._made_at < _SAME_SERVER:
+                self._silent.refuse(self._place)
+            return self._open_or_wait(impatient=impatient)
+        if impatient:
+            self._refuse_silent(connection)
+        return connection
 
     def _take_idle(self) -> AnyConnection | None:
         idle = self._idle
@@ -231,27 +254,21 @@ class ServerPool:
             self.discard(connection)
         return None
 
-    def _open_or_wait(self) -> AnyConnection:
+    def _open_or_wait(self, *, impatient: bool) -> AnyConnection:
         timeout = self._limits.pool_timeout
         deadline = time.monotonic() + timeout
         # Counted as well: a test's clock may stand still.
         waited, moves = 0.0, 0
         while True:
-            connection = self._reserve()
+            connection = self._reserve(impatient=impatient)
             if connection is not None:
                 try:
-                    self._connects += 1
-                    connection.connect()
+                    self._connect(connection, impatient=impatient)
                 except ServerMoved:
                     # The fresh credential came with another address: begin anew there.
-                    self.discard(connection)
                     moves += 1
                     if moves < _MOST_MOVES:
                         continue
-                    raise
-                except BaseException:
-                    self._connect_failures += 1
-                    self.discard(connection)
                     raise
                 return connection
             remaining = min(deadline - time.monotonic(), timeout - waited)
@@ -272,15 +289,40 @@ class ServerPool:
                     self._waiters.remove(turn)
             connection = self._take_idle()
             if connection is not None:
+                if impatient:
+                    self._refuse_silent(connection)
                 return connection
 
-    def _reserve(self) -> AnyConnection | None:
+    def _connect(self, connection: AnyConnection, *, impatient: bool) -> None:
+        try:
+            if impatient:
+                self._silent.refuse(place_of(connection))
+            self._connects += 1
+            connection.connect()
+        except BaseException as error:
+            if not isinstance(error, ServerMoved):
+                self._connect_failures += 1
+            self._note_silence(connection, error)
+            self.discard(connection)
+            raise
+
+    def _refuse_silent(self, connection: AnyConnection) -> None:
+        if self._silent.is_silent(place_of(connection)):
+            self.give_back(connection)
+            self._silent.refuse(place_of(connection))
+
+    def _note_silence(self, connection: AnyConnection, error: BaseException) -> None:
+        if isinstance(error, TIMEOUTS) and not isinstance(error, ServerSilent):
+            self._silent.note(place_of(connection))
+
+    def _reserve(self, *, impatient: bool) -> AnyConnection | None:
         if self._is_full():
             return None
         # Outside the lock: making one may ask a slow source for fresh credentials.
         generation = self._newest_generation()
-        connection = self._make()
+        connection = self._make(impatient=impatient)
         connection.credential_generation = generation
+        self._place, self._made_at = place_of(connection), time.monotonic()
         try:
             with self._lock:
                 if len(self._alive) >= self._limits.max_connections:
@@ -325,6 +367,7 @@ class ServerPool:
             return
         # What a server says before it closes on a request that is too large.
         refusal = None if sent else _last_words(connection)
+        self._note_silence(connection, error)
         self.discard(connection)
         if self._drop_idle_on_failure or isinstance(error, BusyLoadingError):
             self.drop_idle()

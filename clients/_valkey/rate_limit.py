@@ -71,12 +71,15 @@ class RateLimit(NamedTuple):
         remaining: How many units could be had right now.
         retry_after: Seconds until the same request would be allowed; 0.0 when it was.
         reset_after: Seconds until the full burst is there again.
+        without_server: Whether Valkey could not be used, and ``on_unavailable`` is the answer:
+            nothing was booked, and the numbers are guesses.
     """
 
     allowed: bool
     remaining: int
     retry_after: float
     reset_after: float
+    without_server: bool = False
 
 
 def rate_limit_command(

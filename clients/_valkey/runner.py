@@ -11,6 +11,7 @@ from .connections import ConnectionFactory
 from .errors import valkey_error
 from .links import Link, SentinelPrimary, SingleServer
 from .settings import check_tls_files
+from .unavailable import Outage
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -52,6 +53,7 @@ class Runner:
                 f"the callable connection_url failed with {type(error).__name__}"
             ) from error
         self._closed = False
+        self.outage = Outage(self.target.where)
         self.link = self._open_link()
 
     def _open_link(self) -> Link:
@@ -94,8 +96,12 @@ class Runner:
                 raise
             raise ours from ours.__cause__
 
-    def run(self, command: Command[T]) -> T:
+    def run(self, command: Command[T], *, impatient: bool = False) -> T:
         """Send *command*, and return what its reply means.
+
+        Args:
+            command: What to send.
+            impatient: Fail at once where the server is known to be silent.
 
         Raises:
             ValkeyError: It failed; the message names its keys.
@@ -103,7 +109,7 @@ class Runner:
         if self._closed:
             self.refuse_when_closed()
         try:
-            return command.convert(self.link.call(command))
+            return command.convert(self.link.call(command, impatient=impatient))
         except BaseException as error:
             ours = self.ours(error, f"{command.label} on {self.target.where}")
             if ours is None:
@@ -176,6 +182,7 @@ class Runner:
         """Close every connection; more than once does no harm."""
         self._closed = True
         self.link.close()
+        self.factory.silent.clear()
 
     def _mapped(self, error: Exception, what: str) -> ValkeyError:
         return valkey_error(error, what, limits=self.limits, secrets=self.target.secrets)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeGuard
 from urllib.parse import quote
 
 from hvac.api import SystemBackend
@@ -25,6 +25,7 @@ __all__ = [
     "DatabaseCredential",
     "TokenLife",
     "credential_in",
+    "is_duration",
     "kv_version_in",
     "list_folder",
     "login",
@@ -46,6 +47,8 @@ __all__ = [
 ]
 
 DEEPEST = 300
+#: A hundred years; JSON has numbers like 1e400, which Python reads as infinity.
+_LONGEST = 100 * 365 * 86_400
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +119,7 @@ def kv_version_in(body: Body) -> tuple[str | None, Literal[1, 2] | None]:
     if not isinstance(data, dict) or not isinstance(kind, str):
         return None, None
     options = data.get("options")
-    if isinstance(options, dict) and options.get("version") in {"2", 2}:
+    if isinstance(options, dict) and str(options.get("version")) == "2":
         return kind, 2
     # "generic" is the name that version 1 had at first.
     return kind, 1 if kind in {"kv", "generic", "cubbyhole"} else None
@@ -126,8 +129,15 @@ def written_at(body: Body) -> float | None:
     """Return when a KV version 2 secret was written, in seconds since the epoch."""
     try:
         return datetime.fromisoformat(body["data"]["metadata"]["created_time"]).timestamp()
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, OSError, OverflowError, TypeError, ValueError):
         return None
+
+
+def is_duration(value: object) -> TypeGuard[float]:
+    """Return whether *value* is a number of seconds that a clock can be compared with."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return 0 <= value <= _LONGEST
 
 
 def token_life_in(body: Body) -> TokenLife | None:
@@ -136,9 +146,11 @@ def token_life_in(body: Body) -> TokenLife | None:
     if not isinstance(data, dict):
         return None
     made, ttl = data.get("creation_time"), data.get("ttl")
-    age = max(0.0, time.time() - made) if isinstance(made, int | float) else 0.0
+    if ttl is not None and not is_duration(ttl):
+        return None
+    age = max(0.0, time.time() - made) if is_duration(made) else 0.0
     # 0 is a token that never ends.
-    return TokenLife(age, ttl if isinstance(ttl, int | float) and ttl else float("inf"))
+    return TokenLife(age, float(ttl) if ttl else float("inf"))
 
 
 def credential_in(body: Body) -> DatabaseCredential | None:
@@ -149,11 +161,13 @@ def credential_in(body: Body) -> DatabaseCredential | None:
     user, secret = data.get("username"), data.get("password")
     lease_id = body.get("lease_id") or ""
     ttl = body.get("lease_duration") if lease_id else data.get("ttl")
-    if not (isinstance(user, str) and isinstance(secret, str) and isinstance(ttl, int | float)):
+    if not (isinstance(user, str) and isinstance(secret, str) and is_duration(ttl)):
+        return None
+    if not isinstance(lease_id, str):
         return None
     # A static role tells how long its password is good from one rotation to the next.
     period = data.get("rotation_period")
-    age = max(0.0, period - ttl) if isinstance(period, int | float) else 0.0
+    age = max(0.0, period - ttl) if is_duration(period) else 0.0
     renewable = bool(body.get("renewable"))
     return DatabaseCredential(lease_id, user, Masked(secret), float(ttl), age, renewable)
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import copy
-import threading
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
 
 from .._shared.locks import OwnedLock
+from .._shared.single_flight import SingleFlight, WaitTimeoutError
 from ..errors import VaultConnectionError, VaultError, VaultSecretNotFoundError
 
 if TYPE_CHECKING:
@@ -43,15 +42,6 @@ class _Entry:
     ticket: int
 
 
-class _Flight:
-    """One load on its way; ``done`` is set when it has landed or failed."""
-
-    def __init__(self) -> None:
-        self.done = threading.Event()
-        self.secret: dict[str, Any] | None = None
-        self.error: VaultError | None = None
-
-
 class SecretCache:
     """Secrets that were read less than *ttl* seconds ago, on the monotonic clock.
 
@@ -76,7 +66,7 @@ class SecretCache:
         self._lock = OwnedLock()
         # In order of expiry, because every entry lives equally long.
         self._entries: dict[CacheKey, _Entry] = {}
-        self._flights: dict[CacheKey, _Flight] = {}
+        self._loads: SingleFlight[CacheKey, dict[str, Any]] = SingleFlight(VaultError)
         self._tickets = 0
         self._cleared = 0
         self._hits = self._misses = self._coalesced = 0
@@ -104,36 +94,32 @@ class SecretCache:
             with self._lock:
                 self._misses += 1
             return _copy_secret(self._load(key, load))
-        first = True
-        while True:
-            own = _Flight()
-            try:
-                found = self._find(key, own, first=first)
-                if found is own:
-                    own.secret = self._load(key, load)
-                    return _copy_secret(own.secret)
-            except VaultError as error:
-                own.error = error
-                raise
-            finally:
-                # Wherever Ctrl-C strikes: a load that nobody makes would block its key for ever.
-                self._land(key, own)
-            if isinstance(found, dict):
-                return _copy_secret(found)
-            if not found.done.wait(max(0.0, wait())):
-                self._land(key, found)  # it is over for those who come later, too
-                raise VaultConnectionError(
-                    f"the secret {key[2]!r} was not read in time: another thread is still reading "
-                    "it; raise timeout, or see why Vault is slow",
-                    reason="timeout",
-                )
-            if found.error is not None:
-                # Threads must not raise one and the same object: each adds its own traceback.
-                raise copy.copy(found.error) from found.error.__cause__
-            if found.secret is not None:
-                return _copy_secret(found.secret)
-            # Its thread was interrupted, which is no answer for anybody else: try again.
-            first = False
+        led = False
+
+        def make() -> dict[str, Any]:
+            nonlocal led
+            led = True
+            # The load that this call would have waited for may just have ended.
+            cached = self._counted(key)
+            return self._load(key, load) if cached is None else cached
+
+        try:
+            found = self._loads.run(key, make, max(0.0, wait()))
+        except WaitTimeoutError:
+            self._loads.forget(key)  # it is over for those who come later, too
+            self._count_coalesced()
+            raise VaultConnectionError(
+                f"the secret {key[2]!r} was not read in time: another thread is still reading "
+                "it; raise timeout, or see why Vault is slow",
+                reason="timeout",
+            ) from None
+        except VaultError:
+            if not led:
+                self._count_coalesced()
+            raise
+        if not led:
+            self._count_coalesced()
+        return _copy_secret(found)
 
     def hit(self, key: CacheKey) -> dict[str, Any] | None:
         """Return the secret when it is here, and None when ``read()`` has to look further.
@@ -167,28 +153,22 @@ class SecretCache:
         """Forget every secret; what is being loaded now is not kept either."""
         with self._lock:
             self._entries.clear()
-            self._flights.clear()
+            self._loads.forget()
             self._cleared = self._tickets
 
-    def _find(self, key: CacheKey, own: _Flight, *, first: bool) -> dict[str, Any] | _Flight:
-        """Return the cached secret, or the load to wait for: *own* where there is no other."""
+    def _counted(self, key: CacheKey) -> dict[str, Any] | None:
+        """Return the cached secret, or None, and count it as a hit or a miss."""
         with self._lock:
             entry = self._entries.get(key)
             if entry is not None and self._clock() < entry.expires_at:
-                self._hits += first
+                self._hits += 1
                 return entry.secret
-            flight = self._flights.setdefault(key, own)
-            if flight is own:
-                self._misses += first
-            else:
-                self._coalesced += first
-            return flight
+            self._misses += 1
+            return None
 
-    def _land(self, key: CacheKey, flight: _Flight) -> None:
+    def _count_coalesced(self) -> None:
         with self._lock:
-            if self._flights.get(key) is flight:
-                del self._flights[key]
-        flight.done.set()
+            self._coalesced += 1
 
     def _load(self, key: CacheKey, load: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         with self._lock:

@@ -8,16 +8,15 @@ Source: https://openbao.org/docs/secrets/databases/ and https://openbao.org/docs
 from __future__ import annotations
 
 import logging
-import os
 import re
 import time
-import weakref
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import quote, unquote
 
 from .._shared.credentials import Credential, CredentialLife, is_past_cache
+from .._shared.fork import on_fork
 from .._shared.lifecycle import Lifecycle
 from .._shared.locks import OwnedLock
 from .._shared.secrecy import Masked
@@ -25,6 +24,7 @@ from ..errors import VaultConfigurationError, VaultConnectionError, VaultError
 from .api import (
     DatabaseCredential,
     credential_in,
+    is_duration,
     read_database_credential,
     renew_lease,
     revoke_lease,
@@ -159,7 +159,8 @@ class LeasedUrl(Credential, Lifecycle):
         self._serial = 0
         self._closed = False
         self._start()
-        _leased.add(self)
+        # The parent's lease is the parent's to renew and to revoke.
+        on_fork(self._start)
 
     def _start(self) -> None:
         self._lock = OwnedLock()
@@ -340,11 +341,7 @@ class LeasedUrl(Credential, Lifecycle):
             return None
         ttl = body.get("lease_duration")
         # Near its longest life a renewal gives less, and a lease dies with the token of its login.
-        if (
-            not isinstance(ttl, int | float)
-            or ttl < lease.full_ttl / 2
-            or grant.generation != lease.generation
-        ):
+        if not is_duration(ttl) or ttl < lease.full_ttl / 2 or grant.generation != lease.generation:
             return None
         ends_at, refresh_at = self._span(ttl, asked_at, grant, deadline)
         self._living[lease.lease_id] = ends_at
@@ -451,16 +448,3 @@ def _pause(took: float, left: float) -> float:
 
 def _found_in(body: Body, grant: Grant) -> tuple[DatabaseCredential | None, Grant]:
     return credential_in(body), grant
-
-
-#: Every LeasedUrl, for the fork hook.
-_leased: weakref.WeakSet[LeasedUrl] = weakref.WeakSet()
-
-
-def _restart_all_in_child() -> None:
-    # The parent's lease is the parent's to renew and to revoke.
-    for one in list(_leased):
-        one._start()  # noqa: SLF001 - this module's own
-
-
-os.register_at_fork(after_in_child=_restart_all_in_child)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from .._shared.credentials import CredentialLife
 from .._shared.secrecy import Masked
 from ..errors import VaultAuthenticationError, VaultError
-from .api import lookup_self, token_life_in
+from .api import is_duration, lookup_self, token_life_in
 from .errors import Operation, not_vault
 
 if TYPE_CHECKING:
@@ -85,8 +85,9 @@ def grant_in(body: Body, asked_at: float, generation: int) -> Grant | None:
     if not isinstance(auth, dict):
         return None
     token, ttl, uses = auth.get("client_token"), auth.get("lease_duration"), auth.get("num_uses")
-    if not isinstance(token, str) or not isinstance(ttl, int | float):
+    if not isinstance(token, str) or not is_duration(ttl):
         return None
+    policies = auth.get("policies")
     if not token or not all("!" <= char <= "~" for char in token):
         return None  # no header can carry it
     life = float(ttl) or float("inf")  # of 0: it never expires
@@ -99,7 +100,7 @@ def grant_in(body: Body, asked_at: float, generation: int) -> Grant | None:
         ends_at=asked_at + life,
         ttl=float(ttl),
         renewable=bool(auth.get("renewable")),
-        policies=frozenset(map(str, auth.get("policies") or ())),
+        policies=frozenset(map(str, policies if isinstance(policies, list) else ())),
         # One step of an iterator is atomic, also between threads.
         uses=iter(range(uses)) if isinstance(uses, int) and uses > 0 else None,
     )

@@ -7,11 +7,11 @@ Source: https://openbao.org/docs/concepts/response-wrapping/.
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 from functools import partial
 from typing import TYPE_CHECKING
 
+from .._shared.fork import on_fork
 from .._shared.locks import OwnedLock
 from .._shared.secrecy import Masked
 from ..errors import (
@@ -38,13 +38,16 @@ class _SecretIds:
         self.lock = OwnedLock()
         self.known: dict[bytes, Masked] = {}
 
-    def renew_lock(self) -> None:
-        # A thread of the parent may have held it at the fork.
-        self.lock = OwnedLock()
-
 
 _secret_ids = _SecretIds()
-os.register_at_fork(after_in_child=_secret_ids.renew_lock)
+
+
+def _renew_lock() -> None:
+    # A thread of the parent may have held it at the fork.
+    _secret_ids.lock = OwnedLock()
+
+
+on_fork(_renew_lock)
 
 
 def unwrapped_secret_id(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from redis.exceptions import RedisError
 
+from clients._shared.secrecy import Masked
 from clients.errors import ValkeyError
 from clients.valkey_client import SessionStore, ValkeyClient
 from tests.secret_walker import SENTINEL, leaks_at_steps, leaks_of
@@ -72,7 +73,7 @@ def test_no_call_shows_a_password_when_the_server_is_gone(server: ValkeyServer) 
     for fault in ("refuse", "stall", "password"):
         with client_behind_proxy(server, socket_timeout=0.2) as (client, proxy):
             if fault == "password":
-                url = _urls(proxy.port)["wrong password"]
+                url = Masked(_urls(proxy.port)["wrong password"])
                 client.runner.factory.source._url = url
                 client.runner.factory.source._working = None
             else:

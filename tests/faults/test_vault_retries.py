@@ -23,8 +23,10 @@ _PASSING_NAMES = [str(fault.status or "reset") for fault in _PASSING]
 
 @pytest.fixture
 def client(vault_lab: VaultLab, vault_proxy: HttpFaultProxy) -> Iterator[VaultClient]:
-    """A client behind the proxy, whose counts begin after its construction."""
+    """A client behind the proxy that knows its mount's version; the counts begin after that."""
     with VaultClient(vault_proxy.url, vault_lab.token(), environ={}) as made:
+        made.get_secret("app/db")
+        made.clear_cache()
         vault_proxy.forget()
         yield made
 

@@ -230,3 +230,21 @@ def test_a_failure_is_not_kept(
 
     vault_lab.write("crm/valkey", {"url": stack.valkey_url})
     assert resource.valkey.get("a") is None
+
+
+def test_the_secrets_may_lie_elsewhere(own_secrets: dict[str, str], vault_lab: VaultLab) -> None:
+    """As with ``build_clients()``: other paths, and ``mount:path``."""
+    for name in ("database", "valkey"):
+        secret = vault_lab.admin.secrets.kv.v2.read_secret_version(
+            f"crm/{name}", raise_on_deleted_version=True
+        )["data"]["data"]
+        vault_lab.write(f"team/{name}", secret)
+    resource = ClientsResource(
+        vault_addr=own_secrets["VAULT_ADDR"],
+        auth_method="token",
+        token=own_secrets["VAULT_TOKEN"],
+        database_path="secret:team/database",
+        valkey_path="team/valkey",
+    )
+
+    assert resource.health_check() is True

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 import pytest
 
-from clients import ClientError, VaultConnectionError
+from clients import ClientError, VaultClient, VaultConfigurationError, VaultConnectionError
+from clients._dagster.fake import FakeVaultClient
 from clients.dagster_adapter import FakeVaultSecretsResource, VaultSecretsResource
 from tests.dagster_entry_points import ENTRY_POINTS, url
 
@@ -125,8 +126,71 @@ def test_the_fakes_secrets_show_in_no_repr() -> None:
     assert "postgresql" not in repr(FakeVaultSecretsResource(secrets=SECRETS))
 
 
-def outcome(call: Callable[[VaultSecretsResource], Any], vault: VaultSecretsResource) -> Any:
+def outcome(call: Callable[[Any], Any], vault: Any) -> Any:
     try:
         return call(vault)
     except ClientError as error:
         return type(error), getattr(error, "reason", None)
+
+
+#: One call of each public name of a client.
+EVERY_NAME: dict[str, Callable[[VaultClient], Any]] = {
+    "addr": lambda vault: type(vault.addr),
+    "server": lambda vault: type(vault.server),
+    "cache_stats": lambda vault: set(vault.cache_stats()),
+    "clear_cache": lambda vault: vault.clear_cache(),
+    "credential_life": lambda vault: type(vault.credential_life()),
+    "get_api_key": lambda vault: vault.get_api_key("weather"),
+    "get_database_admin_url": lambda vault: vault.get_database_admin_url(path="app/db"),
+    "get_database_credentials": lambda vault: vault.get_database_credentials(),
+    "get_database_url": lambda vault: vault.get_database_url(path="app/db"),
+    "get_email_credentials": lambda vault: vault.get_email_credentials(path="app/none"),
+    "get_secret": lambda vault: vault.get_secret("app/db"),
+    "get_valkey_url": lambda vault: vault.get_valkey_url(path="app/db"),
+    "health_check": lambda vault: vault.health_check(),
+    "leased_url": lambda vault: type(vault.leased_url("role", lambda: "postgresql://db")),
+    "list_secrets": lambda vault: vault.list_secrets("shelf"),
+    "secret_age": lambda vault: 0 <= vault.secret_age("app/db") < 3600,
+    "server_version": lambda vault: type(vault.server_version()),
+    "stats": lambda vault: set(vault.stats()),
+    "close": lambda vault: vault.close(),
+}
+
+
+def test_every_public_name_of_a_client_is_compared() -> None:
+    """A method that a client gets later is added here, and so to the comparison."""
+    with FakeVaultClient({}) as fake:
+        names = {name for name in dir(fake) if not name.startswith("_")}
+
+    assert names == set(EVERY_NAME)
+
+
+@pytest.mark.parametrize("name", EVERY_NAME)
+def test_every_public_name_of_a_client_answers_as_the_real_one(
+    name: str, real: VaultSecretsResource
+) -> None:
+    """The fake's client is VaultClient on another transport, so none can be missing."""
+    with VaultClient() as client, FakeVaultClient(SECRETS) as fake:
+        assert outcome(EVERY_NAME[name], fake) == outcome(EVERY_NAME[name], client)
+
+
+def test_a_fakes_lease_is_a_credential() -> None:
+    """It gives a user and a password, and can be closed."""
+    with FakeVaultClient({}).leased_url("crm-app", lambda: "postgresql://h/db") as leased:
+        assert leased() == "postgresql://v-crm-app-1:fake-1@h/db"
+        assert leased.life().remaining is not None
+
+
+def test_a_fake_keeps_its_client() -> None:
+    """Its cache works as a client's does, and is its own."""
+    fakes = [FakeVaultSecretsResource(secrets=SECRETS) for _ in range(2)]
+    for _ in range(3):
+        fakes[0].get_secret("app/db")
+
+    assert (fakes[0].client.cache_stats()["hits"], fakes[1].client.cache_stats()["hits"]) == (2, 0)
+
+
+def test_a_value_that_is_no_json_is_refused() -> None:
+    """Vault could not hold it, and the real client would never return it."""
+    with pytest.raises(VaultConfigurationError, match=r"app/odd.* is no JSON"):
+        FakeVaultClient({"app/odd": {"when": object()}})

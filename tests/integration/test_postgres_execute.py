@@ -271,6 +271,8 @@ def test_a_deferred_constraint_fails_with_its_own_error(own_postgres: PostgresSe
             assert (error.constraint, error.table) == ("deferred_next_fkey", "deferred")
         assert client.execute("SELECT * FROM deferred", user_id=user) == []
         assert client.execute_scalar("SELECT pg_backend_pid()", user_id=user) == pid
+    with psycopg.connect(own_postgres.url(), autocommit=True) as su:
+        su.execute("DROP TABLE deferred")
 
 
 def test_a_statement_in_a_block_is_a_part_of_it(client: PostgresClient, user: UUID) -> None:

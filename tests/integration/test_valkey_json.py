@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid4
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from clients.errors import ValkeyConfigurationError, ValkeyError
@@ -54,6 +54,8 @@ def _as_json_has_it(value: Any) -> Any:
 
 @settings(max_examples=300)
 @given(value=VALUES)
+@example(value={float("inf"): b""})
+@example(value=[float("nan"), {("a",): 1}])
 def test_what_is_written_comes_back_or_is_refused(client: ValkeyClient, value: Any) -> None:
     """Equal to what was given, but for lists and the text of keys; no value is lost on the way."""
     client.set_json("j", "before")

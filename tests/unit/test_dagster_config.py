@@ -102,7 +102,7 @@ def test_an_unset_address_is_not_the_default_one(kind: Any) -> None:
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"auth_method": "ldap"}, "auth_method is 'ldap': it must be 'approle' or 'token'"),
+        ({"auth_method": "ldap"}, "auth_method is 'ldap': it must be one of 'approle', 'token'"),
         ({"auth_method": "token"}, r"^token \(VAULT_TOKEN\) not set: auth_method 'token'"),
         ({}, r"^role_id \(VAULT_ROLE_ID\), secret_id \(VAULT_SECRET_ID\) not set: .*'approle'"),
         ({"role_id": "r", "secret_id": EnvVar("NO_ID")}, r"^secret_id \(NO_ID\) not set"),

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import gc
 import os
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 from clients._shared import fork
 from clients._shared.fork import on_fork
+from tests.source_files import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -89,3 +92,19 @@ def test_a_function_can_be_registered_too() -> None:
 
     assert in_a_child(lambda: RAN == ["function"])
     assert RAN == []
+
+
+def test_an_object_that_lives_to_the_end_of_the_process_ends_in_silence() -> None:
+    """Nothing is printed when the interpreter takes its modules apart."""
+    script = """
+from clients._shared.fork import on_fork
+class Client:
+    def __init__(self): on_fork(self.renew)
+    def renew(self): pass
+client = Client()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

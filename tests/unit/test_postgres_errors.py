@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import re
 from typing import Any
 
 import psycopg
 import pytest
 
+from clients._postgres import errors, startup
 from clients._postgres.errors import (
     connect_error,
     is_connection_loss,
@@ -18,9 +20,10 @@ from clients._postgres.errors import (
 )
 from clients._postgres.settings import Target
 from clients._postgres.startup import StartupError
+from clients._shared.secrecy import Masked
 from clients.errors import PostgresConnectionError, PostgresError
 
-TARGET = Target("db.example:5432/crm as u", "hunter2")
+TARGET = Target("db.example:5432/crm as u", Masked("hunter2"))
 
 
 def all_errors() -> list[type[psycopg.Error]]:
@@ -136,6 +139,15 @@ def test_lost_says_whether_anybody_knows() -> None:
     assert "Nothing was committed" in str(unsent)
     assert (sent.maybe_applied, unsent.maybe_applied) == (True, False)
     assert sent.reason == "lost"
+
+
+def test_every_reason_of_a_failed_connection_is_documented() -> None:
+    """The set is closed: a program may compare with it."""
+    told = set(re.findall(r"``(\w+)``", PostgresConnectionError.__doc__ or ""))
+    used = {*errors._FIXES, *startup._LEAST_TELLING, "settings", "server"}
+    used |= {reason for _, reason in startup._REASONS}
+
+    assert told - {"reason", "sqlstate"} == used
 
 
 def test_the_kinds_are_told_apart() -> None:

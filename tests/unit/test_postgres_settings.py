@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import traceback
 from typing import Any
 
@@ -12,26 +13,32 @@ from clients.errors import ConfigurationError, PostgresConfigurationError, Postg
 
 SECRET = "s3cr3t-pa55"
 
+# Whom libpq logs in where nobody is named.
+ME = getpass.getuser()
+
 GOOD = {
+    # Secrets come with a newline at their end, where a file or an editor has put it.
+    "postgresql://u:p@h:5433/d\n": ("h:5433/d as u", "p"),
+    "\t host=h dbname=d user=u password=p \r\n": ("h:5432/d as u", "p"),
     "postgresql://u:p@h:5433/d": ("h:5433/d as u", "p"),
     "postgres://u:p@h/d": ("h:5432/d as u", "p"),
-    "postgresql://h": ("h:5432/ as default user", None),
+    "postgresql://h": (f"h:5432/{ME} as {ME}", None),
     "postgresql://u@h/d": ("h:5432/d as u", None),
     "postgresql://u:p%2F%40%23%3F%20%25%3A@h/d": ("h:5432/d as u", "p/@#? %:"),
     "postgresql://u%40x:p@h/d": ("h:5432/d as u@x", "p"),
     "postgresql://u:a:b@h/d": ("h:5432/d as u", "a:b"),
     "postgresql://u:p@h1:5432,h2:5433/d?target_session_attrs=read-write": (
-        "h1,h2:5432,5433/d as u",
+        "h1:5432,h2:5433/d as u",
         "p",
     ),
     "postgresql://u:p@[::1]:5432/d": ("::1:5432/d as u", "p"),
     "postgresql://h/d?user=u&password=p": ("h:5432/d as u", "p"),
     "postgresql:///d?host=/run/postgresql&user=u": ("/run/postgresql/d as u", None),
-    "postgresql:///d": ("local socket:5432/d as default user", None),
+    "postgresql:///d": (f"local socket:5432/d as {ME}", None),
     "host=h dbname=d user=u password='p q'": ("h:5432/d as u", "p q"),
     "postgresql://u@m\u00fcnchen.example/d": ("m\u00fcnchen.example:5432/d as u", None),
-    "postgresql:///d?host=/run/..": ("/run/../d as default user", None),
-    "hostaddr=127.0.0.1 dbname=d": ("127.0.0.1:5432/d as default user", None),
+    "postgresql:///d?host=/run/..": (f"/run/../d as {ME}", None),
+    "hostaddr=127.0.0.1 dbname=d": (f"127.0.0.1:5432/d as {ME}", None),
 }
 
 BAD = [
@@ -76,7 +83,9 @@ def test_a_url_is_described_without_its_password(url: str) -> None:
     """Host, port, database and user, as libpq understands them."""
     target = parse_url("connection_url", url)
 
-    assert (target.description, target.password) == GOOD[url]
+    password = None if target.password is None else target.password.reveal()
+    assert (target.description, password) == GOOD[url]
+    assert target.password is None or "password=***" in repr(target)
 
 
 @pytest.mark.parametrize("pattern", BAD)
@@ -100,7 +109,7 @@ def test_what_is_no_text_is_refused(value: object) -> None:
         parse_url("connection_url", value)
     if not callable(value):
         with pytest.raises(PostgresConfigurationError, match="URL or a callable"):
-            url_source("connection_url", value)  # type: ignore[arg-type]  # what is tried here
+            url_source("connection_url", value)
 
 
 def settings(**changes: Any) -> PostgresSettings:
@@ -178,3 +187,19 @@ def test_a_small_statement_timeout_never_becomes_no_limit(
 ) -> None:
     """PostgreSQL takes whole milliseconds, and 0 as for ever."""
     assert settings(statement_timeout=seconds).statement_timeout_ms == milliseconds
+
+
+def test_a_description_names_the_server_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Libpq goes where its variables say when the URL does not."""
+    for name, value in {
+        "PGHOST": "db.example",
+        "PGPORT": "6543",
+        "PGUSER": "somebody",
+        "PGDATABASE": "data",
+    }.items():
+        monkeypatch.setenv(name, value)
+
+    assert parse_url("x", "postgresql://").description == "db.example:6543/data as somebody"
+    assert parse_url("x", "postgresql:///d").description == "db.example:6543/d as somebody"
+    assert parse_url("x", "postgresql://u@h").description == "h:6543/data as u"
+    assert parse_url("x", "service=crm").description == "the service crm"

@@ -214,7 +214,7 @@ def test_the_getters_read_parts_and_other_mounts() -> None:
 
     assert vault.get_database_url(path="team/kv-shop:shop/postgres") == "postgresql://app:pw@db/d"
     assert vault.get_valkey_url() == "redis://h/"
-    with pytest.raises(VaultError, match="no secret 'shop/postgres' in mount 'secret'"):
+    with pytest.raises(VaultError, match="the secret 'shop/postgres' in mount 'secret'"):
         vault.get_database_url(path="shop/postgres")
     unusable: list[Callable[[], object]] = [
         lambda: vault.get_database_url(path=":x"),
