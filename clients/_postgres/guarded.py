@@ -6,7 +6,7 @@ that the block is still open and that its transaction is still the one that has 
 
 from __future__ import annotations
 
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from psycopg.abc import Buffer, Params, Query
 
     from .block_state import BlockState, BlockUse
+    from .recording import BlockRecorder
 
 __all__ = [
     "GuardedConnection",
@@ -59,10 +60,12 @@ class GuardedConnection(_PartOfBlock):
     every use of it or of its cursors raises PostgresError.
     """
 
-    __slots__ = ("row_factory",)
+    __slots__ = ("recorder", "row_factory")
 
     def __init__(self, use: BlockUse) -> None:
         super().__init__(use)
+        #: Records the block's statements for telemetry.
+        self.recorder: BlockRecorder | None = None
         #: Makes the rows of cursors that are given none; it ends with the block.
         self.row_factory: Any = dict_row
 
@@ -303,7 +306,9 @@ class GuardedCursor(_PartOfBlock):
             PostgresError: The block has ended, its context is lost (RlsContextError), or the
                 statement cannot be sent as it is; then nothing was sent.
         """
-        with self._use.guard():
+        recorder = self._handle.recorder
+        recorded = nullcontext() if recorder is None else recorder.statement(query)
+        with recorded, self._use.guard():
             _refuse_unsendable(query, params, "execute()")
             try:
                 self._raw.execute(query, params)
@@ -317,7 +322,9 @@ class GuardedCursor(_PartOfBlock):
     ) -> Self:
         """Run a statement once for each row of parameters; raises as ``execute`` does."""
         rows = CallersRows(params_seq)
-        with self._use.guard():
+        recorder = self._handle.recorder
+        recorded = nullcontext() if recorder is None else recorder.statement(query)
+        with recorded, self._use.guard():
             _refuse_unsendable(query, (), "executemany()")
             try:
                 self._raw.executemany(query, _checked_rows(rows), returning=returning)

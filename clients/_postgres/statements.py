@@ -29,6 +29,7 @@ __all__ = [
     "checked_params",
     "refuse_unsendable",
     "refuse_unsuitable",
+    "text_of",
 ]
 
 #: The protocol counts parameters in 16 bits.
@@ -142,7 +143,7 @@ def refuse_unsuitable(query: Query, method: str, params: Params | None = None) -
     Raises:
         PostgresError: It is one of those; the message says what to use.
     """
-    text = _text_of(query)
+    text = text_of(query)
     problem = (_cached_problem if len(text) <= _MAX_CACHED else _problem)(text)
     if problem is not None:
         raise PostgresError(problem.format(f"{method}()"))
@@ -162,7 +163,7 @@ def refuse_unsendable(query: Query, params: Params | None, action: str) -> None:
     """
     if params is None and isinstance(query, str | bytes | sql.Composable):
         return
-    text = _text_of(query, placeholders=params is not None)
+    text = text_of(query, placeholders=params is not None)
     find = _cached_misplaced if len(text) <= _MAX_CACHED else _misplaced_placeholder
     if (found := find(text)) is not None:
         raise PostgresError(f"{action} would send another statement than this one: {found}")
@@ -230,7 +231,7 @@ class CallersRows:
             yield row
 
 
-def _text_of(query: Any, *, placeholders: bool = True) -> str:
+def text_of(query: Any, *, placeholders: bool = True) -> str:
     """Return the SQL as text; an approximate one where psycopg fills it in for the connection."""
     if isinstance(query, sql.Composable):
         query = query.as_bytes()
