@@ -208,6 +208,8 @@ def _how_far(service: str, error: ClientError) -> tuple[bool | None, bool | None
         return None, None
     if isinstance(error, VaultAuthenticationError) or error.reason == "login":
         return True, False
+    if isinstance(error, PostgresConnectionError) and error.reason == "session":
+        return True, True
     if isinstance(error, ValkeyError) and error.code is not None:
         return True, True if error.code == "NOPERM" else None
     # Vault and Valkey say nothing before the TLS handshake; a PostgreSQL server has answered.

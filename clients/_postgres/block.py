@@ -12,9 +12,9 @@ import psycopg
 from psycopg.pq import ConnStatus, TransactionStatus
 
 from .._shared.telemetry import is_enabled
-from ..errors import PostgresConnectionError, PostgresError, RlsContextError
+from ..errors import ClientError, PostgresConnectionError, PostgresError, RlsContextError
 from .block_state import BlockState, BlockUse
-from .errors import is_connection_loss, lost_error, statement_error
+from .errors import is_connection_loss, lost_error, statement_error, unexpected_error
 from .guarded import GuardedConnection, GuardedCursor
 from .modes import PLAIN, Modes
 from .owner import current_owner
@@ -101,9 +101,14 @@ class BlockEntry:
             self._entered = Block(self._pool, self._context, self._modes)
         else:
             self._entered = JoinedBlock(outer, self._modes)
-        if not is_enabled():
-            return self._entered.__enter__()
-        return self._enter_recorded(self._entered, outer)
+        try:
+            if not is_enabled():
+                return self._entered.__enter__()
+            return self._enter_recorded(self._entered, outer)
+        except (ClientError, psycopg.Error):
+            raise
+        except Exception as error:
+            raise unexpected_error(error, self._context.what, maybe_applied=False) from error
 
     def _enter_recorded(
         self, entered: Block | JoinedBlock, outer: Block | None
@@ -236,6 +241,13 @@ class Block:
                     _open_blocks.set(_others_than(self))
                 state.close_what_is_open()
                 self._finish(state, exc)
+            except ClientError:
+                raise
+            except Exception as error:
+                if exc is None:
+                    # What ends it by COMMIT has errors of its own: it did not come to that.
+                    raise unexpected_error(error, self.what, maybe_applied=False) from error
+                _log.warning("the end of %s failed: %s", self.what, type(error).__name__)
             finally:
                 # Outermost: whatever fails above, the pool gets its place back.
                 self.pool.unpin(state.session)
@@ -363,7 +375,7 @@ class Block:
             self.pool.learn_from(state.server_error)
         # psycopg still counts the savepoints of a transaction that SQL text ended. And a collector
         # that ends a block in the middle of its statement must not lend that session to another.
-        if self._clean and not state.context_was_lost and not state.busy:
+        if self._clean and not (state.context_was_lost or state.is_tainted or state.busy):
             self.pool.give_back(state.session)
         else:
             self.pool.retire(state.session)

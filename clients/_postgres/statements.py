@@ -19,9 +19,18 @@ from psycopg import sql
 from ..errors import PostgresError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
     from psycopg.abc import Params, Query
 
-__all__ = ["MAX_PARAMETERS", "checked_params", "refuse_unsendable", "refuse_unsuitable", "text_of"]
+__all__ = [
+    "MAX_PARAMETERS",
+    "CallersRows",
+    "checked_params",
+    "refuse_unsendable",
+    "refuse_unsuitable",
+    "text_of",
+]
 
 #: The protocol counts parameters in 16 bits.
 #: https://www.postgresql.org/docs/18/limits.html
@@ -190,6 +199,36 @@ def checked_params(params: object, action: str) -> Params | None:
         f"the parameters of {action} are {type(params).__name__}: they must be a sequence such as "
         "a list or a tuple, or a mapping for %(name)s placeholders; one value is written (value,)"
     )
+
+
+class CallersRows:
+    """The caller's iterable of rows, which remembers a failure of its own.
+
+    Args:
+        rows: The parameters of each run of a statement.
+    """
+
+    def __init__(self, rows: Iterable[Any]) -> None:
+        self._rows = rows
+        #: What the iterable has raised: the caller's own error, which comes out unchanged.
+        self.failure: Exception | None = None
+
+    def __iter__(self) -> Iterator[Any]:
+        try:
+            rows = iter(self._rows)
+        except TypeError:
+            raise PostgresError(
+                f"the rows are {type(self._rows).__name__}: they must be an iterable of parameters"
+            ) from None
+        while True:
+            try:
+                row = next(rows)
+            except StopIteration:
+                return
+            except Exception as error:
+                self.failure = error
+                raise
+            yield row
 
 
 def text_of(query: Any, *, placeholders: bool = True) -> str:
