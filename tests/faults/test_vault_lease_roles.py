@@ -31,7 +31,7 @@ def test_a_role_that_is_not_there_is_named(
 ) -> None:
     """The error names the service, the path and the mend, and nothing is left open."""
     environ = {"VAULT_ADDR": rotation_lab.vault.url, "VAULT_TOKEN": rotation_lab.vault.root_token}
-    with pytest.raises(VaultSecretNotFoundError, match=f"^postgres: .*{words}") as caught:
+    with pytest.raises(VaultSecretNotFoundError, match=f"^vault, for postgres.*{words}") as caught:
         build_clients(environ=environ, database_role=role)
 
     assert caught.value.reason == reason
@@ -77,7 +77,7 @@ def test_a_failed_construction_leaves_no_user(rotation_lab: RotationLab) -> None
     lab = rotation_lab
     before = lab.database_users()
     role = lab.dynamic_role(ttl=60, max_ttl=600)
-    with pytest.raises(ClientError, match=r"^valkey: "):
+    with pytest.raises(ClientError, match=r"^vault, for valkey: "):
         build_clients(
             environ=lab.environ(lab.role()), database_role=role, valkey_role="no-such-role"
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -456,12 +457,14 @@ def test_a_failing_callable_is_named_and_its_words_are_not_shown(vault_lab: Vaul
     def broken() -> str:
         raise ValueError("hvs-SENTINEL")
 
+    # An exception that a tracer raised in an earlier test can still count as being handled.
+    handled = sys.exc_info()[1]
     for produce, told in ((broken, "raised ValueError"), (lambda: "", "is empty")):
         with pytest.raises(VaultConfigurationError, match=told) as caught:
             VaultClient(vault_lab.url, auth=Token(produce), environ={})
         assert caught.value.reason == "callable"
         assert "SENTINEL" not in str(caught.value)
-        assert caught.value.__context__ is None
+        assert caught.value.__context__ is handled
 
 
 def test_each_refusal_of_a_jwt_has_its_own_words(login_lab: LoginLab) -> None:

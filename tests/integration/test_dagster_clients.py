@@ -15,6 +15,7 @@ from dagster import EnvVar
 
 from clients import (
     ClientError,
+    PostgresClient,
     PostgresConfigurationError,
     ValkeyClient,
     VaultSecretNotFoundError,
@@ -194,10 +195,17 @@ def test_it_may_be_nested_and_configured_at_launch(
 def test_the_defaults_are_the_factorys() -> None:
     """What is not configured is as ``build_clients()`` has it."""
     factory = inspect.signature(build_clients).parameters
+    # Where the factory has None, the client's own default stands.
+    clients = {
+        **inspect.signature(ValkeyClient).parameters,
+        **inspect.signature(PostgresClient).parameters,
+    }
 
     own = ClientsResource.model_fields.keys() - VaultSecretsResource.model_fields.keys()
 
     assert own == {
+        "database_path",
+        "valkey_path",
         "pool_size",
         "min_size",
         "statement_timeout",
@@ -208,7 +216,10 @@ def test_the_defaults_are_the_factorys() -> None:
         "valkey_role",
     }
     for name in own:
-        assert ClientsResource.model_fields[name].default == factory[name].default
+        default = factory[name].default
+        if default is None and name in clients:
+            default = clients[name].default
+        assert ClientsResource.model_fields[name].default == default
 
 
 def test_a_failure_is_not_kept(
@@ -225,7 +236,7 @@ def test_a_failure_is_not_kept(
     vault_lab.admin.secrets.kv.v2.delete_latest_version_of_secret("crm/valkey")
 
     assert resource.health_check() is False
-    with pytest.raises(VaultSecretNotFoundError, match=r"^valkey: "):
+    with pytest.raises(VaultSecretNotFoundError, match=r"^vault, for valkey: "):
         resource.valkey.get("a")
 
     vault_lab.write("crm/valkey", {"url": stack.valkey_url})

@@ -52,9 +52,11 @@ def test_an_unknown_authority_is_refused(server: ValkeyServer, certificates: Cer
     with TlsRelay(server.port, certificates) as relay:
         start = time.monotonic()
         with pytest.raises(ValkeyConnectionError, match=r"CERTIFICATE_VERIFY_FAILED") as caught:
-            ValkeyClient(f"rediss://:{server.password}@127.0.0.1:{relay.port}")
+            ValkeyClient(
+                f"rediss://:{server.password}@127.0.0.1:{relay.port}", connect_timeout=40.0
+            )
 
-        assert time.monotonic() - start < 1
+        assert time.monotonic() - start < 20
         assert server.password not in "".join(traceback.format_exception(caught.value))
 
 

@@ -102,7 +102,7 @@ def test_every_block_is_of_a_kind_that_the_suite_runs() -> None:
         text = (ROOT / page).read_text()
         kinds = {kind for kind, _ in _BLOCK.findall(text)}
 
-        assert kinds <= {"sh", "python"}  # Python: test_readme.py
+        assert kinds <= {"sh", "python", "sql"}  # Python and SQL: test_readme.py
         assert len(_FENCE.findall(text)) == 2 * len(_BLOCK.findall(text))
     assert _blocks("CONTRIBUTING.md", "python") == []
 
