@@ -33,6 +33,7 @@ __all__ = [
     "GuardedCursor",
     "GuardedTransaction",
     "StreamedRows",
+    "check_sendable",
 ]
 
 
@@ -299,7 +300,7 @@ class GuardedCursor(_PartOfBlock):
                 statement cannot be sent as it is; then nothing was sent.
         """
         with self._use.guard():
-            _refuse_unsendable(query, params, "execute()")
+            check_sendable(query, params, "execute()")
             try:
                 self._raw.execute(query, params)
             except Exception as error:
@@ -313,7 +314,7 @@ class GuardedCursor(_PartOfBlock):
         """Run a statement once for each row of parameters; raises as ``execute`` does."""
         rows = _CallersRows(params_seq)
         with self._use.guard():
-            _refuse_unsendable(query, (), "executemany()")
+            check_sendable(query, (), "executemany()")
             try:
                 self._raw.executemany(query, rows, returning=returning)
             except Exception as error:
@@ -351,7 +352,7 @@ class GuardedCursor(_PartOfBlock):
         the block goes on.
         """
         with self._use.guard() as state:
-            _refuse_unsendable(query, params, "stream()")
+            check_sendable(query, params, "stream()")
             rows = _StatementRows(state, self._raw.stream(query, params))
         try:
             while True:
@@ -374,7 +375,7 @@ class GuardedCursor(_PartOfBlock):
 
         COPY FROM is PostgreSQL's to refuse on tables with row-level security.
         """
-        _refuse_unsendable(statement, params, "copy()")
+        check_sendable(statement, params, "copy()")
         with self._use.guard(), self._raw.copy(statement, params) as raw:
             use = self._use.part("this COPY has ended: open another with cursor.copy()")
             try:
@@ -476,8 +477,18 @@ class _StatementRows:
         self._state.session.conn.execute(statement)
 
 
-def _refuse_unsendable(query: Query, params: Params | None, action: str) -> None:
-    """Refuse a statement that would not reach the server as its caller wrote it."""
+def check_sendable(query: Query, params: Params | None, action: str) -> None:
+    """Refuse a statement that would not reach the server as its caller wrote it.
+
+    Args:
+        query: SQL with placeholders.
+        params: Values for them.
+        action: What was to send it.
+
+    Raises:
+        PostgresError: Its parameters cannot be sent.
+        psycopg.ProgrammingError: It contains a NUL character.
+    """
     checked_params(params, action)
     refuse_unsendable(query, params, action)
     # libpq would cut the query there: perhaps before its WHERE.
