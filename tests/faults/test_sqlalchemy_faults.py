@@ -58,7 +58,7 @@ def test_a_fault_between_transactions_costs_no_failed_call(
 def test_a_kill_inside_a_transaction_fails_that_one_alone(
     server: PostgresServer, new_client: NewClient
 ) -> None:
-    """The statement says so, the commit says that nothing was committed, and the session goes on."""
+    """The statement and the commit say so, nothing is committed, and the session goes on."""
     engine = create_engine(new_client(pool_size=1))
     token = uuid4()
     with Session(engine, info=_INFO) as session:

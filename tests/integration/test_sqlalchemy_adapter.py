@@ -176,7 +176,7 @@ def test_savepoints_undo_themselves_alone(engine: Engine, ada: UUID) -> None:
 
 
 def test_autoflush_many_rows_and_streams(engine: Engine, ada: UUID) -> None:
-    """Rows inserted in one statement return their keys, autoflush comes before a query, yield_per streams."""
+    """Rows inserted at once return their keys, queries flush first, and yield_per streams."""
     with Session(engine, info=whose(ada)) as session:
         session.add_all([Contact(user_id=ada, name=f"n{n}") for n in range(50)])
         assert session.scalar(COUNT) == 50
@@ -250,7 +250,7 @@ def test_what_is_refused_says_so(db: PostgresClient, engine: Engine) -> None:
 def test_arguments_that_are_the_clients_are_refused_by_name(db: PostgresClient, name: str) -> None:
     """The message names the argument and what to use instead."""
     with pytest.raises(PostgresConfigurationError, match=rf"\b{name}: use"):
-        create_engine(db, **{name: None})
+        create_engine(db, admin=False, **{name: None})
 
 
 def test_two_clients_have_two_engines(
