@@ -39,6 +39,7 @@ if typing.TYPE_CHECKING:
     )
     from ._postgres.modes import Isolation
     from ._postgres.rows import Rows
+    from ._rls.finding import Finding, Leak, Proof
     from ._shared.credentials import CredentialLife
     from ._vault.cache import CacheStats
     from .factory import (
@@ -50,7 +51,7 @@ if typing.TYPE_CHECKING:
         build_clients,
     )
     from .identity import RlsSetting, user_context
-    from .postgres_client import Finding, PostgresClient
+    from .postgres_client import PostgresClient, prove_isolation
     from .valkey_client import Pipeline, RateLimit, Session, SessionStore, ValkeyClient
     from .vault_client import LeasedUrl, VaultClient
 
@@ -67,6 +68,7 @@ __all__ = [
     "GuardedTransaction",
     "HealthReport",
     "Isolation",
+    "Leak",
     "LeasedUrl",
     "NoRowsError",
     "Pipeline",
@@ -75,6 +77,7 @@ __all__ = [
     "PostgresConnectionError",
     "PostgresError",
     "PostgresOptions",
+    "Proof",
     "RateLimit",
     "RlsContextError",
     "RlsSetting",
@@ -97,6 +100,7 @@ __all__ = [
     "VaultSecretNotFoundError",
     "VaultSecretsError",
     "build_clients",
+    "prove_isolation",
     "user_context",
 ]
 
@@ -104,17 +108,19 @@ _HOMES = {
     "CacheStats": "_vault.cache",
     "Clients": "factory",
     "CredentialLife": "_shared.credentials",
-    "Finding": "postgres_client",
+    "Finding": "_rls.finding",
     "GuardedConnection": "_postgres.guarded",
     "GuardedCopy": "_postgres.guarded",
     "GuardedCursor": "_postgres.guarded",
     "GuardedTransaction": "_postgres.guarded",
     "HealthReport": "factory",
     "Isolation": "_postgres.modes",
+    "Leak": "_rls.finding",
     "LeasedUrl": "vault_client",
     "Pipeline": "valkey_client",
     "PostgresClient": "postgres_client",
     "PostgresOptions": "factory",
+    "Proof": "_rls.finding",
     "RateLimit": "valkey_client",
     "RlsSetting": "identity",
     "Rows": "_postgres.rows",
@@ -125,6 +131,7 @@ _HOMES = {
     "ValkeyOptions": "factory",
     "VaultClient": "vault_client",
     "build_clients": "factory",
+    "prove_isolation": "postgres_client",
     "user_context": "identity",
 }
 

@@ -11,6 +11,8 @@ from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ._rls.finding import SEVERITIES
+from ._rls.report import as_json, as_sarif, as_text, is_failure, proof_findings
 from ._shared.secrecy import MaskedEnvironment
 from ._vault.secret_urls import SecretUrls
 from .errors import (
@@ -206,6 +208,8 @@ def _how_far(service: str, error: ClientError) -> tuple[bool | None, bool | None
         return None, None
     if isinstance(error, VaultAuthenticationError) or error.reason == "login":
         return True, False
+    if isinstance(error, PostgresConnectionError) and error.reason == "session":
+        return True, True
     if isinstance(error, ValkeyError) and error.code is not None:
         return True, True if error.code == "NOPERM" else None
     # Vault and Valkey say nothing before the TLS handshake; a PostgreSQL server has answered.
@@ -256,6 +260,19 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] | None = 
     check = commands.choices["check"]
     check.add_argument("--valkey-role", metavar="ROLE", help=_ROLE_HELP)
     check.add_argument("--valkey-path", metavar="PATH", help=_path_help("VALKEY"))
+    rls = commands.choices["rls"]
+    rls.add_argument("--sarif", action="store_true", help="print SARIF 2.1.0, for code scanning")
+    rls.add_argument(
+        "--prove",
+        action="store_true",
+        help="also try for two users, in a transaction that is rolled back; needs the admin URL",
+    )
+    rls.add_argument(
+        "--fail-on",
+        choices=SEVERITIES,
+        default="note",
+        help="the least severity that makes the exit code 1; by default any",
+    )
     options = parser.parse_args(argv)
     identity = dict(options.setting) if options.setting else None
     if options.command == "check":
@@ -270,14 +287,7 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] | None = 
         )
         return _show_check(reports, as_json=options.json)
     try:
-        return _rls(
-            environ,
-            options.database_path,
-            options.database_role,
-            identity,
-            options.local_role,
-            as_json=options.json,
-        )
+        return _rls(environ, options, identity)
     except ClientError as error:
         print(f"python -m clients rls: {error}", file=sys.stderr)
         return 2
@@ -313,26 +323,36 @@ def _path_help(service: str) -> str:
 
 def _rls(
     environ: Mapping[str, str] | None,
-    path: str | None,
-    role: str | None,
+    options: argparse.Namespace,
     identity: Mapping[str, RlsSetting] | None,
-    local_role: str | None,
-    *,
-    as_json: bool,
 ) -> int:
     with (
         VaultClient(environ=environ) as vault,
-        url_for(vault, role, SecretUrls.of(vault, environ, path).database(role)) as url,
-        PostgresClient(url, 1, min_size=1, identity=identity, local_role=local_role) as client,
+        ExitStack() as stack,
     ):
+        urls = SecretUrls.of(vault, environ, options.database_path)
+        role = options.database_role
+        url = stack.enter_context(url_for(vault, role, urls.database(role)))
+        client = stack.enter_context(
+            PostgresClient(
+                url,
+                1,
+                min_size=1,
+                admin_url=urls.database_admin if options.prove else None,
+                # A role that bypasses is a finding among the others.
+                on_rls_bypass="ignore",
+                identity=identity,
+                local_role=options.local_role,
+            )
+        )
         findings = client.check_rls()
-    if as_json:
-        print(json.dumps([finding._asdict() for finding in findings], indent=2))
+        if options.prove:
+            findings += proof_findings(client.prove_isolation())
+    if options.sarif:
+        print(as_sarif(findings))
     else:
-        for finding in findings:
-            print(finding)
-        print(f"{len(findings)} findings" if findings else "Row-level security: no findings.")
-    return 1 if findings else 0
+        print(as_json(findings) if options.json else as_text(findings))
+    return 1 if is_failure(findings, options.fail_on) else 0
 
 
 def _row(report: ServiceReport) -> tuple[str, ...]:

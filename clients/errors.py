@@ -181,7 +181,8 @@ class PostgresConnectionError(PostgresError):
     server starts, stops or recovers), ``exhausted`` (the pool's connections are all in use, or the
     server takes no more), ``resources`` (this process has no file descriptors left), ``settings``
     (libpq cannot use an option), ``server`` (the server refused for another reason; ``sqlstate``
-    says which) or ``lost`` (the connection broke).
+    says which), ``session`` (it let the user in, and refused what every session begins with) or
+    ``lost`` (the connection broke).
     """
 
 

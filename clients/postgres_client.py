@@ -5,6 +5,7 @@ Source: https://www.postgresql.org/docs/18/ddl-rowsecurity.html.
 
 from __future__ import annotations
 
+from collections.abc import Sized
 from contextlib import ExitStack
 from functools import partial
 from itertools import count
@@ -18,14 +19,16 @@ from ._postgres.execute import InBlock, OneRoundTrip
 from ._postgres.modes import PLAIN, Modes
 from ._postgres.pool import Pool
 from ._postgres.probe import answers, check_role, on_clean_session
+from ._postgres.recording import pool_readings, query_attributes, telemetry_of
 from ._postgres.retried import run_with_retries
 from ._postgres.rls_context import RlsContexts
 from ._postgres.rows import PLAIN_SHAPE, Rows, Shape
 from ._postgres.settings import PostgresSettings, url_source
 from ._postgres.statements import checked_params, refuse_unsendable, refuse_unsuitable
-from ._rls.finding import Finding
+from ._rls.finding import Finding, Proof
 from ._shared.credentials import hidden
 from ._shared.lifecycle import Lifecycle
+from ._shared.telemetry import Reading, is_enabled
 from ._shared.validation import checked_count
 from .errors import (
     NoRowsError,
@@ -52,7 +55,7 @@ if TYPE_CHECKING:
     from ._postgres.settings import OnRlsBypass
     from ._shared.credentials import CredentialLife, UrlSource
 
-__all__ = ["Finding", "PostgresClient", "PostgresError"]
+__all__ = ["Finding", "PostgresClient", "PostgresError", "prove_isolation"]
 
 
 T = TypeVar("T")
@@ -167,6 +170,8 @@ class PostgresClient(Lifecycle):
                 connector = Connector(admin, self._settings, configure=self._connector.configure)
                 self._admin_pool = self._make_pool(connector, 0)
                 self._admin_pool.add(self._connect_first(connector, opened))
+            self._telemetry = telemetry_of(sessions[0], self._readings)
+            self._pool.telemetry = self._admin_pool.telemetry = self._telemetry
             for session in sessions:
                 self._pool.add(session)
             opened.pop_all()
@@ -508,9 +513,15 @@ class PostgresClient(Lifecycle):
         refuse_unsuitable(query, "execute_many")
         pool = self._pool_for(context)
         outer = open_block(pool, context)
-        if outer is None:
-            return self._one_round_trip(context, "execute_many").run_many(query, rows)
-        return InBlock("execute_many", pool).run_many(outer, query, rows, modes)
+        attributes: dict[str, str | int] = {}
+        if is_enabled():
+            attributes |= query_attributes(query)
+            if isinstance(rows, Sized) and len(rows) > 1:
+                attributes["db.operation.batch.size"] = len(rows)
+        with self._telemetry.call(attributes=attributes, parent=outer.call if outer else None):
+            if outer is None:
+                return self._one_round_trip(context, "execute_many").run_many(query, rows)
+            return InBlock("execute_many", pool).run_many(outer, query, rows, modes)
 
     def bulk_insert(
         self,
@@ -689,6 +700,44 @@ class PostgresClient(Lifecycle):
             lambda session: check_rls(session.conn, contexts.settings, role=contexts.local_role),
         )
 
+    def prove_isolation(self) -> Proof:
+        """Try to break the isolation of two users for real, and return what succeeded.
+
+        In one transaction of the administrator, which is rolled back: rows of two users are added
+        to each table of users' rows, and one user, as the application's role, tries to read,
+        change, remove and forge the other's: by SELECT, INSERT, UPDATE, DELETE, TRUNCATE and
+        upsert, and by each view and function that the role may use. What PostgreSQL does outside
+        of transactions stays: sequences go on, and a function that calls out has done so.
+
+        Returns:
+            The leaks, each as statements that anybody can run, what was tried, and what could not
+            be.
+
+        Raises:
+            PostgresConfigurationError: There is no ``admin_url``.
+            PostgresError: The administrator may not take the application's role, or the catalogue
+                could not be read.
+        """
+        from ._rls.prove import prove  # noqa: PLC0415 - few need it
+
+        if self._admin_pool is self._pool:
+            raise PostgresConfigurationError(
+                "prove_isolation() needs admin_url: a role that row-level security does not bind "
+                "and that may take the application's role (GRANT app_role TO admin_role)"
+            )
+        contexts = self._contexts
+
+        def run(application: Session) -> Proof:
+            return on_clean_session(
+                self._admin_pool,
+                "prove_isolation",
+                lambda admin: prove(
+                    application.conn, admin.conn, contexts.settings, role=contexts.local_role
+                ),
+            )
+
+        return on_clean_session(self._pool, "prove_isolation", run)
+
     def credential_life(self) -> CredentialLife:
         """Return how old the credential in use is and how long it still works, never itself."""
         return self._connector.source.life()
@@ -748,6 +797,50 @@ class PostgresClient(Lifecycle):
             context = context.limited(modes.timeout_ms)
         pool = self._pool_for(context)
         outer = open_block(pool, context)
+        if not is_enabled():
+            return self._run(method, context, outer, (query, values), shape, modes)
+        parent = None if outer is None else outer.call
+        attributes = query_attributes(query)
+        with self._telemetry.call(attributes=attributes, parent=parent) as call:
+            rows = self._run(method, context, outer, (query, values), shape, modes)
+            if call is not None:
+                call.note("db.response.returned_rows", len(rows))
+            return rows
+
+    def _run(  # noqa: PLR0917 - what one call has put together
+        self,
+        method: str,
+        context: RlsContext,
+        outer: Block | None,
+        statement: tuple[Query, Params | None],
+        shape: Shape,
+        modes: Modes,
+    ) -> Rows[Any]:
         if outer is None:
-            return self._one_round_trip(context, method).run(query, values, shape)
-        return InBlock(method, pool).run(outer, query, values, shape, modes)
+            return self._one_round_trip(context, method).run(*statement, shape)
+        return InBlock(method, self._pool_for(context)).run(outer, *statement, shape, modes)
+
+    def _readings(self) -> list[Reading]:
+        found = pool_readings("postgres", self._pool.stats(), self._settings.min_size)
+        if self._admin_pool is not self._pool:
+            found += pool_readings("postgres admin", self._admin_pool.stats(), 0)
+        if (remaining := self.credential_life().remaining) is not None:
+            found.append(Reading("failfast.credential.remaining", remaining))
+        return found
+
+
+def prove_isolation(postgres: PostgresClient) -> Proof:
+    """Try to break the isolation of two users for real: three lines in a test of one's own.
+
+    ``assert prove_isolation(client).leaks == []``, with a client that has an ``admin_url``.
+
+    Args:
+        postgres: A client of the database, with an administrator.
+
+    Returns:
+        As `PostgresClient.prove_isolation`.
+
+    Raises:
+        PostgresError: As `PostgresClient.prove_isolation`.
+    """
+    return postgres.prove_isolation()

@@ -19,3 +19,6 @@ ALTER ROLE crm_user
 -- crm_admin: migrations and cross-user batches, through admin_connection() alone.
 ALTER ROLE crm_admin
     LOGIN NOSUPERUSER BYPASSRLS NOCREATEDB NOCREATEROLE NOREPLICATION;
+
+-- The administrator may take the application's role, which `python -m clients rls --prove` does.
+GRANT crm_user TO crm_admin;

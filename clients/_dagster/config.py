@@ -76,6 +76,19 @@ class VaultSecretsResourceConfig(BaseModel):
     retries: int = Field(default=3, description="Further tries after a failure that may pass")
     cache_ttl: int = Field(default=300, description="Seconds that a secret stays cached; 0: off")
 
+    def __reduce__(self) -> Any:
+        # Dagster itself hands a resource to other processes by its definition, never by a pickle.
+        for name, one in type(self).model_fields.items():
+            value = getattr(self, name, None)
+            if one.json_schema_extra == _SECRET and value and not hasattr(value, "env_var_name"):
+                raise TypeError(
+                    f"{type(self).__name__} holds {name} as text, and a pickle would hold it in "
+                    f"clear: give it as EnvVar, or make the resource in the other process"
+                )
+        # Made anew from its fields: what Dagster keeps beside them cannot be unpickled.
+        fields = {name: getattr(self, name) for name in self.model_fields_set}
+        return _remade, (type(self), fields)
+
     @field_validator("*", mode="wrap")
     @classmethod
     def _keep_variables(
@@ -96,6 +109,12 @@ class VaultSecretsResourceConfig(BaseModel):
         # a plain value of it, and "VAULT_TOKEN" would be sent as the token.
         validate(value)
         return value
+
+
+def _remade(
+    kind: type[VaultSecretsResourceConfig], fields: dict[str, Any]
+) -> VaultSecretsResourceConfig:
+    return kind(**fields)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,14 +7,13 @@ that all of these pass at their end. So they share here what costs a login. No D
 from __future__ import annotations
 
 import atexit
-import copy
 import logging
-import os
-from concurrent.futures import Future
 from multiprocessing.util import Finalize
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, TypeVar, cast
 
+from .._shared.fork import on_fork
 from .._shared.locks import OwnedLock
+from .._shared.single_flight import SingleFlight
 from ..errors import ClientError
 
 if TYPE_CHECKING:
@@ -29,52 +28,56 @@ _ClientT = TypeVar("_ClientT", bound="Lifecycle")
 
 
 class _Registry:
-    """The clients of one process, in the order in which they were made."""
+    """The clients of this process, in the order in which they were made."""
 
     def __init__(self) -> None:
+        #: The clients of parent processes: not this process's to close or to collect.
+        self._inherited: list[dict[Hashable, Lifecycle]] = []
+        self._making: SingleFlight[Hashable, Lifecycle] = SingleFlight()
+        self._clients: dict[Hashable, Lifecycle] = {}
+        self._start()
+        on_fork(self._start)
+
+    def _start(self) -> None:
         self._lock = OwnedLock()
-        self._clients: dict[Hashable, Future[Lifecycle | None]] = {}
+        self._inherited.append(self._clients)
+        self._clients = {}
+        self._closed = 0
         self._closes_at_exit = False
 
     def get(self, key: Hashable, make: Callable[[], _ClientT]) -> _ClientT:
-        mine: Future[Any] = Future()
-        try:
-            while (other := self._reserve(key, mine)) is not mine:
-                if (client := _client_of(other)) is not None:
-                    return cast("_ClientT", client)
-            made = make()
-            mine.set_result(made)
-        except BaseException as error:
-            # Forgotten before the waiting threads hear of it, so that the next call tries anew.
-            with self._lock:
-                if self._clients.get(key) is mine:
-                    del self._clients[key]
-            if isinstance(error, ClientError):
-                mine.set_exception(error)
-            elif not mine.done():  # an interruption of this thread is no answer for another one
-                mine.set_result(None)
-            raise
-        return made
+        known = self._clients.get(key)
+        if known is None:
+            known = self._making.run(key, lambda: self._made(key, make))
+        return cast("_ClientT", known)
 
     def existing(self, key: Hashable) -> Lifecycle | None:
-        with self._lock:
-            future = self._clients.get(key)
-        return future.result() if future is not None and future.done() else None
+        return self._clients.get(key)
 
     def close(self) -> None:
         """Close in reverse order, because a later client may use an earlier one."""
         with self._lock:
-            futures = list(self._clients.values())[::-1]
+            clients = list(self._clients.values())[::-1]
             self._clients.clear()
-        for future in futures:
             # What another thread is still making is closed when it is made.
-            future.add_done_callback(_close_result)
+            self._closed += 1
+        self._making.forget()
+        for client in clients:
+            _close(client)
 
-    def _reserve(self, key: Hashable, mine: Future[Any]) -> Future[Any]:
-        """Return who makes, or has made, the client for *key*: *mine*, when nobody did before."""
+    def _made(self, key: Hashable, make: Callable[[], Lifecycle]) -> Lifecycle:
+        known = self._clients.get(key)
+        if known is not None:  # another thread's call has just ended
+            return known
+        self._close_at_exit()
+        closed = self._closed
+        client = make()
         with self._lock:
-            self._close_at_exit()
-            return self._clients.setdefault(key, mine)
+            if self._closed == closed:
+                self._clients[key] = client
+                return client
+        _close(client)
+        return client
 
     def _close_at_exit(self) -> None:
         if self._closes_at_exit:
@@ -110,23 +113,9 @@ def close_shared_clients() -> None:
     _registry.close()
 
 
-def _client_of(other: Future[Any]) -> Lifecycle | None:
-    """Wait for another thread's client; None when that thread was interrupted."""
+def _close(client: Lifecycle) -> None:
     try:
-        client: Lifecycle | None = other.result()
-    except ClientError as error:
-        # Threads must not raise one and the same object: each adds its own traceback.
-        raise copy.copy(error) from error.__cause__
-    return client
-
-
-def _close_result(future: Future[Lifecycle | None]) -> None:
-    if future.exception() is not None:
-        return
-    client = future.result()
-    try:
-        if client is not None:
-            client.close()
+        client.close()
     except Exception as error:  # noqa: BLE001 - the others must be closed, too
         # Nobody is left to catch it: the process is about to end.
         told = error if isinstance(error, ClientError) else type(error).__name__
@@ -134,15 +123,3 @@ def _close_result(future: Future[Lifecycle | None]) -> None:
 
 
 _registry = _Registry()
-#: Registries of parent processes. What is in them is not this process's to close or to collect.
-_inherited: list[_Registry] = []
-
-
-def _start_anew_in_child() -> None:
-    # The parent's lock may have been held at the fork, by a thread that does not exist here.
-    global _registry  # noqa: PLW0603 - this process's one registry
-    _inherited.append(_registry)
-    _registry = _Registry()
-
-
-os.register_at_fork(after_in_child=_start_anew_in_child)

@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING
 import psycopg
 from psycopg.pq import ConnStatus, TransactionStatus
 
-from ..errors import PostgresConnectionError, PostgresError, RlsContextError
+from .._shared.telemetry import is_enabled
+from ..errors import ClientError, PostgresConnectionError, PostgresError, RlsContextError
 from .block_state import BlockState, BlockUse
-from .errors import is_connection_loss, lost_error, statement_error
+from .errors import is_connection_loss, lost_error, statement_error, unexpected_error
 from .guarded import GuardedConnection, check_sendable
 from .modes import PLAIN, Modes
 from .owner import current_owner
+from .recording import BlockRecorder
 from .session import BatchError, Session
 from .sql import (
     COMMIT,
@@ -27,8 +29,10 @@ from .sql import (
 from .watchdog import SilenceError
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
     from types import TracebackType
 
+    from .._shared.telemetry import Call
     from .first_statement import FirstStatement
     from .pool import Pool
     from .rls_context import RlsContext
@@ -85,6 +89,7 @@ class BlockEntry:
         self._context = context
         self._modes = modes
         self._entered: Block | JoinedBlock | None = None
+        self._recorded: AbstractContextManager[Call | None] | None = None
 
     def __enter__(self) -> GuardedConnection:
         if self._entered is not None:
@@ -96,7 +101,30 @@ class BlockEntry:
             self._entered = Block(self._pool, self._context, self._modes)
         else:
             self._entered = JoinedBlock(outer, self._modes)
-        return self._entered.__enter__()
+        try:
+            if not is_enabled():
+                return self._entered.__enter__()
+            return self._enter_recorded(self._entered, outer)
+        except (ClientError, psycopg.Error):
+            raise
+        except Exception as error:
+            raise unexpected_error(error, self._context.what, maybe_applied=False) from error
+
+    def _enter_recorded(
+        self, entered: Block | JoinedBlock, outer: Block | None
+    ) -> GuardedConnection:
+        telemetry = self._pool.telemetry
+        self._recorded = telemetry.call("TRANSACTION", parent=outer.call if outer else None)
+        call = self._recorded.__enter__()
+        try:
+            handle = entered.__enter__()
+        except BaseException as error:
+            self._recorded.__exit__(type(error), error, None)
+            raise
+        if isinstance(entered, Block):
+            entered.call = call
+        handle.recorder = BlockRecorder(telemetry, call)
+        return handle
 
     def __exit__(
         self,
@@ -106,7 +134,17 @@ class BlockEntry:
     ) -> None:
         if self._entered is None:
             raise PostgresError(f"{self._context.what} is not open")
-        self._entered.__exit__(exc_type, exc, traceback)
+        if self._recorded is None:
+            self._entered.__exit__(exc_type, exc, traceback)
+            return
+        failure = exc
+        try:
+            self._entered.__exit__(exc_type, exc, traceback)
+        except BaseException as error:
+            failure = error
+            raise
+        finally:
+            self._recorded.__exit__(type(failure) if failure else None, failure, None)
 
 
 class Block:
@@ -121,6 +159,8 @@ class Block:
 
     _state: BlockState | None = None
     _dropped = False
+    #: What telemetry records of it.
+    call: Call | None = None
 
     def __init__(
         self,
@@ -202,6 +242,13 @@ class Block:
                     _open_blocks.set(_others_than(self))
                 state.close_what_is_open()
                 self._finish(state, exc)
+            except ClientError:
+                raise
+            except Exception as error:
+                if exc is None:
+                    # What ends it by COMMIT has errors of its own: it did not come to that.
+                    raise unexpected_error(error, self.what, maybe_applied=False) from error
+                _log.warning("the end of %s failed: %s", self.what, type(error).__name__)
             finally:
                 # Outermost: whatever fails above, the pool gets its place back.
                 self.pool.unpin(state.session)
@@ -329,7 +376,7 @@ class Block:
             self.pool.learn_from(state.server_error)
         # psycopg still counts the savepoints of a transaction that SQL text ended. And a collector
         # that ends a block in the middle of its statement must not lend that session to another.
-        if self._clean and not state.context_was_lost and not state.busy:
+        if self._clean and not (state.context_was_lost or state.is_tainted or state.busy):
             self.pool.give_back(state.session)
         else:
             self.pool.retire(state.session)

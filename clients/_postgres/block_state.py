@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import os
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Protocol, Self
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
 import psycopg
 from psycopg import pq
 
 from .._shared.locks import OwnedLock
-from ..errors import PostgresError, RlsContextError, TransactionAbortedError
-from .errors import is_connection_loss, is_read_only, is_role_gone
+from ..errors import ClientError, PostgresError, RlsContextError, TransactionAbortedError
+from .errors import describe, is_connection_loss, is_read_only, is_role_gone
 from .session import BatchError, Session
 from .sql import marker
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from .rls_context import RlsContext
 
 __all__ = ["BlockState", "BlockUse", "Closable"]
+
+T = TypeVar("T")
 
 _ACTIVE = pq.TransactionStatus.ACTIVE
 _IDLE = pq.TransactionStatus.IDLE
@@ -66,6 +68,8 @@ class BlockState:
         self._context = context
         self._began = began
         self.context_was_lost = False
+        #: Whether the driver failed in a way that leaves its state unknown.
+        self.is_tainted = False
 
     def refresh_context(self) -> bool:
         """Return True when the transaction that had the context has ended."""
@@ -114,15 +118,17 @@ class BlockState:
 
     def close_what_is_open(self) -> None:
         """Close streams and server-side cursors that the block left open."""
-        for closable in self.closables:
+        for closable in list(self.closables):
             try:
                 closable.close()
-            except psycopg.Error as error:
+            except Exception as error:  # noqa: BLE001 - the block has to end in any case
                 # Never instead of the error that is being raised; the block's end reports it.
-                self.note(error)
-                if is_connection_loss(error):
+                if isinstance(error, psycopg.Error):
+                    self.note(error)
+                if not isinstance(error, psycopg.Error) or is_connection_loss(error):
                     self.session.close()
-                closable.close()
+                with suppress(Exception):
+                    closable.close()
         self.closables.clear()
 
     def _context_is_still_there(self) -> bool:
@@ -198,6 +204,26 @@ class BlockUse:
                 f"{self.state.what} belongs to the parent process: open one in this process"
             )
 
+    def drive(self, what: str, work: Callable[..., T], *args: Any) -> T:
+        """Call the driver; what is neither its error nor ours becomes ours.
+
+        Args:
+            what: What is being done, for the message.
+            work: A function of the driver.
+            args: Its arguments.
+
+        Raises:
+            psycopg.Error: The driver's own errors.
+            PostgresError: Anything else; the session is not used again after the block.
+        """
+        try:
+            return work(*args)
+        except (psycopg.Error, ClientError):
+            raise
+        except Exception as error:
+            self.state.is_tainted = True
+            raise PostgresError(f"{what} failed in {self.state.what}: {describe(error)}") from error
+
     @contextmanager
     def guard(self, *, sends: bool = True) -> Iterator[BlockState]:
         """Hold the block's lock around one use of its session, and note the errors of it.
@@ -213,7 +239,7 @@ class BlockUse:
         state = self.state
         with state.lock:
             self.check_open()
-            state.check_context()
+            self.drive("the check of the context", state.check_context)
             if sends and state.session.transaction_status == _ACTIVE:
                 # psycopg would wait for its own lock, and for ever.
                 raise PostgresError(

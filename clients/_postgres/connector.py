@@ -186,7 +186,7 @@ class Connector:
         except BatchError as failure:
             session.close()
             code = failure.error.sqlstate
-            failed = StartupError(str(failure.error), "lost" if code is None else "server", code)
+            failed = StartupError(str(failure.error), "lost" if code is None else "session", code)
         else:
             session.own_timeout_ms = int(result.get_value(0, 0) or 0)
             return session

@@ -20,6 +20,7 @@ __all__ = [
     "is_role_gone",
     "lost_error",
     "statement_error",
+    "unexpected_error",
     "was_terminated_by_server",
 ]
 
@@ -124,6 +125,20 @@ def describe(error: Exception) -> str:
     if isinstance(error, RecursionError):
         return "RecursionError: it is nested too deep for Python"
     return f"{type(error).__name__}: {error}"
+
+
+def unexpected_error(error: Exception, action: str, *, maybe_applied: bool) -> PostgresError:
+    """Map what neither the server nor the driver should have raised.
+
+    Args:
+        error: What was raised.
+        action: What was being done, such as ``"execute()"``.
+        maybe_applied: Whether it may have been committed.
+    """
+    outcome = "It may have been committed" if maybe_applied else "Nothing was committed"
+    return PostgresError(
+        f"{action} failed: {describe(error)}. {outcome}", maybe_applied=maybe_applied
+    )
 
 
 def lost_error(

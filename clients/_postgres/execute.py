@@ -17,13 +17,14 @@ from psycopg.adapt import Transformer
 from psycopg.pq import ExecStatus
 from psycopg.rows import tuple_row
 
-from ..errors import PostgresError
+from ..errors import ClientError, PostgresError
 from .block import JoinedBlock
 from .errors import (
     describe,
     is_connection_loss,
     lost_error,
     statement_error,
+    unexpected_error,
     was_terminated_by_server,
 )
 from .guarded import StreamedRows
@@ -31,7 +32,7 @@ from .plan_check import PLAN_CHECK
 from .rows import Rows
 from .session import BatchError, Session
 from .sql import BEGIN, COMMIT, GUARD, LAST_COMMIT, PREPARED_RESET, RESET, ROLLBACK
-from .statements import checked_params, refuse_unsendable
+from .statements import CallersRows, checked_params, refuse_unsendable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -107,11 +108,23 @@ class OneRoundTrip:
         self._user_index = 0
         self._reset_is_prepared = False
         self._checks_plans = False
+        self._is_committed = False
         # Rows that execute_many() has changed; -1 until its first batch is through.
         self._changed = -1
 
     def run(self, query: Query, params: Params | None, shape: Shape) -> Rows[Any]:
         """Run *query*, commit, and return its rows; none for a statement without rows."""
+        try:
+            return self._run(query, params, shape)
+        except ClientError:
+            raise
+        except Exception as error:
+            raise self._unexpected(error) from error
+
+    def _unexpected(self, error: Exception) -> PostgresError:
+        return unexpected_error(error, f"{self._method}()", maybe_applied=self._is_committed)
+
+    def _run(self, query: Query, params: Params | None, shape: Shape) -> Rows[Any]:
         while True:
             session = self._pool.checkout()
             transformer = Transformer(session.conn)
@@ -128,12 +141,14 @@ class OneRoundTrip:
                     session.run_batch((COMMIT,))
                 else:
                     results = session.run_batch((*batch, LAST_COMMIT))
+                self._is_committed = True
                 self._learn_from_head(session, results)
                 if rows is not None:
                     return rows
                 return rows_of(results[self._user_index], transformer, self._method, shape)
             except BatchError as failure:
                 self._tries_left -= 1
+                self._is_committed = bool(failure.committed)
                 if failure.committed:
                     # The server ended the session behind its answer.
                     if rows is not None:
@@ -163,7 +178,17 @@ class OneRoundTrip:
 
     def run_many(self, query: Query, rows: Iterable[Params]) -> int:
         """Run *query* once for each of *rows*, commit once, and return how many rows changed."""
-        remaining = iter(rows)
+        callers = CallersRows(rows)
+        try:
+            return self._run_many(query, iter(callers))
+        except ClientError:
+            raise
+        except Exception as error:
+            if error is callers.failure:
+                raise
+            raise self._unexpected(error) from error
+
+    def _run_many(self, query: Query, remaining: Iterator[Params]) -> int:
         batch = list(islice(remaining, BATCH_ROWS))
         if not batch:
             return 0
@@ -176,6 +201,7 @@ class OneRoundTrip:
                 return self._run_batches(session, query, first, batch, remaining)
             except BatchError as failure:
                 self._tries_left -= 1
+                self._is_committed = bool(failure.committed)
                 if failure.committed:
                     return self._changed
                 # Once a batch is through, its rows are no longer at hand.
@@ -209,6 +235,7 @@ class OneRoundTrip:
         while batch := list(islice(remaining, BATCH_ROWS)):
             self._changed += _rows_changed(session.run_rows((), converted, batch))
         session.run_batch((COMMIT,))
+        self._is_committed = True
         return self._changed
 
     def _convert(
@@ -373,9 +400,10 @@ class InBlock:
 
     def run_many(self, outer: Block, query: Query, rows: Iterable[Params], modes: Modes) -> int:
         """Run *query* for each of *rows* as one savepoint of *outer*."""
-        remaining = iter(rows)
+        callers = CallersRows(rows)
+        remaining = iter(callers)
         changed = 0
-        with self._mapped(), JoinedBlock(outer, modes) as conn:
+        with self._mapped(callers), JoinedBlock(outer, modes) as conn:
             while batch := list(islice(remaining, BATCH_ROWS)):
                 changed += conn.cursor().executemany(query, batch).rowcount
         return changed
@@ -387,9 +415,10 @@ class InBlock:
         rows: Iterable[Sequence[Any]],
     ) -> int:
         """Store *rows* in a transaction or savepoint of their own, and return how many."""
+        callers = CallersRows(rows)
         try:
-            with self._mapped(), block as conn:
-                return bulk.run(conn, rows)
+            with self._mapped(callers), block as conn:
+                return bulk.run(conn, callers)
         except PostgresError as error:
             # The server names no table when a policy refuses a row.
             if error.sqlstate is not None and error.table is None:
@@ -421,8 +450,15 @@ class InBlock:
             raise abandoned
 
     @contextmanager
-    def _mapped(self) -> Iterator[None]:
+    def _mapped(self, callers: CallersRows | None = None) -> Iterator[None]:
         try:
             yield
-        except psycopg.Error as error:
-            raise statement_error(error, f"{self._method}()", self._pool.target) from error
+        except ClientError:
+            raise
+        except Exception as error:
+            if callers is not None and error is callers.failure:
+                raise
+            action = f"{self._method}()"
+            if isinstance(error, psycopg.Error):
+                raise statement_error(error, action, self._pool.target) from error
+            raise unexpected_error(error, action, maybe_applied=False) from error

@@ -6,7 +6,8 @@ that the block is still open and that its transaction is still the one that has 
 
 from __future__ import annotations
 
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar
 
 import psycopg
@@ -16,7 +17,7 @@ from psycopg.rows import dict_row, tuple_row
 
 from ..errors import ClientError, PostgresError
 from .errors import describe
-from .statements import MAX_PARAMETERS, checked_params, refuse_unsendable
+from .statements import MAX_PARAMETERS, CallersRows, checked_params, refuse_unsendable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from psycopg.abc import Buffer, Params, Query
 
     from .block_state import BlockState, BlockUse
+    from .recording import BlockRecorder
 
 __all__ = [
     "GuardedConnection",
@@ -59,10 +61,12 @@ class GuardedConnection(_PartOfBlock):
     every use of it or of its cursors raises PostgresError.
     """
 
-    __slots__ = ("row_factory",)
+    __slots__ = ("recorder", "row_factory")
 
     def __init__(self, use: BlockUse) -> None:
         super().__init__(use)
+        #: Records the block's statements for telemetry.
+        self.recorder: BlockRecorder | None = None
         #: Makes the rows of cursors that are given none; it ends with the block.
         self.row_factory: Any = dict_row
 
@@ -110,9 +114,10 @@ class GuardedConnection(_PartOfBlock):
         conn = state.session.conn
         raw: Any
         if name is None:
-            raw = conn.cursor(binary=binary)
+            raw = self._use.drive("cursor()", partial(conn.cursor, binary=binary))
         else:
-            raw = conn.cursor(name, binary=binary, scrollable=scrollable)
+            make = partial(conn.cursor, name, binary=binary, scrollable=scrollable)
+            raw = self._use.drive("cursor()", make)
             state.closables.append(raw)
         cursor = self.adopt(raw)
         factory = row_factory or self.row_factory
@@ -195,7 +200,7 @@ class GuardedTransaction(_PartOfBlock):
 
     def __enter__(self) -> Self:
         with self._use.guard():
-            self._raw.__enter__()
+            self._use.drive("transaction()", self._raw.__enter__)
         return self
 
     def __exit__(
@@ -209,21 +214,24 @@ class GuardedTransaction(_PartOfBlock):
             with self._use.guard():
                 if state.session.transaction_status == TransactionStatus.INERROR:
                     self._undo_and_raise(state)
-                return bool(self._raw.__exit__(None, None, None))
+                return self._leave(None, None, None)
         with state.lock:
             if not self._use.is_open:
                 # The session may be another user's by now: nothing of ours goes there.
                 return False
             if isinstance(exc, psycopg.Rollback) and exc.transaction is self:  # type: ignore[comparison-overlap]  # we gave the caller ourselves
                 exc_type, exc = psycopg.Rollback, psycopg.Rollback(self._raw)
-            done = bool(self._raw.__exit__(exc_type, exc, traceback))
+            done = self._leave(exc_type, exc, traceback)
             if state.session.transaction_status != TransactionStatus.INERROR:
                 state.swallowed = None
             return done
 
+    def _leave(self, *exc_info: Any) -> bool:
+        return bool(self._use.drive("the end of transaction()", self._raw.__exit__, *exc_info))
+
     def _undo_and_raise(self, state: BlockState) -> NoReturn:
         aborted = state.aborted_error()
-        self._raw.__exit__(type(aborted), aborted, None)
+        self._leave(type(aborted), aborted, None)
         state.swallowed = None
         raise aborted
 
@@ -299,7 +307,9 @@ class GuardedCursor(_PartOfBlock):
             PostgresError: The block has ended, its context is lost (RlsContextError), or the
                 statement cannot be sent as it is; then nothing was sent.
         """
-        with self._use.guard():
+        recorder = self._handle.recorder
+        recorded = nullcontext() if recorder is None else recorder.statement(query)
+        with recorded, self._use.guard():
             check_sendable(query, params, "execute()")
             try:
                 self._raw.execute(query, params)
@@ -312,11 +322,13 @@ class GuardedCursor(_PartOfBlock):
         self, query: Query, params_seq: Iterable[Params], *, returning: bool = False
     ) -> Self:
         """Run a statement once for each row of parameters; raises as ``execute`` does."""
-        rows = _CallersRows(params_seq)
-        with self._use.guard():
+        rows = CallersRows(params_seq)
+        recorder = self._handle.recorder
+        recorded = nullcontext() if recorder is None else recorder.statement(query)
+        with recorded, self._use.guard():
             check_sendable(query, (), "executemany()")
             try:
-                self._raw.executemany(query, rows, returning=returning)
+                self._raw.executemany(query, _checked_rows(rows), returning=returning)
             except Exception as error:
                 if error is not rows.failure:
                     self._raise_unless_callers(error, "executemany() cannot send these parameters")
@@ -351,9 +363,10 @@ class GuardedCursor(_PartOfBlock):
         Who stops before the last row cancels the statement: what it has written is undone, and
         the block goes on.
         """
-        with self._use.guard() as state:
+        state = self._use.state
+        with self._use.guard():
             check_sendable(query, params, "stream()")
-            rows = _StatementRows(state, self._raw.stream(query, params))
+            rows = _StatementRows(self._use, self._raw.stream(query, params))
         try:
             while True:
                 with self._use.guard(sends=False):
@@ -403,30 +416,15 @@ class GuardedCursor(_PartOfBlock):
             raise PostgresError(f"{what}: {describe(error)}") from error
 
 
-class _CallersRows:
-    """The caller's iterable of rows, which remembers a failure of its own."""
-
-    def __init__(self, rows: Iterable[Params]) -> None:
-        self._rows = rows
-        self.failure: Exception | None = None
-
-    def __iter__(self) -> Iterator[Params]:
-        rows = iter(self._rows)
-        while True:
-            try:
-                row = next(rows)
-            except StopIteration:
-                return
-            except Exception as error:
-                self.failure = error
-                raise
-            checked_params(row, "executemany()")
-            if len(row) > MAX_PARAMETERS:
-                raise PostgresError(
-                    f"a row of executemany() has {len(row)} parameters, and the protocol takes "
-                    f"{MAX_PARAMETERS}"
-                )
-            yield row
+def _checked_rows(rows: CallersRows) -> Iterator[Params]:
+    for row in rows:
+        checked_params(row, "executemany()")
+        if len(row) > MAX_PARAMETERS:
+            raise PostgresError(
+                f"a row of executemany() has {len(row)} parameters, and the protocol takes "
+                f"{MAX_PARAMETERS}"
+            )
+        yield row
 
 
 class _StatementRows:
@@ -438,8 +436,9 @@ class _StatementRows:
 
     _SAVEPOINT = b"failfast_stream"
 
-    def __init__(self, state: BlockState, rows: Generator[Any, None, None]) -> None:
-        self._state = state
+    def __init__(self, use: BlockUse, rows: Generator[Any, None, None]) -> None:
+        self._use = use
+        self._state = state = use.state
         self._rows = rows
         self._run(b"SAVEPOINT " + self._SAVEPOINT)
         state.closables.append(self)
@@ -463,7 +462,7 @@ class _StatementRows:
             return
         self._forget()
         with suppress(psycopg.Error):
-            self._rows.close()
+            self._use.drive("stream()", self._rows.close)
         session = self._state.session
         if session.transaction_status in (TransactionStatus.INTRANS, TransactionStatus.INERROR):
             self._run(b"ROLLBACK TO SAVEPOINT " + self._SAVEPOINT)
@@ -474,7 +473,7 @@ class _StatementRows:
             self._state.closables.remove(self)
 
     def _run(self, statement: bytes) -> None:
-        self._state.session.conn.execute(statement)
+        self._use.drive("stream()", self._state.session.conn.execute, statement)
 
 
 def check_sendable(query: Query, params: Params | None, action: str) -> None:

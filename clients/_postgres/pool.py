@@ -32,6 +32,7 @@ from psycopg_pool.pool import AddConnection, ReturnConnection
 
 from .._shared.fork import on_fork
 from .._shared.locks import OwnedLock
+from .._shared.telemetry import Telemetry, is_enabled
 from ..errors import ClientError, PostgresConnectionError, PostgresError
 from .errors import is_read_only, is_role_gone
 from .owner import Owner, current_owner
@@ -49,6 +50,9 @@ if TYPE_CHECKING:
 __all__ = ["Holder", "Pool", "calling_place", "describe_holders"]
 
 _NAME = "clients.postgres"
+_log = logging.getLogger("clients.postgres")
+#: Seconds of waiting for a connection that are worth a line in the log.
+_SLOW_CHECKOUT = 1.0
 _MAX_LIFETIME = 3600.0
 _MAX_IDLE = 600.0
 # Tries to connect to a server that takes no more connections, while none of ours is open.
@@ -378,6 +382,8 @@ class Pool:
         self.max_size = max_size
         self.timeout = timeout
         self._connector = connector
+        #: Records how long connections are made, waited for and used.
+        self.telemetry = Telemetry({}, "")
         self._closed = False
         self._reset()
         on_fork(self._forget_after_fork)
@@ -411,15 +417,29 @@ class Pool:
             PostgresError: The pool is closed.
         """
         self._notice_rotation()
-        session, deadline = None, time.monotonic() + self.timeout
+        started = time.monotonic()
+        session, deadline = None, started + self.timeout
         while session is None:
             place = self._take(deadline)
             session, place.session = place.session, None
             if session is None:
+                began = time.monotonic()
                 session = self._connect_in(place)
-        place.holder = Holder(owner or current_owner(), time.monotonic(), calling_place())
+                if is_enabled():
+                    self.telemetry.measure("create_time", time.monotonic() - began)
+        taken_at = time.monotonic()
+        place.holder = Holder(owner or current_owner(), taken_at, calling_place())
         session.place = place
         self._count("checkouts")
+        if taken_at - started > _SLOW_CHECKOUT:
+            _log.warning(
+                "%.1f s passed until a connection to %s was free; the others are held by: %s",
+                taken_at - started,
+                self.target.description,
+                describe_holders(self._places.holders()),
+            )
+        if is_enabled():
+            self.telemetry.measure("wait_time", taken_at - started)
         return session
 
     def is_busy(self) -> bool:
@@ -452,6 +472,8 @@ class Pool:
         if not isinstance(place, _Place):
             return
         place.session = session
+        if is_enabled() and place.holder is not None:
+            self.telemetry.measure("use_time", time.monotonic() - place.holder.since)
         place.holder = None
         # A forked child may come back with a session of its parent's pool.
         if session.reusable and place.home() is self._places:

@@ -8,8 +8,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import psycopg
 
 from .._rls.role import find_bypass
-from ..errors import PostgresConfigurationError, PostgresConnectionError, RlsContextError
-from .errors import is_connection_loss, statement_error
+from ..errors import (
+    ClientError,
+    PostgresConfigurationError,
+    PostgresConnectionError,
+    RlsContextError,
+)
+from .errors import is_connection_loss, statement_error, unexpected_error
 from .session import BatchError
 from .sql import RESET
 from .watchdog import SilenceError
@@ -138,6 +143,10 @@ def on_clean_session(pool: Pool, method: str, question: Callable[[Session], T]) 
                 raise statement_error(error, f"{method}()", pool.target) from error
         except psycopg.Error as error:
             raise statement_error(error, f"{method}()", pool.target) from error
+        except ClientError:
+            raise
+        except Exception as error:
+            raise unexpected_error(error, f"{method}()", maybe_applied=False) from error
         finally:
             pool.give_back(session)
     raise AssertionError("the last try returns or raises")

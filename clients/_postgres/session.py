@@ -143,27 +143,33 @@ class Session:
     @property
     def reusable(self) -> bool:
         """Whether the next borrower may have it: connected, outside any transaction, readable."""
-        return (
-            self.pgconn.status == ConnStatus.OK
-            and self.pgconn.transaction_status == TransactionStatus.IDLE
-            and self.pgconn.parameter_status(b"client_encoding") == self.encoding
-        )
+        try:
+            return (
+                self.pgconn.status == ConnStatus.OK
+                and self.pgconn.transaction_status == TransactionStatus.IDLE
+                and self.pgconn.parameter_status(b"client_encoding") == self.encoding
+            )
+        except Exception:  # noqa: BLE001 - whatever it is, nobody should have this session
+            return False
 
     def is_stale(self) -> bool:
         """Return True when the server has hung up on this idle session; costs no round trip.
 
         An idle server has nothing to say: what can be read is its farewell, or the end of file.
         """
+        try:
+            return self._has_something_to_read() or not self.reusable
+        except Exception:  # noqa: BLE001 - whatever it is, nobody should have this session
+            return True
+
+    def _has_something_to_read(self) -> bool:
         if not self.poller.poll(0):
-            return not self.reusable
+            return False
         if not self.pgconn.ssl_in_use:
             return True
         # TLS has messages of its own, such as session tickets: take them in, and look again.
-        try:
-            self.pgconn.consume_input()
-        except psycopg.Error:
-            return True
-        return bool(self.poller.poll(0)) or not self.reusable
+        self.pgconn.consume_input()
+        return bool(self.poller.poll(0))
 
     def run_batch(self, statements: Sequence[Statement]) -> list[PGresult]:
         """Send the statements with one Sync behind the last, and read all their results.
@@ -185,8 +191,11 @@ class Session:
             pgconn.enter_pipeline_mode()
             for index, statement in enumerate(statements):
                 if statement is LAST_COMMIT or statement is COMMIT:
-                    # Its place among the results. Until it is sent, nothing can be committed.
-                    commit = index + self._send_commit(statement)
+                    # Its place among the results. Before it is sent, nothing can be committed; but
+                    # libpq sends on closing what it still has.
+                    is_named = statement is LAST_COMMIT and self._leaves_unnamed_alone
+                    commit = index + is_named
+                    self._send_commit(is_named=is_named)
                 elif isinstance(statement, bytes):
                     self._send(statement)
                 else:
@@ -301,19 +310,20 @@ class Session:
             self.pgconn.send_prepare(name, statement.query, statement.types or None)
         self.pgconn.send_query_prepared(name, statement.params, statement.formats)
 
-    def _send_commit(self, statement: Statement) -> int:
-        """Send a COMMIT, and return how many results precede its own."""
-        named = statement is LAST_COMMIT and self.prepared.guard_is_unnamed and _CAN_CLOSE
-        if not named:
+    @property
+    def _leaves_unnamed_alone(self) -> bool:
+        return self.prepared.guard_is_unnamed and _CAN_CLOSE
+
+    def _send_commit(self, *, is_named: bool) -> None:
+        if not is_named:
             self._send(COMMIT)
-            return 0
+            return
         # A name for this once leaves the unnamed statement to the guard. The results of making and
         # closing it come last, where nobody looks for one.
         name = self.prepared.new_name()
         self.pgconn.send_prepare(name, COMMIT)
         self.pgconn.send_query_prepared(name, None)
         self.pgconn.send_close_prepared(name)
-        return 1
 
     def _send(self, statement: Statement) -> None:
         if statement is GUARD:

@@ -19,9 +19,18 @@ from psycopg import sql
 from ..errors import PostgresError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
     from psycopg.abc import Params, Query
 
-__all__ = ["MAX_PARAMETERS", "checked_params", "refuse_unsendable", "refuse_unsuitable"]
+__all__ = [
+    "MAX_PARAMETERS",
+    "CallersRows",
+    "checked_params",
+    "refuse_unsendable",
+    "refuse_unsuitable",
+    "text_of",
+]
 
 #: The protocol counts parameters in 16 bits.
 #: https://www.postgresql.org/docs/18/limits.html
@@ -134,7 +143,7 @@ def refuse_unsuitable(query: Query, method: str, params: Params | None = None) -
     Raises:
         PostgresError: It is one of those; the message says what to use.
     """
-    text = _text_of(query)
+    text = text_of(query)
     problem = (_cached_problem if len(text) <= _MAX_CACHED else _problem)(text)
     if problem is not None:
         raise PostgresError(problem.format(f"{method}()"))
@@ -154,7 +163,7 @@ def refuse_unsendable(query: Query, params: Params | None, action: str) -> None:
     """
     if params is None and isinstance(query, str | bytes | sql.Composable):
         return
-    text = _text_of(query, placeholders=params is not None)
+    text = text_of(query, placeholders=params is not None)
     find = _cached_misplaced if len(text) <= _MAX_CACHED else _misplaced_placeholder
     if (found := find(text)) is not None:
         raise PostgresError(f"{action} would send another statement than this one: {found}")
@@ -192,7 +201,37 @@ def checked_params(params: object, action: str) -> Params | None:
     )
 
 
-def _text_of(query: Any, *, placeholders: bool = True) -> str:
+class CallersRows:
+    """The caller's iterable of rows, which remembers a failure of its own.
+
+    Args:
+        rows: The parameters of each run of a statement.
+    """
+
+    def __init__(self, rows: Iterable[Any]) -> None:
+        self._rows = rows
+        #: What the iterable has raised: the caller's own error, which comes out unchanged.
+        self.failure: Exception | None = None
+
+    def __iter__(self) -> Iterator[Any]:
+        try:
+            rows = iter(self._rows)
+        except TypeError:
+            raise PostgresError(
+                f"the rows are {type(self._rows).__name__}: they must be an iterable of parameters"
+            ) from None
+        while True:
+            try:
+                row = next(rows)
+            except StopIteration:
+                return
+            except Exception as error:
+                self.failure = error
+                raise
+            yield row
+
+
+def text_of(query: Any, *, placeholders: bool = True) -> str:
     """Return the SQL as text; an approximate one where psycopg fills it in for the connection."""
     if isinstance(query, sql.Composable):
         query = query.as_bytes()

@@ -64,7 +64,7 @@ from typing import TYPE_CHECKING, Any
 from psycopg.sql import Identifier
 
 from .bodies import Body, function_body
-from .catalogue import Catalogue, read_catalogue
+from .catalogue import read_catalogue
 from .clause import Clause, Column, Scope, mend_casts
 from .evaluate import evaluate
 from .finding import Finding
@@ -79,7 +79,7 @@ if TYPE_CHECKING:
 
     import psycopg
 
-__all__ = ["Finding", "check_rls"]
+__all__ = ["Check", "Finding", "check_rls"]
 
 _LIKELY = ("user_id", "owner_id", "owner", "tenant_id", "account_id", "author_id", "created_by")
 
@@ -107,9 +107,7 @@ def check_rls(
     Raises:
         psycopg.Error: A query failed.
     """
-    catalogue = read_catalogue(connection, role)
-    check = _Check(catalogue, parse_identity(identity))
-    check.evaluate(connection, None if role is None else Identifier(role).as_string(connection))
+    check = Check(connection, identity, role)
     found = [
         Finding("role-bypasses-rls", f"role {bypass.role}", bypass.why, bypass.fix)
         for bypass in find_bypass(connection, role)
@@ -128,20 +126,36 @@ class _Owner:
     setting: IdentitySetting
 
 
-class _Check:
-    def __init__(self, catalogue: Catalogue, identity: list[IdentitySetting]) -> None:
-        self.catalogue, self.identity = catalogue, identity
-        self.settings = [s.setting for s in identity]
+class Check:
+    """A database's policies as they bind one role: read, and evaluated.
+
+    Args:
+        connection: A connection of the role, in autocommit mode.
+        identity: The client's settings.
+        role: The role that the application takes with ``SET ROLE``, if any.
+    """
+
+    def __init__(
+        self,
+        connection: psycopg.Connection[Any],
+        identity: str | Mapping[str, Any] | None,
+        role: str | None,
+    ) -> None:
+        catalogue = read_catalogue(connection, role)
+        self.catalogue, self.identity = catalogue, parse_identity(identity)
+        self.settings = [s.setting for s in self.identity]
         self.functions = Functions(catalogue)
         self.tables: dict[str, dict[str, Any]] = dict(catalogue.facts.get("table", []))
         self.views: dict[str, dict[str, Any]] = dict(catalogue.facts.get("view", []))
-        role = catalogue.facts["role"][0][1]
-        self.roles = list(dict.fromkeys([role["user"], role["session"]]))
+        names = catalogue.facts["role"][0][1]
+        self.roles = list(dict.fromkeys([names["user"], names["session"]]))
         self.relations = {name: self._relation(name, None) for name in self.tables}
         self.trials: dict[tuple[str, str | None], list[Trial]] = {}
         self.bodies: dict[str, list[Body]] = {}
         self.verdicts: dict[tuple[str, str | None], list[tuple[bool, Verdict]]] = {}
         self._named = self._owner_names()
+        self._evaluate(connection, None if role is None else Identifier(role).as_string(None))
+        self._scoped = self._scope_names()
 
     # -- evaluation --
 
@@ -200,7 +214,7 @@ class _Check:
             for universe in universes(self.identity, texts, types)
         ]  # fmt: skip
 
-    def evaluate(self, connection: psycopg.Connection[Any], role: str | None) -> None:
+    def _evaluate(self, connection: psycopg.Connection[Any], role: str | None) -> None:
         """Evaluate all policies, and the bodies of views and functions."""
         self._add_all_trials()
         self._add_bodies()
@@ -269,24 +283,31 @@ class _Check:
 
     # -- findings --
 
-    def findings(self) -> list[Finding]:
-        """Return everything that was found."""
+    def _scope_names(self) -> set[str]:
+        """Return the names of columns that tell whose a row is, in any table."""
         scoped = {"user_id"}
         for (name, _), verdicts in self.verdicts.items():
             keys = {c["name"] for c in self.tables[name]["columns"] if c["key"]}
             for _, verdict in verdicts:
                 scoped |= {c for found in verdict.owners.values() for c in found} - keys - {"id"}
-        self._scoped = scoped
+        return scoped
+
+    def findings(self) -> list[Finding]:
+        """Return everything that was found."""
         found = [f for name in self.tables for f in self._check_table(name)]
         found += self._enrolments()
         found += self._set_roles()
         found += self._helpers()
         found += Paths(
-            self.catalogue, self.functions, self.settings, self._exposes, self._proven, self._owners
+            self.catalogue, self.functions, self.settings, self._exposes, self._proven, self.owners
         ).find()
         return found
 
-    def _owners(self, name: str) -> list[str]:
+    def owner_settings(self, name: str) -> dict[str, str]:
+        """Return the columns that a policy of a table should compare, each with its setting."""
+        return {o.column.name: o.setting.setting for o in self._owner_pairs(name)}
+
+    def owners(self, name: str) -> list[str]:
         """Return the columns that tell whose a table's rows are, the owner's first."""
         found: dict[str, None] = {}
         for _, verdict in self.verdicts.get((name, None), []):

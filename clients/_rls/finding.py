@@ -1,13 +1,13 @@
-"""What ``check_rls()`` returns, apart from the evaluation of policies that finds it.
+"""What ``check_rls()`` and ``prove_isolation()`` return, apart from what finds it.
 
-Users import this name with the client; the rest is imported by who runs the check.
+Users import these names with the client; the rest is imported by who runs the check.
 """
 
 from __future__ import annotations
 
 from typing import Final, Literal, NamedTuple
 
-__all__ = ["SEVERITIES", "Finding", "Severity"]
+__all__ = ["SEVERITIES", "Finding", "Leak", "Proof", "Severity"]
 
 Severity = Literal["leak", "risk", "slow", "note"]
 
@@ -36,3 +36,34 @@ class Finding(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.severity}: {self.rule}: {self.object} {self.why}; fix it with: {self.fix}"
+
+
+class Leak(NamedTuple):
+    """One thing that one user could do with another's rows.
+
+    Args:
+        object: The table, view or function.
+        what: What could be done.
+        statements: SQL that shows it, to be run as the administrator; it ends with ROLLBACK.
+    """
+
+    object: str
+    what: str
+    statements: str
+
+    def __str__(self) -> str:
+        return f"{self.object}: {self.what}:\n{self.statements}"
+
+
+class Proof(NamedTuple):
+    """What came of trying.
+
+    Args:
+        leaks: What one user could do with another's rows; empty when isolation held.
+        tried: The tables, views and functions that were tried.
+        untried: Those that could not be, each with the reason.
+    """
+
+    leaks: list[Leak]
+    tried: list[str]
+    untried: dict[str, str]

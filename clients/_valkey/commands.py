@@ -95,6 +95,16 @@ class Command(NamedTuple, Generic[T]):
     script: Script | None = None
 
     @property
+    def name(self) -> str:
+        """The command as the server knows it."""
+        return self.words[0] if self.script is None else "EVALSHA"
+
+    @property
+    def telemetry(self) -> dict[str, str] | None:
+        """What a span says of the command beside its name; never a key."""
+        return None if self.script is None else {"db.stored_procedure.name": self.script.sha}
+
+    @property
     def label(self) -> str:
         """The command and its keys for messages, without values."""
         name = self.script.name if self.script else self.words[0]

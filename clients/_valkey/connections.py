@@ -14,7 +14,7 @@ from redis.retry import Retry
 
 from .._shared.interrupts import forget_locals
 from .errors import ServerMoved, UnexpectedReply, server_code
-from .silence import SilentServers
+from .silence import AnyConnection, SilentServers
 from .url import Address, ValkeyTarget, parse_valkey_url
 
 if TYPE_CHECKING:
@@ -23,10 +23,8 @@ if TYPE_CHECKING:
     from .._shared.credentials import Candidate, UrlSource
     from .settings import Limits
 
-__all__ = ["AnyConnection", "Arguments", "ConnectionFactory", "connection_class", "pack"]
+__all__ = ["Arguments", "ConnectionFactory", "connection_class", "pack"]
 
-#: A redis-py connection. Its send, read and pack methods are semi-public, and untyped.
-AnyConnection = Any
 #: One command's words, numbers as text: see ``pack``.
 Arguments = tuple[str, ...]
 

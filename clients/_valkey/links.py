@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from .commands import Command
-    from .connections import AnyConnection, ConnectionFactory
+    from .connections import ConnectionFactory
+    from .silence import AnyConnection
 
 __all__ = ["Link", "SentinelPrimary", "SingleServer", "call_on", "request"]
 

@@ -18,7 +18,8 @@ from .url import parse_valkey_url
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from .connections import AnyConnection, ConnectionFactory
+    from .connections import ConnectionFactory
+    from .silence import AnyConnection
 
 __all__ = ["BinaryValueError", "close_driver", "make_driver"]
 

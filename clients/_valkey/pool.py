@@ -36,9 +36,9 @@ from .silence import ServerSilent, place_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from .connections import AnyConnection, Arguments
+    from .connections import Arguments
     from .settings import Limits
-    from .silence import Place, SilentServers
+    from .silence import AnyConnection, Place, SilentServers
 
 __all__ = ["Batch", "Request", "ServerPool"]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from .._shared.interrupts import forget_locals, is_interrupt
+from .._shared.telemetry import Reading, Telemetry, is_enabled
 from ..errors import ClientError, ValkeyConnectionError, ValkeyError
 from .cluster import ClusterNodes
 from .connections import ConnectionFactory
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from .._shared.credentials import UrlSource
     from .commands import Command, CommandSet
     from .settings import Limits
+    from .url import ValkeyTarget
 
 __all__ = ["Runner"]
 
@@ -54,7 +56,14 @@ class Runner:
             ) from error
         self._closed = False
         self.outage = Outage(self.target.where)
+        self._telemetry = Telemetry(_attributes(self.target), "", readings=self._readings)
         self.link = self._open_link()
+
+    def _readings(self) -> list[Reading]:
+        life = self.factory.source.life()
+        if life.remaining is None:
+            return []
+        return [Reading("failfast.credential.remaining", life.remaining)]
 
     def _open_link(self) -> Link:
         if self.target.kind == "cluster":
@@ -87,6 +96,13 @@ class Runner:
         Raises:
             ValkeyError: One is not, or refuses us.
         """
+        if not is_enabled():
+            self._ping()
+            return
+        with self._telemetry.call("PING"):
+            self._ping()
+
+    def _ping(self) -> None:
         self.refuse_when_closed()
         try:
             self.link.ping()
@@ -106,6 +122,12 @@ class Runner:
         Raises:
             ValkeyError: It failed; the message names its keys.
         """
+        if not is_enabled():
+            return self._run(command, impatient=impatient)
+        with self._telemetry.call(command.name, attributes=command.telemetry):
+            return self._run(command, impatient=impatient)
+
+    def _run(self, command: Command[T], *, impatient: bool) -> T:
         if self._closed:
             self.refuse_when_closed()
         try:
@@ -129,6 +151,13 @@ class Runner:
         Raises:
             ValkeyError: Not every reply came.
         """
+        if not is_enabled():
+            return self._run_many(commands, what)
+        size = {"db.operation.batch.size": len(commands)} if len(commands) > 1 else {}
+        with self._telemetry.call("PIPELINE", attributes=size):
+            return self._run_many(commands, what)
+
+    def _run_many(self, commands: Sequence[Command[Any]], what: str | None) -> list[Any]:
         self.refuse_when_closed()
         try:
             return self.link.call_many(commands)
@@ -186,3 +215,15 @@ class Runner:
 
     def _mapped(self, error: Exception, what: str) -> ValkeyError:
         return valkey_error(error, what, limits=self.limits, secrets=self.target.secrets)
+
+
+def _attributes(target: ValkeyTarget) -> dict[str, str | int]:
+    """Return what every span and measurement says of the server."""
+    # Valkey's own name is proposed to the convention, and not accepted yet.
+    known: dict[str, str | int] = {"db.system.name": "redis", "db.namespace": str(target.db)}
+    if target.path is not None:
+        return {**known, "server.address": target.path}
+    if target.addresses:
+        first = target.addresses[0]
+        known |= {"server.address": first.host, "server.port": first.port}
+    return known

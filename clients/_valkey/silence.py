@@ -11,7 +11,7 @@ import errno
 import socket
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from redis.exceptions import TimeoutError as DriverTimeoutError
 
@@ -19,11 +19,10 @@ from .._shared.fork import on_fork
 from .._shared.locks import OwnedLock
 from .url import Address
 
-if TYPE_CHECKING:
-    from .connections import AnyConnection
+__all__ = ["AnyConnection", "Place", "ServerSilent", "SilentServers", "place_of"]
 
-__all__ = ["Place", "ServerSilent", "SilentServers", "place_of"]
-
+#: A redis-py connection. Its send, read and pack methods are semi-public, and untyped.
+AnyConnection = Any
 #: Where a server is: an address, or the path of a Unix socket.
 Place = Address | str
 

@@ -87,7 +87,7 @@ _REFRESH_TIMEOUT = 1.0
 _LONGEST_REFUSED_PAUSE = 30.0
 _REVOKE_TIMEOUT = 2.0
 #: Seconds between two times that a static role's user is believed to have been made anew.
-_ANEW_PAUSE = 5.0
+_REISSUE_PAUSE = 5.0
 
 _log = logging.getLogger("clients.credentials")
 
@@ -171,7 +171,7 @@ class LeasedUrl(Credential, Lifecycle):
         #: The password that the base was read for.
         self._base_secret: Masked | None = None
         self._doubted = False
-        self._looked_at = self._next_try = self._anew_at = float("-inf")
+        self._last_check = self._next_try = self._last_reissue = float("-inf")
         self._patience = _REFRESH_TIMEOUT
         self._refused_pause = _SHORTEST_PAUSE
         self._in_trouble = False
@@ -217,7 +217,7 @@ class LeasedUrl(Credential, Lifecycle):
         lease, now = self._lease, time.monotonic()
         if lease is None or (now < self._next_try and not self._doubted):
             return self._serial
-        doubted = self._doubted and now >= self._looked_at + _SHORTEST_PAUSE
+        doubted = self._doubted and now >= self._last_check + _SHORTEST_PAUSE
         if now >= lease.refresh_at or doubted:
             try:
                 mine = self._lock.acquire(timeout=0)
@@ -291,11 +291,11 @@ class LeasedUrl(Credential, Lifecycle):
             _log.warning("the URL for %s stays as it is for now: %s", self.path, reason)
 
     def _refresh(self, lease: Lease) -> None:
-        started = self._looked_at = time.monotonic()
+        started = self._last_check = time.monotonic()
         deadline = Deadline(min(self._patience, self._timeout))
-        if self._doubted and not lease.lease_id and started >= self._anew_at + _ANEW_PAUSE:
+        if self._doubted and not lease.lease_id and started >= self._last_reissue + _REISSUE_PAUSE:
             # No lease tells: a user of the same name may stand where the sessions' user was.
-            self._anew_at = started
+            self._last_reissue = started
             self._serial += 1
         self._doubted = False
         try:
@@ -305,7 +305,7 @@ class LeasedUrl(Credential, Lifecycle):
             # Connections that are open go on; the next try comes soon, but not with every call.
             if self._closed:
                 return
-            now = self._looked_at = time.monotonic()
+            now = self._last_check = time.monotonic()
             self._next_try = now + _pause(now - started, lease.ends_at - now)
             if error.reason == "timeout":
                 self._patience = min(2 * self._patience, self._timeout)

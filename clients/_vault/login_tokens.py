@@ -5,13 +5,13 @@ No background thread: a call that finds the token old renews it, and all others 
 
 from __future__ import annotations
 
-import copy
 import logging
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 from .._shared.locks import OwnedLock
+from .._shared.single_flight import fresh_copy
 from ..errors import VaultAuthenticationError, VaultConnectionError, VaultError
 from .api import renew_self, revoke_self
 from .errors import Operation
@@ -237,9 +237,8 @@ class LoginTokens(TokenSource):
             )
         if self._failure is not None and self._ended != ended:
             # It is the answer for all who waited: a server locks out who fails too often.
-            failure = copy.copy(self._failure)
-            failure.__cause__ = self._failure.__cause__
-            raise failure
+            cause = self._failure.__cause__
+            raise fresh_copy(self._failure) from None if cause is None else fresh_copy(cause)
 
     def _refreshed(self, grant: Grant | None, deadline: Deadline) -> Grant:
         if grant is None or grant.uses is not None or self._clock() >= grant.usable_until:

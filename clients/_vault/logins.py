@@ -217,7 +217,12 @@ class _PostedLogin(Login):
             deadline=request.deadline,
             retries=request.retries,
             # No names: a role's would be masked in every word that it is a part of.
-            secrets=tuple(one for name, one in credentials.items() if name in _SECRET_FIELDS),
+            secrets=tuple(
+                part
+                for name, one in credentials.items()
+                if name in _SECRET_FIELDS
+                for part in _parts_of(one)
+            ),
         )
 
     def _explained(
@@ -336,6 +341,11 @@ class _JwtLogin(_PostedLogin):
         return VaultAuthenticationError(
             f"{refusal}; {words}", reason=reason or refusal.reason, status=refusal.status
         )
+
+
+def _parts_of(secret: Masked) -> list[Masked]:
+    """Return the secret, and the parts of a JWT that an answer may repeat by themselves."""
+    return [secret, *(Masked(part) for part in secret.reveal().split(".")[1:])]
 
 
 def _state_of(jwt: Masked) -> tuple[str | None, str]:

@@ -208,6 +208,7 @@ def collect_at_every_step(client: PostgresClient) -> int:
     return steps
 
 
+@pytest.mark.slow
 def test_the_collector_may_end_a_block_at_any_step(
     new_client: NewClient, quick_collector: None
 ) -> None:

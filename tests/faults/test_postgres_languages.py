@@ -42,8 +42,8 @@ _GERMAN = "de_DE.UTF-8"
 @pytest.fixture(
     params=[
         "a German server",
-        "a server of nonsense",
-        pytest.param("a German application", marks=pytest.mark.german),
+        pytest.param("a server of nonsense", marks=pytest.mark.slow),
+        pytest.param("a German application", marks=[pytest.mark.german, pytest.mark.slow]),
     ]
 )
 def server(request: pytest.FixtureRequest, fault_server: PostgresServer) -> Iterator[Any]:

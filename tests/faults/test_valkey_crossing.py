@@ -159,6 +159,35 @@ def test_fifty_thousand_interrupted_calls_cross_no_reply(server: ValkeyServer) -
     client.close()
 
 
+@pytest.mark.slow
+@interrupts_sockets
+def test_a_million_operations_with_interrupts_cross_no_reply(server: ValkeyServer) -> None:
+    """In pipelines of fifty; each reply is the one that was asked for, and every place stays."""
+    asked = [NAMES[number % len(NAMES)] for number in range(50)]
+    operations = interrupted = 0
+    with ValkeyClient(server.url, max_connections=2) as client:
+        client.set_many({name: name for name in NAMES})
+        with Alarm(longest=2e-3) as alarm:
+            while operations < 1_000_000:
+                turn = operations // 50 % len(NAMES)
+                names = asked[turn:] + asked[:turn]
+                pipe = client.pipeline()
+                for name in names:
+                    pipe.get(name)
+                operations += 50
+                try:
+                    alarm.arm()
+                    got = pipe.execute()
+                    alarm.disarm()
+                except (Interrupt, SoftTimeLimit):
+                    interrupted += 1
+                    continue
+                assert got == names
+
+        assert interrupted > 1000
+        assert _calls_at_once(client, 2) == 2
+
+
 @pytest.mark.parametrize("pause", [0.0, 0.1])
 def test_a_late_reply_dies_with_its_connection(server: ValkeyServer, pause: float) -> None:
     """A call is interrupted while its reply is on the way; the next call gets its own value.

@@ -78,6 +78,7 @@ def test_up_env_down(tmp_path: Path) -> None:
     assert _tool("down", cwd=tmp_path).stdout == "not running\n"
 
 
+@pytest.mark.slow
 def test_run_gives_the_exports_and_the_exit_code(tmp_path: Path) -> None:
     """``run`` starts servers, passes the command's exit code on, and hides ambient settings."""
     script = (
@@ -295,6 +296,7 @@ def test_a_restart_keeps_port_and_data() -> None:
             assert conn.execute("SELECT * FROM kept").fetchall() == []
 
 
+@pytest.mark.slow
 def test_seeding_twice_does_no_harm(vault_lab: VaultLab) -> None:
     """Roles, tables, rows and the database itself may be there already, as in a container."""
     user = uuid4()

@@ -283,3 +283,33 @@ def test_the_callers_rows_and_row_factories_raise_their_own_errors(
             )
         with pytest.raises(LookupError):
             conn.cursor(row_factory=factory).execute("SELECT 1").fetchone()
+
+
+UNREADABLE = {
+    "a date of another style": "SELECT set_config('datestyle', 'German', true), now() AS a",
+    "an infinite timestamp": "SELECT 'infinity'::timestamp AS a",
+    "a year beyond Python's": "SELECT 'Jan 1 10000'::timestamptz AS a",
+    "a date before our era": "SELECT '0044-03-15 BC'::date AS a",
+    "a range of such": "SELECT '[2000-01-01,infinity]'::tsrange AS a",
+    "an array of such": "SELECT ARRAY['infinity'::timestamp] AS a",
+    "json that is nested too deep": "SELECT (repeat('[', 5000) || repeat(']', 5000))::json AS a",
+}
+
+
+@pytest.mark.parametrize("kind", UNREADABLE)
+def test_a_value_that_python_cannot_hold_is_our_error_that_says_it_is_committed(
+    client: PostgresClient, user: UUID, kind: str
+) -> None:
+    """The row is stored when its reply is read; the same session serves the next call."""
+    insert = (
+        "WITH made AS (INSERT INTO contacts (user_id, name) VALUES (%s, 'stored')) "
+        f"{UNREADABLE[kind]}"
+    )
+    before = client.execute_scalar("SELECT pg_backend_pid()", user_id=user)
+
+    with pytest.raises(PostgresError, match="committed") as caught:
+        client.execute(insert, (user,), user)
+
+    assert caught.value.maybe_applied is True
+    assert contact_names(client, user) == ["stored"]
+    assert client.execute_scalar("SELECT pg_backend_pid()", user_id=user) == before

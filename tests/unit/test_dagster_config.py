@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import traceback
 from typing import Any
 
@@ -281,3 +282,21 @@ def test_the_health_check_does_not_raise_what_nobody_expects(
     assert FakeVaultSecretsResource().health_check() is False
     assert "the Vault health check failed: RuntimeError" in caplog.text
     assert CANARY not in caplog.text
+
+
+@pytest.mark.parametrize("name", ["token", "secret_id"])
+@pytest.mark.parametrize("kind", [VaultSecretsResourceConfig, VaultSecretsResource])
+def test_a_literal_secret_is_in_no_pickle(
+    kind: type[VaultSecretsResourceConfig], name: str
+) -> None:
+    """It would stand there in clear; the name of a variable may, and a copy stays possible."""
+    literal = kind(**{name: "canary"})  # type: ignore[arg-type]  # mypy takes it for every field
+    with pytest.raises(TypeError, match=f"{name} as text") as caught:
+        pickle.dumps(literal)
+    named = kind(**{name: EnvVar("SOME_VARIABLE")})  # type: ignore[arg-type]  # likewise
+
+    assert "canary" not in str(caught.value)
+    again = pickle.loads(pickle.dumps(named))  # noqa: S301 - our own bytes
+    assert (type(again), getattr(again, name).env_var_name) == (kind, "SOME_VARIABLE")
+    assert again.model_dump() == named.model_dump()
+    assert getattr(literal.model_copy(), name) == "canary"

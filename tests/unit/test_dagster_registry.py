@@ -13,7 +13,6 @@ import pytest
 
 from clients import VaultConnectionError
 from clients._dagster.registry import (
-    _registry,
     close_shared_clients,
     existing_client,
     shared_client,
@@ -116,36 +115,6 @@ def test_an_interrupted_thread_is_no_answer_for_another() -> None:
             shared_client("key", interrupted)
 
         assert other.result(5) == "b"
-
-
-def test_an_interruption_before_the_making_blocks_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Even between the reservation and the first line of the making: the next call makes it."""
-    lock = _registry._lock
-
-    class Interrupts:
-        """A lock whose release is where the signal arrives."""
-
-        def __enter__(self) -> None:
-            lock.acquire()
-
-        def __exit__(self, *exc_info: object) -> None:
-            lock.release()
-            monkeypatch.undo()
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(_registry, "_lock", Interrupts())
-    with pytest.raises(KeyboardInterrupt):
-        shared_client("key", lambda: Client("a", []))
-
-    # A daemon, so that a test that fails ends.
-    other = threading.Thread(
-        target=shared_client, args=("key", lambda: Client("b", [])), daemon=True
-    )
-    other.start()
-    other.join(5)
-
-    assert not other.is_alive()
-    assert existing_client("key") is not None
 
 
 def test_different_configurations_do_not_wait_for_each_other() -> None:

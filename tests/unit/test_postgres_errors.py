@@ -144,7 +144,7 @@ def test_lost_says_whether_anybody_knows() -> None:
 def test_every_reason_of_a_failed_connection_is_documented() -> None:
     """The set is closed: a program may compare with it."""
     told = set(re.findall(r"``(\w+)``", PostgresConnectionError.__doc__ or ""))
-    used = {*errors._FIXES, *startup._LEAST_TELLING, "settings", "server"}
+    used = {*errors._FIXES, *startup._LEAST_TELLING, "settings", "server", "session"}
     used |= {reason for _, reason in startup._REASONS}
 
     assert told - {"reason", "sqlstate"} == used

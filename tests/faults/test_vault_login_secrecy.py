@@ -1,0 +1,151 @@
+"""No failing login shows its credential: not in frames, attributes, causes or texts."""
+
+from __future__ import annotations
+
+import signal
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from clients import build_clients
+from clients.vault_auth import AppRole, Certificate, Jwt, Kubernetes, Token, TokenFile, VaultAuth
+from clients.vault_client import VaultClient
+from tests.http_fault_proxy import Fault, HttpFaultProxy
+from tests.secret_walker import SENTINEL, SoftTimeLimit, leaks_in, leaks_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+    from types import FrameType
+
+    from tests.vault_fixtures import VaultLab
+
+_KINDS = (
+    "token", "callable", "token_file", "secret_id", "secret_id_file", "wrapped", "kubernetes",
+    "jwt", "jwt_file",
+)  # fmt: skip
+_JWT = f"aaaa.{SENTINEL}.cccc"
+_ECHO = f'{{"errors":["seen: {SENTINEL}"],"data":{{"x":"{SENTINEL}"}}}}'.encode()
+_FAULTS = {
+    "reset": Fault(reset=True),
+    "echo 400": Fault(400, _ECHO),
+    "echo 403": Fault(403, _ECHO),
+    "echo 500": Fault(500, _ECHO),
+    "echo 200": Fault(200, _ECHO),
+    "no JSON": Fault(200, SENTINEL.encode()),
+}
+
+
+def _auth(kind: str, path: Path, secret: str = SENTINEL) -> VaultAuth:
+    jwt = _JWT.replace(SENTINEL, secret)
+    path.write_text(jwt if kind in {"kubernetes", "jwt_file"} else secret)
+    made: dict[str, Callable[[], VaultAuth]] = {
+        "token": lambda: Token(secret),
+        "callable": lambda: Token(path.read_text),
+        "token_file": lambda: TokenFile(path),
+        "secret_id": lambda: AppRole("a-role-id", secret),
+        "secret_id_file": lambda: AppRole("a-role-id", secret_id_file=path),
+        "wrapped": lambda: AppRole("a-role-id", wrapped_secret_id=secret),
+        "kubernetes": lambda: Kubernetes("a-role", path),
+        "jwt": lambda: Jwt("a-role", jwt),
+        "jwt_file": lambda: Jwt("a-role", path),
+    }
+    return made[kind]()
+
+
+@pytest.mark.parametrize("kind", _KINDS)
+def test_no_failure_of_a_login_shows_what_it_sent(
+    vault_proxy: HttpFaultProxy, tmp_path: Path, kind: str
+) -> None:
+    """Whatever the server says, or echoes."""
+    auth = _auth(kind, tmp_path / "credential")
+    for fault in _FAULTS.values():
+        vault_proxy.forget()
+        vault_proxy.plan(fault, times=9)
+        # A token that the server denies a look at itself is accepted, so it also has to read.
+        found = leaks_of(
+            lambda: VaultClient(
+                vault_proxy.url, auth=auth, retries=0, timeout=1.0, environ={}
+            ).get_secret("x"),
+            SENTINEL,
+        )
+        assert found == []
+
+
+@pytest.fixture
+def alarm() -> Iterator[Callable[[float], object]]:
+    """A soft time limit, as task queues have it: a signal whose handler raises."""
+
+    def raise_limit(_: int, __: FrameType | None) -> None:
+        raise SoftTimeLimit
+
+    before = signal.signal(signal.SIGALRM, raise_limit)
+    yield lambda seconds: signal.setitimer(signal.ITIMER_REAL, seconds)
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.parametrize("kind", _KINDS)
+def test_a_soft_time_limit_in_a_silent_login_shows_nothing(
+    vault_proxy: HttpFaultProxy, tmp_path: Path, alarm: Callable[[float], object], kind: str
+) -> None:
+    """The libraries' frames, which hold what is sent, are not kept."""
+    auth = _auth(kind, tmp_path / "credential")
+    vault_proxy.plan(Fault(pause=1.5), times=9)
+    alarm(0.4)
+    with pytest.raises(SoftTimeLimit) as caught:
+        VaultClient(vault_proxy.url, auth=auth, environ={})
+
+    assert leaks_in(caught.value, SENTINEL) == []
+
+
+def test_a_soft_time_limit_of_the_older_keywords_and_of_the_environment_shows_nothing(
+    vault_proxy: HttpFaultProxy, alarm: Callable[[float], object]
+) -> None:
+    """The arguments of the constructors are masked before anything waits."""
+    calls: list[Callable[[], object]] = [
+        lambda: VaultClient(vault_proxy.url, SENTINEL, environ={}),
+        lambda: VaultClient(vault_proxy.url, role_id="r-id", secret_id=SENTINEL, environ={}),
+        lambda: VaultClient(environ={"VAULT_ADDR": vault_proxy.url, "VAULT_TOKEN": SENTINEL}),
+        lambda: build_clients(environ={"VAULT_ADDR": vault_proxy.url, "VAULT_TOKEN": SENTINEL}),
+    ]
+    for call in calls:
+        vault_proxy.forget()
+        vault_proxy.plan(Fault(pause=1.0), times=9)
+        alarm(0.3)
+        with pytest.raises(SoftTimeLimit) as caught:
+            call()
+        assert leaks_in(caught.value, SENTINEL) == []
+
+
+_UNFIT = [f"{SENTINEL}\u200b", f"{SENTINEL} x", f"{SENTINEL}\n{SENTINEL}", f"{SENTINEL}\x00"]
+
+
+@pytest.mark.parametrize("text", _UNFIT)
+def test_a_credential_with_an_invisible_character_is_not_shown(
+    vault_lab: VaultLab, tmp_path: Path, text: str
+) -> None:
+    """It is refused where it was given, whichever way that was."""
+    path = tmp_path / "credential"
+    path.write_text(text)
+    environ = {"VAULT_ADDR": vault_lab.url}
+    calls: list[Callable[[], Any]] = [
+        lambda: Token(text),
+        lambda: AppRole("r-id", text),
+        lambda: AppRole("r-id", wrapped_secret_id=text),
+        lambda: Jwt("role", text),
+        lambda: VaultClient(vault_lab.url, text, environ={}),
+        lambda: VaultClient(vault_lab.url, role_id="r-id", secret_id=text, environ={}),
+        lambda: VaultClient(vault_lab.url, auth=Token(lambda: text), environ={}),
+        lambda: VaultClient(vault_lab.url, auth=TokenFile(path), environ={}),
+        lambda: VaultClient(environ=environ | {"VAULT_TOKEN": text}),
+        lambda: build_clients(environ=environ | {"VAULT_TOKEN": text}),
+        lambda: build_clients(environ=environ | {"VAULT_TOKEN": text, "VAULT_SKIP_VERIFY": "?"}),
+    ]
+    for call in calls:
+        assert leaks_of(call, SENTINEL) == []
+
+
+def test_a_certificate_login_has_nothing_to_show() -> None:
+    """Its key stays in its file."""
+    assert repr(Certificate("a-role")) == "Certificate(role='a-role', mount='cert')"
