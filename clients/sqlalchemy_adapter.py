@@ -8,14 +8,15 @@ statement travels together with what begins the transaction::
     with user_context(user_id), Session(engine) as session:
         session.scalars(select(Contact)).all()
 
-The identity is the session's (``Session(engine, info={"identity": {"user_id": ada}})``), else that
-of ``execution_options(identity=...)``, else the ambient one. Without any, the first statement
-raises RlsContextError and nothing is sent.
+The identity is ``Session(engine, info={"identity": {"user_id": ada}})``'s or that of
+``execution_options(identity=...)``, else the ambient one. Without any, the first statement raises
+RlsContextError and nothing is sent; so does a second identity in one transaction.
 Source: https://docs.sqlalchemy.org/en/20/core/connections.html.
 """
 
 from __future__ import annotations
 
+from itertools import chain, repeat
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import sqlalchemy
@@ -27,7 +28,8 @@ from sqlalchemy.orm import Session
 from sqlalchemy.pool import NullPool
 
 from ._postgres.first_statement import FirstStatement
-from .errors import PostgresConfigurationError, PostgresError
+from .errors import PostgresConfigurationError, PostgresError, RlsContextError
+from .identity import current_identity
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -36,34 +38,23 @@ if TYPE_CHECKING:
 
     from ._postgres.block import Block
     from ._postgres.guarded import GuardedConnection, GuardedCursor
-    from ._postgres.modes import Isolation
     from .postgres_client import PostgresClient
 
 __all__ = ["create_engine"]
 
-_NAME = "postgresql.failfast"
-_LEVELS: dict[str | None, Isolation | None] = {
-    None: None,
-    "READ COMMITTED": "read committed",
-    # Which PostgreSQL takes for the same.
-    "READ UNCOMMITTED": "read committed",
-    "REPEATABLE READ": "repeatable read",
-    "SERIALIZABLE": "serializable",
-}
+_OTHER = "this transaction belongs to another identity: commit or roll back first"
+_NO_RESULT = {"description": None, "rowcount": -1}
 # What the client does itself, or cannot let anybody else do.
 _NOT_THE_ENGINES = {
-    "connect_args": "PostgresClient's URL and settings",
-    "creator": "PostgresClient's URL",
-    "async_creator": "a synchronous engine: this client has no asyncio",
-    "json_deserializer": "PostgresClient's configure=",
-    "json_serializer": "PostgresClient's configure=",
-    "max_overflow": "PostgresClient's pool_size",
-    "pool": "PostgresClient's pool",
-    "pool_pre_ping": "nothing: stale connections are seen before they are lent",
-    "pool_recycle": "nothing: PostgresClient's pool renews its connections",
-    "pool_size": "PostgresClient's pool_size",
-    "pool_timeout": "PostgresClient's pool_timeout",
-    "poolclass": "PostgresClient's pool",
+    name: instead
+    for names, instead in (
+        ("async_creator connect_args creator module", "PostgresClient's URL and settings"),
+        ("json_deserializer json_serializer use_native_hstore", "PostgresClient's configure="),
+        ("max_overflow pool pool_size pool_use_lifo poolclass", "PostgresClient's pool_size"),
+        ("pool_pre_ping pool_recycle pool_reset_on_return", "nothing: the client does it"),
+        ("pool_timeout", "PostgresClient's pool_timeout"),
+    )
+    for name in names.split()
 }
 
 
@@ -89,105 +80,79 @@ def create_engine(
             f"create_engine() does not take {name}: use {_NOT_THE_ENGINES[name]}"
         )
     _refuse_autocommit(kwargs.get("isolation_level"))
-    lender = _Lender(postgres, admin=admin)
+    # SQLAlchemy asks a new server for its version and defaults once: below, and without any user.
+    admins = chain([True], repeat(admin))
     engine = sqlalchemy.create_engine(
         "postgresql+failfast://",
         poolclass=NullPool,
-        creator=lender.connect,
+        creator=lambda: _Connection(postgres, admin=next(admins)),
         use_native_hstore=False,
         **kwargs,
     )
-    event.listen(engine, "begin", _take_execution_options)
-    # SQLAlchemy asks a new server for its version and defaults once: now, and without any user.
+    event.listen(engine, "before_cursor_execute", _take_execution_options)
     engine.raw_connection().close()
-    lender.is_ready = True
     return engine
-
-
-class _Lender:
-    """Makes the connections that SQLAlchemy sees.
-
-    Args:
-        postgres: Whose sessions they use.
-        admin: Whether their transactions have no identity.
-    """
-
-    def __init__(self, postgres: PostgresClient, *, admin: bool) -> None:
-        self._postgres = postgres
-        self._admin = admin
-        self.is_ready = False
-
-    def connect(self) -> _Connection:
-        return _Connection(self._postgres, admin=self._admin or not self.is_ready)
 
 
 class _Connection:
     """What SQLAlchemy takes for a driver's connection: a transaction of the client at a time."""
 
-    #: SQLAlchemy discards a connection that is broken; the client has done so before it asks.
     broken = False
     autocommit = False
     read_only: bool | None = None
+    isolation: Any = None
 
     def __init__(self, postgres: PostgresClient, *, admin: bool) -> None:
         self._postgres = postgres
         self._admin = admin
         self._block: Block | None = None
         self._handle: GuardedConnection | None = None
-        #: Whose rows the next transaction sees; None: the current user's.
-        self.identity: Mapping[str, object] | None = None
-        self.isolation_level: str | None = None
+        self._identity: Mapping[str, object] | None = None
+        self._ambient: dict[str, object] = {}
         self.closed = False
+
+    def belong_to(self, identity: Mapping[str, object]) -> None:
+        """Say whose rows the transaction sees; until its end nothing else can be said."""
+        if identity != self._identity and (self._handle is not None or self._identity is not None):
+            raise RlsContextError(_OTHER)
+        self._identity = identity
 
     def cursor(self, name: str | None = None, **options: Any) -> _Cursor:
         if self.closed:
             raise PostgresError("this connection was given back: take a new one from the engine")
         return _Cursor(self, name, options)
 
-    def begin(self, first: FirstStatement | None = None) -> GuardedCursor | None:
-        """Open the transaction, together with its first statement where there is one."""
+    def begin(self, first: FirstStatement | None = None) -> GuardedConnection:
+        self._ambient = current_identity()
         block = self._postgres.begin_block(
-            self.identity,
-            admin=self._admin,
-            isolation=_LEVELS[self.isolation_level],
-            read_only=self.read_only,
+            self._identity, admin=self._admin, isolation=self.isolation, read_only=self.read_only
         )
+        self._handle = block.__enter__() if first is None else block.begin_with(first)
         self._block = block
-        if first is None:
-            self._handle = block.__enter__()
-            return None
-        try:
-            self._handle, cursor = block.begin_with(first)
-        except BaseException:
-            if not block.is_open:
-                self._block = None
-            raise
-        return cursor
+        return self._handle
 
     @property
     def handle(self) -> GuardedConnection | None:
-        """The running transaction."""
+        if self._handle is not None and self._identity is None and not self._admin:
+            ambient = current_identity()
+            if ambient and ambient != self._ambient:
+                raise RlsContextError(_OTHER)
         return self._handle
 
     def commit(self) -> None:
-        self._end(None)
+        self._end()
 
     def rollback(self) -> None:
-        self._end(_RolledBack())
+        self._end(PostgresError("rolled back"))
 
     def close(self) -> None:
         self.closed = True
         self.rollback()
 
-    def _end(self, reason: BaseException | None) -> None:
-        block, self._block, self._handle = self._block, None, None
-        self.identity = None
-        if block is not None and block.is_open:
-            block.__exit__(None if reason is None else type(reason), reason, None)
-
-
-class _RolledBack(Exception):  # noqa: N818 - what a block is told, and nobody else sees
-    """The transaction was rolled back on purpose."""
+    def _end(self, reason: PostgresError | None = None) -> None:
+        block, self._block, self._handle, self._identity = self._block, None, None, None
+        if block is not None:
+            block.__exit__(None if reason is None else PostgresError, reason, None)
 
 
 class _Cursor:
@@ -197,15 +162,18 @@ class _Cursor:
 
     def __init__(self, connection: _Connection, name: str | None, options: dict[str, Any]) -> None:
         self.connection = connection
-        self._name = name
-        self._options = options
+        self._options = {"name": name, "row_factory": tuple_row, **options}
         self._cursor: GuardedCursor | None = None
 
     def execute(self, query: Any, params: Any = None) -> None:
-        if self.connection.handle is None and self._name is None:
-            self._cursor = self.connection.begin(FirstStatement(query, params))
-        else:
+        if self.connection.handle or self._cursor or self._options["name"]:
             self._opened().execute(query, params)
+            return
+        first = FirstStatement(query, params)
+        handle = self.connection.begin(first)
+        if first.error is not None:
+            raise first.error
+        self._cursor = handle.adopt(first.cursor)
 
     def executemany(self, query: Any, rows: Sequence[Any]) -> None:
         self._opened().executemany(query, rows)
@@ -216,20 +184,14 @@ class _Cursor:
 
     def __getattr__(self, name: str) -> Any:
         # Before its first statement a driver's cursor has no result either.
-        if self._cursor is None:
-            if name in {"description", "rowcount"}:
-                return None if name == "description" else -1
-            raise AttributeError(name)
+        if self._cursor is None and name in _NO_RESULT:
+            return _NO_RESULT[name]
         return getattr(self._cursor, name)
 
     def _opened(self) -> GuardedCursor:
-        if self.connection.handle is None:
-            self.connection.begin()
-        handle = self.connection.handle
-        if self._cursor is None and handle is not None:
-            self._cursor = handle.cursor(self._name, row_factory=tuple_row, **self._options)
         if self._cursor is None:
-            raise PostgresError("the transaction could not be opened")
+            handle = self.connection.handle or self.connection.begin()
+            self._cursor = handle.cursor(**self._options)
         return self._cursor
 
 
@@ -243,20 +205,25 @@ class _Dialect(PGDialect_psycopg):
     def get_async_dialect_cls(cls, url: Any) -> NoReturn:
         raise PostgresConfigurationError(f"{url.drivername}: this client has no asyncio")
 
+    def connect(self, *_args: Any, **_params: Any) -> NoReturn:
+        raise PostgresConfigurationError("use clients.sqlalchemy_adapter.create_engine(postgres)")
+
     def on_connect(self) -> None:
         # The first transaction is not begun before its first statement.
         return None
 
-    def get_default_isolation_level(self, dbapi_conn: Any) -> IsolationLevel:
-        return self.get_isolation_level(dbapi_conn)
-
-    def get_isolation_level(self, dbapi_connection: Any) -> IsolationLevel:
-        level: IsolationLevel = dbapi_connection.isolation_level or "READ COMMITTED"
-        return level
+    def get_isolation_level(self, dbapi_connection: Any) -> Any:
+        return (dbapi_connection.isolation or "read committed").upper()
 
     def set_isolation_level(self, dbapi_connection: Any, level: IsolationLevel) -> None:
         _refuse_autocommit(level)
-        dbapi_connection.isolation_level = level
+        # Which PostgreSQL takes for the same.
+        dbapi_connection.isolation = level.lower().replace("uncommitted", "committed")
+
+    def set_deferrable(self, *_: Any) -> NoReturn:
+        raise PostgresConfigurationError("neither DEFERRABLE nor two-phase commit is supported")
+
+    do_begin_twophase = set_deferrable  # type: ignore[assignment]  # never returns
 
 
 def _refuse_autocommit(level: object) -> None:
@@ -267,21 +234,16 @@ def _refuse_autocommit(level: object) -> None:
         )
 
 
-def _take_execution_options(connection: sqlalchemy.Connection) -> None:
-    identity = connection.get_execution_options().get("identity")
-    if identity is not None:
-        _adapted(connection).identity = identity
+def _take_execution_options(connection: Any, *args: Any) -> None:
+    context = args[3]
+    if context is not None and (identity := context.execution_options.get("identity")) is not None:
+        connection.connection.driver_connection.belong_to(identity)
 
 
-def _take_session_info(session: Session, _: object, connection: sqlalchemy.Connection) -> None:
+def _take_session_info(session: Session, _: object, connection: Any) -> None:
     if connection.dialect.driver == _Dialect.driver and "identity" in session.info:
-        _adapted(connection).identity = session.info["identity"]
+        connection.connection.driver_connection.belong_to(session.info["identity"])
 
 
-def _adapted(connection: sqlalchemy.Connection) -> _Connection:
-    adapted: _Connection = connection.connection.driver_connection  # type: ignore[assignment]  # our own
-    return adapted
-
-
-registry.register(_NAME, __name__, "_Dialect")
+registry.register("postgresql.failfast", __name__, "_Dialect")
 event.listen(Session, "after_begin", _take_session_info)

@@ -15,7 +15,7 @@ from .._shared.telemetry import is_enabled
 from ..errors import ClientError, PostgresConnectionError, PostgresError, RlsContextError
 from .block_state import BlockState, BlockUse
 from .errors import is_connection_loss, lost_error, statement_error, unexpected_error
-from .guarded import GuardedConnection, GuardedCursor
+from .guarded import GuardedConnection, check_sendable
 from .modes import PLAIN, Modes
 from .owner import current_owner
 from .recording import BlockRecorder
@@ -193,24 +193,25 @@ class Block:
     def __enter__(self) -> GuardedConnection:
         return self._open(*self._begin(None))
 
-    def begin_with(self, first: FirstStatement) -> tuple[GuardedConnection, GuardedCursor]:
+    def begin_with(self, first: FirstStatement) -> GuardedConnection:
         """Open the transaction and run its first statement in the same round trip.
 
         Args:
-            first: The statement.
+            first: The statement; afterwards it has its cursor or its error. An error of the
+                statement leaves the block open, and aborted.
 
         Returns:
-            The handle, and the cursor that has the statement's result.
+            The handle.
 
         Raises:
-            psycopg.Error: The statement failed. The block is open all the same, and aborted.
+            psycopg.Error: The statement cannot be converted. Nothing was sent.
             PostgresError: No transaction could be opened.
         """
+        check_sendable(first.query, first.params, "execute()")
         handle = self._open(*self._begin(first))
         if first.error is not None:
             self.state.note(first.error)
-            raise first.error
-        return handle, handle.adopt(first.cursor)
+        return handle
 
     def _open(self, session: Session, began: bytes) -> GuardedConnection:
         self._state = BlockState(session, self.context, began)

@@ -48,8 +48,8 @@ class FirstStatement:
     """
 
     def __init__(self, query: Any, params: Params | None) -> None:
-        self._query = query
-        self._params = params
+        self.query = query
+        self.params = params
         #: psycopg's cursor with the result, once it has run.
         self.cursor: Any = None
         #: What the server said of it, when it failed.
@@ -77,6 +77,6 @@ class FirstStatement:
 
         cursor = _OpeningCursor(session.conn, row_factory=tuple_row)
         cursor.send = send
-        cursor.execute(self._query, self._params)
+        cursor.execute(self.query, self.params)
         self.cursor = cursor
         return answers[len(head) - 1]

@@ -35,6 +35,7 @@ __all__ = [
     "GuardedCursor",
     "GuardedTransaction",
     "StreamedRows",
+    "check_sendable",
 ]
 
 
@@ -309,7 +310,7 @@ class GuardedCursor(_PartOfBlock):
         recorder = self._handle.recorder
         recorded = nullcontext() if recorder is None else recorder.statement(query)
         with recorded, self._use.guard():
-            _refuse_unsendable(query, params, "execute()")
+            check_sendable(query, params, "execute()")
             try:
                 self._raw.execute(query, params)
             except Exception as error:
@@ -325,7 +326,7 @@ class GuardedCursor(_PartOfBlock):
         recorder = self._handle.recorder
         recorded = nullcontext() if recorder is None else recorder.statement(query)
         with recorded, self._use.guard():
-            _refuse_unsendable(query, (), "executemany()")
+            check_sendable(query, (), "executemany()")
             try:
                 self._raw.executemany(query, _checked_rows(rows), returning=returning)
             except Exception as error:
@@ -364,7 +365,7 @@ class GuardedCursor(_PartOfBlock):
         """
         state = self._use.state
         with self._use.guard():
-            _refuse_unsendable(query, params, "stream()")
+            check_sendable(query, params, "stream()")
             rows = _StatementRows(self._use, self._raw.stream(query, params))
         try:
             while True:
@@ -387,7 +388,7 @@ class GuardedCursor(_PartOfBlock):
 
         COPY FROM is PostgreSQL's to refuse on tables with row-level security.
         """
-        _refuse_unsendable(statement, params, "copy()")
+        check_sendable(statement, params, "copy()")
         with self._use.guard(), self._raw.copy(statement, params) as raw:
             use = self._use.part("this COPY has ended: open another with cursor.copy()")
             try:
@@ -475,8 +476,18 @@ class _StatementRows:
         self._use.drive("stream()", self._state.session.conn.execute, statement)
 
 
-def _refuse_unsendable(query: Query, params: Params | None, action: str) -> None:
-    """Refuse a statement that would not reach the server as its caller wrote it."""
+def check_sendable(query: Query, params: Params | None, action: str) -> None:
+    """Refuse a statement that would not reach the server as its caller wrote it.
+
+    Args:
+        query: SQL with placeholders.
+        params: Values for them.
+        action: What was to send it.
+
+    Raises:
+        PostgresError: Its parameters cannot be sent.
+        psycopg.ProgrammingError: It contains a NUL character.
+    """
     checked_params(params, action)
     refuse_unsendable(query, params, action)
     # libpq would cut the query there: perhaps before its WHERE.
