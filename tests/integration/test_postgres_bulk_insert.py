@@ -50,6 +50,8 @@ def db(own_postgres: PostgresServer) -> Iterator[PostgresClient]:
         admin_url=own_postgres.url("crm_admin", "secret"),
     ) as client:
         yield client
+    with psycopg.connect(own_postgres.url(), autocommit=True) as conn:
+        conn.execute('DROP TABLE "Bulk Rows"')
 
 
 def keys(db: PostgresClient) -> list[Any]:
