@@ -51,6 +51,7 @@ __all__ = [
     "Operation",
     "error_from_answer",
     "error_from_exception",
+    "forget_context",
     "not_vault",
     "root_of",
 ]
@@ -218,6 +219,20 @@ _BODY_ERRORS = (
 def root_of(error: BaseException) -> BaseException:
     """Return the first cause of *error*, however the libraries wrapped it."""
     return list(_causes(error))[-1]
+
+
+def forget_context(error: BaseException, ambient: BaseException | None) -> None:
+    """Cut off what the caller was handling when the request failed: it is no cause of the failure.
+
+    Args:
+        error: The failure.
+        ambient: What was being handled before the request was sent; None: nothing.
+    """
+    if ambient is None:
+        return
+    for one in list(_causes(error)):
+        if one.__context__ is ambient:
+            one.__context__ = None
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

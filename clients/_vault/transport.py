@@ -7,6 +7,7 @@ nothing but the session's connections.
 from __future__ import annotations
 
 import json
+import sys
 import time
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
@@ -27,6 +28,7 @@ from .errors import (
     Operation,
     error_from_answer,
     error_from_exception,
+    forget_context,
     not_vault,
     root_of,
 )
@@ -237,6 +239,7 @@ class VaultAdapter(_AdapterOfBodies):
             headers["X-Vault-Token"] = self._masked_token.reveal()
         if self.namespace:
             headers["X-Vault-Namespace"] = self.namespace
+        ambient = sys.exception()
         try:
             with self.session.request(
                 method,
@@ -251,6 +254,7 @@ class VaultAdapter(_AdapterOfBodies):
             ) as reply:
                 return self._with_content(reply)
         except _DRIVER_ERRORS as error:
+            forget_context(error, ambient)
             return error
 
     def _with_content(

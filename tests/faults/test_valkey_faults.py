@@ -103,7 +103,8 @@ def test_a_cached_value_that_cannot_be_stored_costs_one_time_out(server: ValkeyS
             client.cached("slow", 60, proxy.stall.set, lock_seconds=1)
         proxy.stall.clear()
 
-        assert proxy.connections == before
+        # One more may have been opened to see whether the server is back; nobody waits for it.
+        assert proxy.connections <= before + 1
 
 
 def test_a_lost_pipeline_has_counted_once(server: ValkeyServer) -> None:

@@ -13,6 +13,7 @@ import pytest
 import requests.exceptions
 import urllib3.exceptions
 
+from clients import VaultClient
 from clients._vault.errors import Answer, Operation, error_from_answer, error_from_exception
 from clients._vault.paths import secret_path
 from clients._vault.retry import RETRIED_REASONS
@@ -187,3 +188,15 @@ def test_a_path_that_names_the_mount_twice_gets_a_hint(path: str, status: int) -
         answer = Answer(status=status)
 
     assert "did you mean 'crm/db'?" in str(error_from_answer(operation, answer))
+
+
+def test_what_the_caller_was_handling_is_no_cause_of_a_failure() -> None:
+    """A call from inside an ``except`` block tells its own reason, and not that of the block."""
+    try:
+        raise RuntimeError("the caller's own trouble")  # noqa: TRY301 - the block is the point
+    except RuntimeError:
+        with pytest.raises(VaultConnectionError) as caught:
+            VaultClient("http://127.0.0.1:1", "token", retries=0)
+
+    assert caught.value.reason == "unreachable"
+    assert "RuntimeError" not in str(caught.value)
