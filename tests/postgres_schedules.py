@@ -247,10 +247,11 @@ def swallow(turn: Turn) -> None:
     raises = pytest.raises((TransactionAbortedError, PostgresConnectionError))
     with raises, turn.client.connection(**turn.mine) as conn:
         cursor = conn.cursor()
+        # Before the statement: the block may not even have begun when a session was killed.
+        turn.world.keep(cursor.fetchone, cursor.fetchall)
         with suppress(psycopg.Error):
             cursor.execute(turn.insert, turn.my_note)
             conn.execute("SELECT 1/0")
-    turn.world.keep(cursor.fetchone, cursor.fetchall)
 
 
 def savepoint(turn: Turn) -> None:
