@@ -34,7 +34,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(_PROJECT):
             item.add_marker(pytest.mark.project)
-        # The time-out ends a test that hangs. A long one, beside others, is not hanging after 300 s.
+        # The time-out ends a test that hangs: a long one beside others does not, after 300 s.
         if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(1200))
 
