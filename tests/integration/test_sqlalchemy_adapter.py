@@ -397,7 +397,8 @@ def test_no_schedule_of_sessions_shows_a_foreign_row(
     with PostgresClient(own_postgres.url("crm_user", "secret"), 2, pool_timeout=30.0) as client:
         engine = create_engine(client)
         with ThreadPoolExecutor(3) as threads:
-            parts = [threads.submit(_play, engine, users, seed, wanted // 3) for seed in range(3)]
+            steps = -(-wanted // 3)
+            parts = [threads.submit(_play, engine, users, seed, steps) for seed in range(3)]
             reads = sum(part.result() for part in parts)
         assert reads >= wanted
         assert client.stats()["in_use"] == 0
