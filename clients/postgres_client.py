@@ -28,6 +28,7 @@ from ._postgres.statements import checked_params, refuse_unsendable, refuse_unsu
 from ._rls.finding import Finding, Proof
 from ._shared.credentials import hidden
 from ._shared.lifecycle import Lifecycle
+from ._shared.pool_stats import with_metric_names
 from ._shared.telemetry import Reading, is_enabled
 from ._shared.validation import checked_count
 from .errors import (
@@ -742,14 +743,22 @@ class PostgresClient(Lifecycle):
         """Return how old the credential in use is and how long it still works, never itself."""
         return self._connector.source.life()
 
-    def stats(self) -> dict[str, int]:
+    def stats(self, *, admin: bool = False) -> dict[str, int]:
         """Return the pool's numbers.
 
+        Args:
+            admin: Whether to return those of the connections through ``admin_url``.
+
         Returns:
-            Now ``max_size``, ``size``, ``idle``, ``in_use``, ``waiting``; in all ``checkouts``,
-            ``connects``, ``connect_failures``, ``stale``, ``retired``, ``exhausted``.
+            In the words of the metrics: now ``max``, ``idle``, ``used``, ``pending_requests``, and
+            in all ``timeouts``. Beside these ``size``, ``checkouts``, ``connects``,
+            ``connect_failures``, ``stale`` and ``retired``, and under older names ``max_size``,
+            ``in_use``, ``waiting`` and ``exhausted``. Nothing with *admin* and without an
+            ``admin_url``: administrators then share the users' pool.
         """
-        return self._pool.stats()
+        if admin and self._admin_pool is self._pool:
+            return {}
+        return with_metric_names((self._admin_pool if admin else self._pool).stats())
 
     # -- close --
 
