@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
 from ._shared.lifecycle import Lifecycle
+from ._shared.pool_stats import stats_by_pool
 from ._shared.secrecy import MaskedEnvironment
 from ._shared.single_flight import fresh_copy
 from ._vault.secret_urls import SecretUrls
@@ -148,6 +149,19 @@ class Clients(Lifecycle):
             if raise_on_failure and one.error is not None:
                 raise one.error
         return report
+
+    def stats(self) -> dict[str, dict[str, int]]:
+        """Return the numbers of each client and pool, in the words of the metrics.
+
+        Returns:
+            What the clients' own ``stats()`` return, as ``"vault"``, ``"postgres"`` and
+            ``"valkey"``, and with an ``admin_url`` the other pool as ``"postgres admin"``.
+        """
+        return {
+            "vault": self.vault.stats(),
+            **stats_by_pool("postgres", self.postgres.stats),
+            "valkey": self.valkey.stats(),
+        }
 
     def close(self) -> None:
         """Close all of them in reverse order, even when one fails.

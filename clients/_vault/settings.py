@@ -75,8 +75,10 @@ class VaultOptions:
         """Return every value that no message may show."""
         auth = self.auth
         match auth:
-            case Token() | Jwt():
-                own: list[object] = [auth.token]
+            case Token():
+                own: list[object] = [auth.token, auth.wrapped]
+            case Jwt():
+                own = [auth.token]
             case AppRole():
                 own = [auth.secret_id, auth.wrapped_secret_id]
             case _:
