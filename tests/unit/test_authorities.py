@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -105,8 +106,11 @@ def test_all_urls_take_and_refuse_the_same_servers(host: str, port: str | None) 
     if ":" in host and not host.startswith("["):
         return  # in parts an address needs no brackets, and a port has a field of its own
     bare = host.replace("%25", "%") if host.startswith("[") else host
-    for read in (postgres_url, valkey_url):
-        assert _accepts(lambda read=read: _parts(read, bare, port)) == isinstance(server, Server)
+    made = {
+        read: _accepts(partial(_parts, read, bare, port)) for read in (postgres_url, valkey_url)
+    }
+
+    assert set(made.values()) == {isinstance(server, Server)}, made
 
 
 def _is_printable(text: str) -> bool:
