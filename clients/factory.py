@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, contextmanager
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 from ._shared.lifecycle import Lifecycle
 from ._shared.pool_stats import stats_by_pool
 from ._shared.secrecy import MaskedEnvironment
+from ._shared.single_flight import fresh_copy
 from ._vault.secret_urls import SecretUrls
 from .errors import ClientError, ConfigurationError, VaultError
 from .postgres_client import PostgresClient
@@ -305,7 +305,7 @@ def _named(service: str) -> Iterator[None]:
     try:
         yield
     except ClientError as error:
-        named = copy.copy(error)
+        named = fresh_copy(error)
         from_vault = isinstance(error, VaultError) and service != "vault"
         whose = f"vault, for {service}" if from_vault else service
         named.args = (f"{whose}: {error}", *error.args[1:])

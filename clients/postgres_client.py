@@ -213,7 +213,9 @@ class PostgresClient(Lifecycle):
         """Open one transaction that sees and writes one user's rows alone.
 
         It commits on a normal end and rolls back on an exception, which comes out unchanged.
-        Inside an open block of the same user it is a savepoint of that block.
+        Inside an open block of the same user it is a savepoint of that block. A block belongs to
+        the thread, to the task of asyncio or Trio or the greenlet, and to the generator that has
+        entered it: others have transactions of their own, and so has who reads from the generator.
 
         Args:
             user_id: Whose rows: a UUID or its text by default; None: the current user.
@@ -302,6 +304,10 @@ class PostgresClient(Lifecycle):
             PostgresConfigurationError: An argument is unusable.
         """
         checked_count("attempts", attempts, PostgresConfigurationError, minimum=1)
+        if not callable(work):
+            raise PostgresConfigurationError(
+                f"work is {type(work).__name__}: it must be a callable that takes the connection"
+            )
         context = self._context(user_id, identity, admin=admin)
         pool, modes = self._pool_for(context), Modes(isolation)
         if (outer := open_block(pool, context)) is not None:
@@ -628,7 +634,7 @@ class PostgresClient(Lifecycle):
         context = self._context(user_id, identity, admin=admin).limited(modes.timeout_ms)
         pool = self._pool_for(context)
         return InBlock("stream", pool).stream(
-            BlockEntry(pool, context, modes), name, query, values, batch_size
+            BlockEntry(pool, context, modes, for_consumers=True), name, query, values, batch_size
         )
 
     def begin_block(

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from .._shared.telemetry import Call, Reading
     from .session import Session
 
-__all__ = ["BlockRecorder", "ending", "query_attributes", "telemetry_of"]
+__all__ = ["BlockRecorder", "query_attributes", "telemetry_of"]
 
 _DEFAULT_PORT = 5432
 
@@ -89,20 +89,17 @@ class BlockRecorder:
         if self._pid == os.getpid():
             self._recorded.__exit__(type(error) if error else None, error, None)
 
+    @contextmanager
+    def ending(self, error: BaseException | None) -> Iterator[None]:
+        """Record the end of the block, which comes in the ``with`` block.
 
-@contextmanager
-def ending(recorder: BlockRecorder | None, error: BaseException | None) -> Iterator[None]:
-    """Record the end of a block, which comes in the ``with`` block.
-
-    Args:
-        recorder: Records it; None while nothing is recorded.
-        error: What has ended it, unless its end fails itself.
-    """
-    try:
-        yield
-    except BaseException as failure:
-        error = failure
-        raise
-    finally:
-        if recorder is not None:
-            recorder.end(error)
+        Args:
+            error: What has ended it, unless its end fails itself.
+        """
+        try:
+            yield
+        except BaseException as failure:
+            error = failure
+            raise
+        finally:
+            self.end(error)
