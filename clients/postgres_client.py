@@ -28,6 +28,7 @@ from ._postgres.statements import checked_params, refuse_unsendable, refuse_unsu
 from ._rls.finding import Finding, Proof
 from ._shared.credentials import hidden
 from ._shared.lifecycle import Lifecycle
+from ._shared.pool_stats import with_metric_names
 from ._shared.telemetry import Reading, is_enabled
 from ._shared.validation import checked_count
 from .errors import (
@@ -211,7 +212,9 @@ class PostgresClient(Lifecycle):
         """Open one transaction that sees and writes one user's rows alone.
 
         It commits on a normal end and rolls back on an exception, which comes out unchanged.
-        Inside an open block of the same user it is a savepoint of that block.
+        Inside an open block of the same user it is a savepoint of that block. A block belongs to
+        the thread, to the task of asyncio or Trio or the greenlet, and to the generator that has
+        entered it: others have transactions of their own, and so has who reads from the generator.
 
         Args:
             user_id: Whose rows: a UUID or its text by default; None: the current user.
@@ -300,6 +303,10 @@ class PostgresClient(Lifecycle):
             PostgresConfigurationError: An argument is unusable.
         """
         checked_count("attempts", attempts, PostgresConfigurationError, minimum=1)
+        if not callable(work):
+            raise PostgresConfigurationError(
+                f"work is {type(work).__name__}: it must be a callable that takes the connection"
+            )
         context = self._context(user_id, identity, admin=admin)
         pool, modes = self._pool_for(context), Modes(isolation)
         if (outer := open_block(pool, context)) is not None:
@@ -626,7 +633,7 @@ class PostgresClient(Lifecycle):
         context = self._context(user_id, identity, admin=admin).limited(modes.timeout_ms)
         pool = self._pool_for(context)
         return InBlock("stream", pool).stream(
-            BlockEntry(pool, context, modes), name, query, values, batch_size
+            BlockEntry(pool, context, modes, for_consumers=True), name, query, values, batch_size
         )
 
     def begin_block(
@@ -742,14 +749,22 @@ class PostgresClient(Lifecycle):
         """Return how old the credential in use is and how long it still works, never itself."""
         return self._connector.source.life()
 
-    def stats(self) -> dict[str, int]:
+    def stats(self, *, admin: bool = False) -> dict[str, int]:
         """Return the pool's numbers.
 
+        Args:
+            admin: Whether to return those of the connections through ``admin_url``.
+
         Returns:
-            Now ``max_size``, ``size``, ``idle``, ``in_use``, ``waiting``; in all ``checkouts``,
-            ``connects``, ``connect_failures``, ``stale``, ``retired``, ``exhausted``.
+            In the words of the metrics: now ``max``, ``idle``, ``used``, ``pending_requests``, and
+            in all ``timeouts``. Beside these ``size``, ``checkouts``, ``connects``,
+            ``connect_failures``, ``stale`` and ``retired``, and under older names ``max_size``,
+            ``in_use``, ``waiting`` and ``exhausted``. Nothing with *admin* and without an
+            ``admin_url``: administrators then share the users' pool.
         """
-        return self._pool.stats()
+        if admin and self._admin_pool is self._pool:
+            return {}
+        return with_metric_names((self._admin_pool if admin else self._pool).stats())
 
     # -- close --
 

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 import psycopg
 from psycopg.pq import ConnStatus, TransactionStatus
 
+from .._shared.generators import innermost_generator, is_running
 from .._shared.telemetry import is_enabled
 from ..errors import ClientError, PostgresConnectionError, PostgresError, RlsContextError
-from .block_state import BlockState, BlockUse
+from .block_state import BlockState, BlockUse, GeneratorPart
 from .errors import is_connection_loss, lost_error, statement_error, unexpected_error
 from .guarded import GuardedConnection, check_sendable
 from .modes import PLAIN, Modes
@@ -49,8 +50,10 @@ _open_blocks: ContextVar[tuple[weakref.ref[Block], ...]] = ContextVar("open_bloc
 def open_block(pool: Pool, context: RlsContext) -> Block | None:
     """Return the block that a call in *context* has to join; None when there is none.
 
-    It is one of the same thread, and of the same asyncio task or greenlet: a task that is started
-    inside a block inherits the context, and must not write into the other's transaction.
+    It is one of the same thread, and of the same task or greenlet: a task that is started inside a
+    block inherits the context, and must not write into the other's transaction. Nor must who reads
+    from a generator write into a block that the generator has entered, and undoes when it is
+    closed.
 
     Args:
         pool: The pool that the call would take a session from.
@@ -62,7 +65,7 @@ def open_block(pool: Pool, context: RlsContext) -> Block | None:
     for ref in reversed(_open_blocks.get()):
         block = ref()
         # A copied context can carry another thread's or task's blocks here.
-        if block and block.pool is pool and block.is_open and block.owner.is_current():
+        if block and block.pool is pool and block.is_open and block.is_callers():
             if block.context.is_admin != context.is_admin:
                 continue
             if block.context != context:
@@ -82,12 +85,22 @@ class BlockEntry:
         pool: Where a session comes from.
         context: Whose rows it sees.
         modes: How its transaction begins, if it is one of its own.
+        for_consumers: Whether calls of who reads from a generator join what the generator has
+            entered; so only where an early end of the generator undoes nothing.
     """
 
-    def __init__(self, pool: Pool, context: RlsContext, modes: Modes = PLAIN) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        context: RlsContext,
+        modes: Modes = PLAIN,
+        *,
+        for_consumers: bool = False,
+    ) -> None:
         self._pool = pool
         self._context = context
         self._modes = modes
+        self._for_consumers = for_consumers
         self._entered: Block | JoinedBlock | None = None
         self._recorded: AbstractContextManager[Call | None] | None = None
 
@@ -98,7 +111,9 @@ class BlockEntry:
             )
         outer = open_block(self._pool, self._context)
         if outer is None:
-            self._entered = Block(self._pool, self._context, self._modes)
+            self._entered = Block(
+                self._pool, self._context, self._modes, for_consumers=self._for_consumers
+            )
         else:
             self._entered = JoinedBlock(outer, self._modes)
         try:
@@ -155,10 +170,13 @@ class Block:
         context: Whose rows it sees.
         modes: How it begins.
         joinable: Whether calls of this thread or task for the same identity become a part of it.
+        for_consumers: As for ``BlockEntry``.
     """
 
     _state: BlockState | None = None
     _dropped = False
+    # The generator that has entered it, by the id of its frame, which would keep the block alive.
+    _generator: int | None = None
     #: What telemetry records of it.
     call: Call | None = None
 
@@ -169,9 +187,11 @@ class Block:
         modes: Modes = PLAIN,
         *,
         joinable: bool = True,
+        for_consumers: bool = False,
     ) -> None:
         self.modes = modes
         self._joinable = joinable
+        self._for_consumers = for_consumers
         self.pool = pool
         self.context = context
         self.what = context.what
@@ -182,6 +202,10 @@ class Block:
     def is_open(self) -> bool:
         """Whether it has begun and not ended."""
         return self._state is not None
+
+    def is_callers(self) -> bool:
+        """Return whether the caller is who has entered it: its task, and its generator."""
+        return self.owner.is_current() and (self._generator is None or is_running(self._generator))
 
     @property
     def state(self) -> BlockState:
@@ -217,6 +241,8 @@ class Block:
         self._state = BlockState(session, self.context, began)
         self.pool.pin(session)
         if self._joinable:
+            frame = None if self._for_consumers else innermost_generator()
+            self._generator = None if frame is None else id(frame)
             self.owner.begin_block()
             _open_blocks.set((*_others_than(self), weakref.ref(self)))
         return GuardedConnection(BlockUse(self._state))
@@ -385,7 +411,9 @@ class Block:
 class JoinedBlock:
     """A context manager over a savepoint of a block that is open already.
 
-    What fails inside undoes itself alone, as it would in a transaction of its own.
+    What fails inside undoes itself alone, as it would in a transaction of its own. A generator that
+    is closed inside, after its consumer has gone on in the block, undoes nothing: what the consumer
+    has written in the meantime would be lost with it, though it was told that it is there.
 
     Args:
         outer: The block to join.
@@ -402,9 +430,13 @@ class JoinedBlock:
         self._use = BlockUse(outer.state)
         self._handle = GuardedConnection(self._use)
         self._savepoint = self._handle.transaction()
+        self._part: GeneratorPart | None = None
 
     def __enter__(self) -> GuardedConnection:
         self._savepoint.__enter__()
+        if (frame := innermost_generator()) is not None:
+            self._part = GeneratorPart(id(frame))
+            self._outer.state.generator_parts.append(self._part)
         return self._handle
 
     def __exit__(
@@ -413,10 +445,23 @@ class JoinedBlock:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        if self._part is not None:
+            self._leave_generator(self._part)
+            if isinstance(exc, GeneratorExit) and self._part.is_shared and self._is_healthy():
+                exc_type = exc = traceback = None
         try:
             self._savepoint.__exit__(exc_type, exc, traceback)
         finally:
             self._use.end()
+
+    def _leave_generator(self, part: GeneratorPart) -> None:
+        parts = self._use.state.generator_parts
+        if part in parts:
+            parts.remove(part)
+
+    def _is_healthy(self) -> bool:
+        status = self._use.state.session.transaction_status
+        return self._use.is_open and status == TransactionStatus.INTRANS
 
 
 def _others_than(ended: Block) -> tuple[weakref.ref[Block], ...]:

@@ -11,13 +11,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar
 
 import psycopg
-from psycopg import sql
 from psycopg.pq import TransactionStatus
 from psycopg.rows import dict_row, tuple_row
 
 from ..errors import ClientError, PostgresError
 from .errors import describe
-from .statements import MAX_PARAMETERS, CallersRows, checked_params, refuse_unsendable
+from .rows import unique_dict_row
+from .statements import MAX_PARAMETERS, CallersRows, checked_params, refuse_unsendable, text_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -123,7 +123,9 @@ class GuardedConnection(_PartOfBlock):
         factory = row_factory or self.row_factory
         if factory is tuple_row:
             raw.row_factory = tuple_row
-        elif factory is not dict_row:
+        elif factory is dict_row:
+            raw.row_factory = unique_dict_row
+        else:
             # It may keep what it is given: not psycopg's cursor, which leads to the connection.
             raw.row_factory = lambda _: factory(cursor)
             cursor.has_callers_rows = True
@@ -491,8 +493,7 @@ def check_sendable(query: Query, params: Params | None, action: str) -> None:
     checked_params(params, action)
     refuse_unsendable(query, params, action)
     # libpq would cut the query there: perhaps before its WHERE.
-    text = query.as_bytes() if isinstance(query, sql.Composable) else query
-    if (isinstance(text, str) and "\0" in text) or (isinstance(text, bytes) and b"\0" in text):
+    if "\0" in text_of(query):
         raise psycopg.ProgrammingError("the query contains a NUL character")
 
 

@@ -14,7 +14,6 @@ Leans on semi-private parts of psycopg_pool, pinned by ``tests/unit/test_psycopg
 
 from __future__ import annotations
 
-import copy
 import logging
 import sys
 import threading
@@ -32,6 +31,7 @@ from psycopg_pool.pool import AddConnection, ReturnConnection
 
 from .._shared.fork import on_fork
 from .._shared.locks import OwnedLock
+from .._shared.single_flight import fresh_copy
 from .._shared.telemetry import Telemetry, is_enabled
 from ..errors import ClientError, PostgresConnectionError, PostgresError
 from .errors import is_read_only, is_role_gone
@@ -577,7 +577,7 @@ class Pool:
                 full = isinstance(error, PostgresConnectionError) and error.reason == "exhausted"
                 if isinstance(error, ClientError):
                     # A copy without the frames, which hold what the caller had in hand.
-                    self._last_failure = copy.copy(error)
+                    self._last_failure = fresh_copy(error)
                 others = full and self._places.settle_for_others()
                 # Our own last session may be closing on the server at this moment.
                 if others or not full or tries > _FULL_TRIES:
@@ -595,7 +595,8 @@ class Pool:
 
     def _failure_of_late(self) -> ClientError | None:
         # A copy for each caller: an exception belongs to one thread.
-        return copy.copy(self._last_failure)
+        failure = self._last_failure
+        return None if failure is None else fresh_copy(failure)
 
     def _exhausted(self, why: str) -> PostgresConnectionError:
         self._count("exhausted")

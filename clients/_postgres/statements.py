@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from psycopg import sql
 
 from ..errors import PostgresError
+from .errors import describe
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -194,7 +195,13 @@ def checked_params(params: object, action: str) -> Params | None:
     if isinstance(params, Mapping) or (
         isinstance(params, Sequence) and not isinstance(params, str | bytes | bytearray)
     ):
-        return params if len(params) else None
+        try:
+            return params if len(params) else None
+        except Exception as error:
+            # The caller's own class.
+            raise PostgresError(
+                f"the parameters of {action} cannot be read: {describe(error)}"
+            ) from error
     raise PostgresError(
         f"the parameters of {action} are {type(params).__name__}: they must be a sequence such as "
         "a list or a tuple, or a mapping for %(name)s placeholders; one value is written (value,)"
@@ -214,12 +221,15 @@ class CallersRows:
         self.failure: Exception | None = None
 
     def __iter__(self) -> Iterator[Any]:
-        try:
-            rows = iter(self._rows)
-        except TypeError:
+        if not hasattr(self._rows, "__iter__") and not hasattr(self._rows, "__getitem__"):
             raise PostgresError(
                 f"the rows are {type(self._rows).__name__}: they must be an iterable of parameters"
-            ) from None
+            )
+        try:
+            rows = iter(self._rows)
+        except Exception as error:
+            self.failure = error
+            raise
         while True:
             try:
                 row = next(rows)
@@ -234,7 +244,7 @@ class CallersRows:
 def text_of(query: Any, *, placeholders: bool = True) -> str:
     """Return the SQL as text; an approximate one where psycopg fills it in for the connection."""
     if isinstance(query, sql.Composable):
-        query = query.as_bytes()
+        query = _bytes_of(query)
     if isinstance(query, bytes):
         # A character for each byte: what is looked for is ASCII.
         return query.decode("latin-1")
@@ -243,6 +253,19 @@ def text_of(query: Any, *, placeholders: bool = True) -> str:
     # A template string of Python 3.14, whose values stand between its strings.
     strings = [str(part).replace("%", "%%") for part in getattr(query, "strings", ())]
     return ("%s" if placeholders or strings else "").join(strings)
+
+
+def _bytes_of(query: sql.Composable) -> bytes:
+    """Return what psycopg makes of *query*; ``NULL`` stands for values that it needs more for.
+
+    The connection may know their types, and else complains when it makes the statement.
+    """
+    try:
+        return query.as_bytes()
+    except Exception:  # noqa: BLE001 - of whatever is in it
+        if isinstance(query, sql.Composed):
+            return b"".join(map(_bytes_of, query))
+        return b"NULL"
 
 
 def _problem(query: str) -> str | None:

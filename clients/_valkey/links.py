@@ -86,8 +86,8 @@ class SingleServer:
 
 def call_on(pool: ServerPool, command: Command[Any], *, impatient: bool = False) -> Any:
     """Send *command* through *pool*; a script goes by its name while the server knows it."""
-    _, _, shape, _, writes, script = command
-    if script is None:
+    shape, writes = command.shape, command.writes
+    if command.script is None:
         return pool.call(command.words, shape, writes=writes, impatient=impatient)
     try:
         return pool.call(command.short_words, shape, writes=writes, impatient=impatient)

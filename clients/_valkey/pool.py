@@ -10,7 +10,6 @@ traceback: no frame in it still holds a connection that counts.
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 import weakref
@@ -26,9 +25,10 @@ from redis.exceptions import (
     ResponseError,
 )
 
+from .._shared.fork import on_fork
 from .._shared.interrupts import is_interrupt
 from .._shared.locks import OwnedLock
-from .connections import pack
+from .connections import arrival_check, pack
 from .errors import TIMEOUTS, PoolExhausted, ReplyLost, ServerMoved
 from .replies import identity
 from .silence import ServerSilent, place_of
@@ -104,6 +104,8 @@ class ServerPool:
         self._place: Place = ""
         self._made_at = 0.0
         self._reset()
+        # The sockets are the parent's: dropping them here only closes the child's copies.
+        on_fork(self._reset)
 
     def _reset(self) -> None:
         self._idle: list[AnyConnection] = []
@@ -112,8 +114,6 @@ class ServerPool:
         # them locked for ever.
         self._lock = OwnedLock()
         self._waiters: deque[threading.Lock] = deque()
-        # Last: until here another thread of a forked child must not take what is its parent's.
-        self._pid = os.getpid()
 
     def call(
         self,
@@ -159,7 +159,8 @@ class ServerPool:
             raise reply
         # Here and not in a method, where an interrupt at its entry would come before.
         self._idle.append(connection)
-        self._after_give_back()
+        if self._waiters or self._closed:
+            self._after_give_back()
         if refused:
             raise reply
         return reply
@@ -207,15 +208,10 @@ class ServerPool:
     def close(self) -> None:
         """Close the idle connections now, and the others as soon as their call ends."""
         self._closed = True
-        if self._pid == os.getpid():
-            self.drop_idle()
+        self.drop_idle()
 
     def take(self, *, impatient: bool = False) -> AnyConnection:
         """Return a connection that owes no reply; ``give_back``, ``leave`` or ``abandon`` it."""
-        if self._pid != os.getpid():
-            # A forked child: these sockets are its parent's. Dropping them here only closes
-            # this process's copies.
-            self._reset()
         generation = self._newest_generation()
         if generation > self._generation:
             self._generation = generation
@@ -239,8 +235,7 @@ class ServerPool:
                 return None
             try:
                 # Readable means closed by the server, or a reply that nobody asked for.
-                is_clean = not connection._parser.can_read(0)  # noqa: SLF001 - see pack
-                if not is_clean:
+                if connection.has_arrivals():
                     self._stale += 1
                 elif connection.credential_generation >= self._generation:
                     return connection
@@ -299,6 +294,7 @@ class ServerPool:
                 self._silent.refuse(place_of(connection))
             self._connects += 1
             connection.connect()
+            connection.has_arrivals = arrival_check(connection)
         except BaseException as error:
             if not isinstance(error, ServerMoved):
                 self._connect_failures += 1

@@ -11,6 +11,7 @@ from .cluster import ClusterNodes
 from .connections import ConnectionFactory
 from .errors import valkey_error
 from .links import Link, SentinelPrimary, SingleServer
+from .replies import identity
 from .settings import check_tls_files
 from .unavailable import Outage
 
@@ -131,7 +132,8 @@ class Runner:
         if self._closed:
             self.refuse_when_closed()
         try:
-            return command.convert(self.link.call(command, impatient=impatient))
+            reply = self.link.call(command, impatient=impatient)
+            return reply if command.convert is identity else command.convert(reply)
         except BaseException as error:
             ours = self.ours(error, f"{command.label} on {self.target.where}")
             if ours is None:

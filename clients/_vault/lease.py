@@ -432,9 +432,14 @@ class LeasedUrl(Credential, Lifecycle):
                 )
 
     def _operation(self, verb: Literal["read", "renew", "revoke"]) -> Operation:
-        what = {"read": "get", "renew": "renew", "revoke": "revoke"}[verb]
+        kinds: dict[str, tuple[Literal["lease", "renew", "revoke"], str]] = {
+            "read": ("lease", "get"),
+            "renew": ("renew", "renew"),
+            "revoke": ("revoke", "revoke"),
+        }
+        kind, what = kinds[verb]
         return Operation(
-            kind="lease",
+            kind=kind,
             text=f"{what} the credential of {self.path!r}",
             addr=self._session().options.addr,
         )
