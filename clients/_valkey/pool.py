@@ -114,6 +114,8 @@ class ServerPool:
         # them locked for ever.
         self._lock = OwnedLock()
         self._waiters: deque[threading.Lock] = deque()
+        # Whether a caller has waited in vain, and no place has become free since.
+        self._is_stuck = False
 
     def call(
         self,
@@ -159,7 +161,7 @@ class ServerPool:
             raise reply
         # Here and not in a method, where an interrupt at its entry would come before.
         self._idle.append(connection)
-        if self._waiters or self._closed:
+        if self._waiters or self._closed or self._is_stuck:
             self._after_give_back()
         if refused:
             raise reply
@@ -266,9 +268,13 @@ class ServerPool:
                         continue
                     raise
                 return connection
+            if impatient:
+                # Whoever holds the connections may be waiting for a silent server.
+                self._silent.refuse(self._place)
             remaining = min(deadline - time.monotonic(), timeout - waited)
-            if remaining <= 0:
+            if remaining <= 0 or (impatient and self._is_stuck):
                 self._exhausted += 1
+                self._is_stuck = True
                 raise PoolExhausted(
                     f"all {self._limits.max_connections} connections stayed in use for "
                     f"{timeout:g} s (pool_timeout): raise max_connections, or share the server "
@@ -340,8 +346,7 @@ class ServerPool:
                 del self._alive[number]
 
     def _after_give_back(self) -> None:
-        if self._waiters:
-            self._wake()
+        self._wake()
         if self._closed:
             self.drop_idle()
 
@@ -383,6 +388,7 @@ class ServerPool:
         self._wake()
 
     def _wake(self) -> None:
+        self._is_stuck = False
         try:
             self._waiters.popleft().release()
         except IndexError:
