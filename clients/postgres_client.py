@@ -19,7 +19,7 @@ from ._postgres.execute import InBlock, OneRoundTrip
 from ._postgres.modes import PLAIN, Modes
 from ._postgres.pool import Pool
 from ._postgres.probe import answers, check_role, on_clean_session
-from ._postgres.recording import pool_readings, query_attributes, telemetry_of
+from ._postgres.recording import query_attributes, telemetry_of
 from ._postgres.retried import run_with_retries
 from ._postgres.rls_context import RlsContexts
 from ._postgres.rows import PLAIN_SHAPE, Rows, Shape
@@ -29,7 +29,7 @@ from ._rls.finding import Finding, Proof
 from ._shared.credentials import hidden
 from ._shared.lifecycle import Lifecycle
 from ._shared.pool_stats import with_metric_names
-from ._shared.telemetry import Reading, is_enabled
+from ._shared.telemetry import Reading, is_enabled, suppressed
 from ._shared.validation import checked_count
 from .errors import (
     NoRowsError,
@@ -135,7 +135,7 @@ class PostgresClient(Lifecycle):
             role_is_bound,
             checked_configure(configure),
         )
-        self._pool = self._make_pool(self._connector, self._settings.min_size)
+        self._pool = self._make_pool(self._connector, self._settings.min_size, "postgres")
         self._admin_pool = self._pool
         self._cursor_numbers = count(1)
         self._probe(None if admin_url is None else url_source("admin_url", admin_url))
@@ -169,7 +169,7 @@ class PostgresClient(Lifecycle):
                 sessions.append(more)
             if admin is not None and admin.current() is not None:
                 connector = Connector(admin, self._settings, configure=self._connector.configure)
-                self._admin_pool = self._make_pool(connector, 0)
+                self._admin_pool = self._make_pool(connector, 0, "postgres admin")
                 self._admin_pool.add(self._connect_first(connector, opened))
             self._telemetry = telemetry_of(sessions[0], self._readings)
             self._pool.telemetry = self._admin_pool.telemetry = self._telemetry
@@ -190,9 +190,10 @@ class PostgresClient(Lifecycle):
         opened.callback(session.close)
         return session
 
-    def _make_pool(self, connector: Connector, min_size: int) -> Pool:
+    def _make_pool(self, connector: Connector, min_size: int, name: str) -> Pool:
         return Pool(
             connector,
+            name=name,
             min_size=min_size,
             max_size=self._settings.pool_size,
             timeout=self._settings.pool_timeout,
@@ -522,7 +523,7 @@ class PostgresClient(Lifecycle):
         outer = open_block(pool, context)
         attributes: dict[str, str | int] = {}
         if is_enabled():
-            attributes |= query_attributes(query)
+            attributes |= query_attributes(query, rows)
             if isinstance(rows, Sized) and len(rows) > 1:
                 attributes["db.operation.batch.size"] = len(rows)
         with self._telemetry.call(attributes=attributes, parent=outer.call if outer else None):
@@ -671,7 +672,8 @@ class PostgresClient(Lifecycle):
         Raises:
             PostgresError: There is none; it says why.
         """
-        return answers(self._pool, "health_check")
+        with self._telemetry.call("health_check"):
+            return answers(self._pool, "health_check")
 
     def server_version(self) -> str:
         """Return the server's version, such as ``"18.6"``, as it said when we connected.
@@ -679,9 +681,10 @@ class PostgresClient(Lifecycle):
         Raises:
             PostgresError: No connection could be had.
         """
-        number = on_clean_session(
-            self._pool, "server_version", lambda session: session.pgconn.server_version
-        )
+        with self._telemetry.call("server_version"):
+            number = on_clean_session(
+                self._pool, "server_version", lambda session: session.pgconn.server_version
+            )
         return f"{number // 10000}.{number % 10000}"
 
     def check_rls(self) -> list[Finding]:
@@ -701,11 +704,14 @@ class PostgresClient(Lifecycle):
         from ._rls.check import check_rls  # noqa: PLC0415 - few need it
 
         contexts = self._contexts
-        return on_clean_session(
-            self._pool,
-            "check_rls",
-            lambda session: check_rls(session.conn, contexts.settings, role=contexts.local_role),
-        )
+        with self._telemetry.call("check_rls"), suppressed():
+            return on_clean_session(
+                self._pool,
+                "check_rls",
+                lambda session: check_rls(
+                    session.conn, contexts.settings, role=contexts.local_role
+                ),
+            )
 
     def prove_isolation(self) -> Proof:
         """Try to break the isolation of two users for real, and return what succeeded.
@@ -743,7 +749,8 @@ class PostgresClient(Lifecycle):
                 ),
             )
 
-        return on_clean_session(self._pool, "prove_isolation", run)
+        with self._telemetry.call("prove_isolation"), suppressed():
+            return on_clean_session(self._pool, "prove_isolation", run)
 
     def credential_life(self) -> CredentialLife:
         """Return how old the credential in use is and how long it still works, never itself."""
@@ -815,7 +822,7 @@ class PostgresClient(Lifecycle):
         if not is_enabled():
             return self._run(method, context, outer, (query, values), shape, modes)
         parent = None if outer is None else outer.call
-        attributes = query_attributes(query)
+        attributes = query_attributes(query, values)
         with self._telemetry.call(attributes=attributes, parent=parent) as call:
             rows = self._run(method, context, outer, (query, values), shape, modes)
             if call is not None:
@@ -836,12 +843,8 @@ class PostgresClient(Lifecycle):
         return InBlock(method, self._pool_for(context)).run(outer, *statement, shape, modes)
 
     def _readings(self) -> list[Reading]:
-        found = pool_readings("postgres", self._pool.stats(), self._settings.min_size)
-        if self._admin_pool is not self._pool:
-            found += pool_readings("postgres admin", self._admin_pool.stats(), 0)
-        if (remaining := self.credential_life().remaining) is not None:
-            found.append(Reading("failfast.credential.remaining", remaining))
-        return found
+        pools = dict.fromkeys((self._pool, self._admin_pool))
+        return [reading for pool in pools for reading in pool.readings()]
 
 
 def prove_isolation(postgres: PostgresClient) -> Proof:

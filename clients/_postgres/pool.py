@@ -32,7 +32,13 @@ from psycopg_pool.pool import AddConnection, ReturnConnection
 from .._shared.fork import on_fork
 from .._shared.locks import OwnedLock
 from .._shared.single_flight import fresh_copy
-from .._shared.telemetry import Telemetry, is_enabled
+from .._shared.telemetry import (
+    Reading,
+    Telemetry,
+    credential_readings,
+    is_enabled,
+    pool_readings,
+)
 from ..errors import ClientError, PostgresConnectionError, PostgresError
 from .errors import is_read_only, is_role_gone
 from .owner import Owner, current_owner
@@ -368,6 +374,7 @@ class Pool:
         min_size: How many idle ones stay open however long they are idle.
         max_size: How many there may be.
         timeout: Seconds to wait for one when all are taken; 0 is no wait.
+        name: What its metrics call it.
     """
 
     def __init__(
@@ -377,7 +384,9 @@ class Pool:
         min_size: int,
         max_size: int,
         timeout: float,
+        name: str = "postgres",
     ) -> None:
+        self.name = name
         self.min_size = min_size
         self.max_size = max_size
         self.timeout = timeout
@@ -426,7 +435,7 @@ class Pool:
                 began = time.monotonic()
                 session = self._connect_in(place)
                 if is_enabled():
-                    self.telemetry.measure("create_time", time.monotonic() - began)
+                    self.telemetry.measure("create_time", time.monotonic() - began, self.name)
         taken_at = time.monotonic()
         place.holder = Holder(owner or current_owner(), taken_at, calling_place())
         session.place = place
@@ -439,7 +448,7 @@ class Pool:
                 describe_holders(self._places.holders()),
             )
         if is_enabled():
-            self.telemetry.measure("wait_time", taken_at - started)
+            self.telemetry.measure("wait_time", taken_at - started, self.name)
         return session
 
     def is_busy(self) -> bool:
@@ -473,7 +482,8 @@ class Pool:
             return
         place.session = session
         if is_enabled() and place.holder is not None:
-            self.telemetry.measure("use_time", time.monotonic() - place.holder.since)
+            took = time.monotonic() - place.holder.since
+            self.telemetry.measure("use_time", took, self.name)
         place.holder = None
         # A forked child may come back with a session of its parent's pool.
         if session.reusable and place.home() is self._places:
@@ -505,6 +515,14 @@ class Pool:
         self._sessions.add(session)
         self._count("connects")
         self._places.add(session)
+
+    def readings(self) -> list[Reading]:
+        """Return what its metrics are, and those of its credential."""
+        source = self._connector.source
+        credential = credential_readings(
+            source.life(), source.rotations, {"db.client.connection.pool.name": self.name}
+        )
+        return [*pool_readings(self.name, self.stats(), self.min_size), *credential]
 
     def close(self) -> None:
         """Close all idle sessions, and the others when they return."""

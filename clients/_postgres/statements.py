@@ -31,6 +31,7 @@ __all__ = [
     "refuse_unsendable",
     "refuse_unsuitable",
     "text_of",
+    "without_literals",
 ]
 
 #: The protocol counts parameters in 16 bits.
@@ -107,6 +108,8 @@ _QUOTED = re.compile(
     """,
     re.DOTALL | re.VERBOSE,
 )
+_LITERALS = frozenset({"escape", "literal", "dollar"})
+_NUMBER = re.compile(rf"(?<![{_NAME_PART}])(?:\d[\w.]*+(?:(?<=[eE])[+-]\d+)?|\.\d\w*)")
 _WHOLE_VALUE = (
     "pass the whole value instead, such as %s, 'prefix' || %s, make_interval(days => %s), or "
     "%s * interval '1 day'; write a percent sign as %%"
@@ -253,6 +256,33 @@ def text_of(query: Any, *, placeholders: bool = True) -> str:
     # A template string of Python 3.14, whose values stand between its strings.
     strings = [str(part).replace("%", "%%") for part in getattr(query, "strings", ())]
     return ("%s" if placeholders or strings else "").join(strings)
+
+
+def without_literals(query: str) -> str:
+    """Return SQL with a question mark in place of every literal, for who may not see values.
+
+    Args:
+        query: The SQL.
+    """
+    return (_cached_masking if len(query) <= _MAX_CACHED else _masked)(query)
+
+
+def _masked(query: str) -> str:
+    parts, position = [], 0
+    while (region := _QUOTED.search(query, position)) is not None:
+        kind, start, end = region.lastgroup or "", *region.span()
+        if kind == "comment":
+            end = _end_of_comment(query, start)
+        parts.append(_NUMBER.sub("?", query[position:start]))
+        if kind == "name":
+            parts.append(query[start:end])
+        # A comment may quote what was commented out.
+        parts.append("?" if kind in _LITERALS else "")
+        position = end
+    return "".join([*parts, _NUMBER.sub("?", query[position:])])
+
+
+_cached_masking = lru_cache(maxsize=512)(_masked)
 
 
 def _bytes_of(query: sql.Composable) -> bytes:

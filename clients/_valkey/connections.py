@@ -16,6 +16,7 @@ from redis.exceptions import AuthenticationError, ReadOnlyError, ResponseError
 from redis.retry import Retry
 
 from .._shared.interrupts import forget_locals
+from .._shared.telemetry import Telemetry
 from .errors import ServerMoved, UnexpectedReply, server_code
 from .silence import AnyConnection, SilentServers
 from .url import Address, ValkeyTarget, parse_valkey_url
@@ -79,6 +80,8 @@ class ConnectionFactory:
         self.patient = False
         #: The servers that did not answer in time.
         self.silent = SilentServers()
+        #: Records how long connections are made, waited for and used.
+        self.telemetry = Telemetry({}, "")
 
     def resolve(self) -> ValkeyTarget:
         """Return what the URL says now."""

@@ -356,6 +356,7 @@ class LeasedUrl(Credential, Lifecycle):
         if lease is None or lease.user != new.user:
             self._serial += 1
         if lease is not None and lease.secret.reveal() != new.secret.reveal():
+            self.rotations += 1
             _log.info("the credential of %s was rotated: the user is %s", self.path, new.user)
         return new
 
