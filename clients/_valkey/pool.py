@@ -234,6 +234,7 @@ class ServerPool:
             if impatient and time.monotonic() - self._made_at < _SAME_SERVER:
                 self._silent.refuse(self.place)
             connection = self._open_or_wait(impatient=impatient)
+            impatient = False  # that has looked at the server's silence already
         if impatient or started:
             self._inspect(connection, started, impatient=impatient)
         return connection
