@@ -95,7 +95,7 @@ class PostgresClient(Lifecycle):
     Raises:
         PostgresConfigurationError: A setting is unusable.
         PostgresConnectionError: The server cannot be reached or refuses the login; with its words.
-        RlsContextError: The role is not bound by row-level security; with the SQL that mends it.
+        RlsContextError: The role is not bound by row-level security; with the SQL that fixes it.
     """
 
     def __init__(
