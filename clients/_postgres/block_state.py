@@ -48,7 +48,6 @@ class BlockState:
 
     def __init__(self, session: Session, context: RlsContext, began: bytes) -> None:
         self.session = session
-        self.what = context.what
         self.pid = os.getpid()
         #: The first SQL error that nobody has handled yet by a rollback to a savepoint.
         self.swallowed: psycopg.Error | None = None
@@ -70,6 +69,11 @@ class BlockState:
         self.context_was_lost = False
         #: Whether the driver failed in a way that leaves its state unknown.
         self.is_tainted = False
+
+    @property
+    def what(self) -> str:
+        """What the block is called in messages."""
+        return self._context.what
 
     def refresh_context(self) -> bool:
         """Return True when the transaction that had the context has ended."""
@@ -166,9 +170,7 @@ class BlockUse:
     ) -> None:
         self.state = state
         self._parent = parent
-        self._ended_words = ended_words or (
-            f"{state.what} has ended, and its connection with it: open a new connection()"
-        )
+        self._ended_words = ended_words
         self._alive = True
 
     @property
@@ -198,7 +200,11 @@ class BlockUse:
         if self._parent is not None:
             self._parent.check_open()
         if not self._alive or self.state.ended:
-            raise PostgresError(self._ended_words)
+            raise PostgresError(
+                self._ended_words
+                or f"{self.state.what} has ended, and its connection with it: open a new "
+                "connection()"
+            )
         if self.state.pid != os.getpid():
             raise PostgresError(
                 f"{self.state.what} belongs to the parent process: open one in this process"
