@@ -8,11 +8,12 @@ import json
 import sys
 import time
 from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ._rls.finding import SEVERITIES
 from ._rls.report import as_json, as_sarif, as_text, is_failure, proof_findings
+from ._shared.pool_stats import stats_by_pool
 from ._shared.secrecy import MaskedEnvironment
 from ._vault.secret_urls import SecretUrls
 from .errors import (
@@ -60,6 +61,7 @@ class ServiceReport:
         rls: PostgreSQL alone: what can be said of row-level security.
         credential: How old the credential is, and how long it still works.
         detail: Where it is, or what is wrong.
+        stats: The numbers of its client, or of each of its pools, as ``Clients.stats()`` has them.
     """
 
     service: str
@@ -71,6 +73,7 @@ class ServiceReport:
     latency: float | None = None
     rls: str | None = None
     credential: CredentialLife | None = None
+    stats: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
 
 def check_services(
@@ -114,6 +117,8 @@ def check_services(
             _try("postgres", lambda: _postgres(vault, urls, database_role, identity, local_role))
         )
         reports.append(_try("valkey", lambda: _valkey(vault, urls, valkey_role)))
+        # Only now has it read the other two's secrets.
+        reports[0] = dataclasses.replace(reports[0], stats={"vault": vault.stats()})
     return reports
 
 
@@ -183,6 +188,9 @@ def _healthy(
         rls=rls,
         credential=credential,
         detail=detail,
+        stats=stats_by_pool(service, client.stats)
+        if isinstance(client, PostgresClient)
+        else {service: client.stats()},
     )
 
 
@@ -297,7 +305,8 @@ def _show_check(reports: list[ServiceReport], *, as_json: bool) -> int:
     healthy = all(report.healthy for report in reports)
     if as_json:
         services = [dataclasses.asdict(report) for report in reports]
-        print(json.dumps({"healthy": healthy, "services": services}, indent=2))
+        stats = {name: one for report in services for name, one in report.pop("stats").items()}
+        print(json.dumps({"healthy": healthy, "services": services, "stats": stats}, indent=2))
     else:
         _print_table([_HEADER, *map(_row, reports)])
         for report in reports:

@@ -7,6 +7,7 @@ closed when the process ends. https://docs.dagster.io/guides/build/external-reso
 
 from __future__ import annotations
 
+import json
 import logging
 import weakref
 from typing import TYPE_CHECKING, Any, Self
@@ -29,21 +30,29 @@ except ModuleNotFoundError as error:
         name="dagster",
     ) from error
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 
-from ._dagster.config import VARIABLES, VaultSecretsResourceConfig, resolve, setting
+from ._dagster.auth import auth_as_config
+from ._dagster.config import (
+    VARIABLES,
+    VaultSecretsResourceConfig,
+    options_of,
+    resolve,
+    setting,
+)
 from ._dagster.fake import FakeVaultClient
 from ._dagster.registry import existing_client, shared_client
 from ._shared.environment import VaultSettings
-from .factory import Clients, build_clients
+from .factory import Clients, PostgresOptions, ValkeyOptions, build_clients
 from .identity import RlsSetting
 from .vault_client import VaultClient
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from .postgres_client import PostgresClient
     from .valkey_client import ValkeyClient
+    from .vault_auth import VaultAuth
 
 __all__ = [
     "ClientsResource",
@@ -62,6 +71,18 @@ _log = logging.getLogger("clients.dagster")
 
 class _VaultResource(VaultSecretsResourceConfig, dg.ConfigurableResource[Any]):
     """What the resources share: the settings, and the process's client for them."""
+
+    if TYPE_CHECKING:
+        auth: VaultAuth | Mapping[str, str] | None = None
+    else:  # what Dagster stores, and what a run gets
+        auth: dict[str, str] | None = Field(
+            default=None, description="How to log in, by 'method', in place of auth_method"
+        )
+
+    @field_validator("auth", mode="before")
+    @classmethod
+    def _auth_as_config(cls, auth: object) -> object:
+        return auth_as_config(auth)
 
     @classmethod
     def from_env(cls, **settings: Any) -> Self:
@@ -89,6 +110,9 @@ class _VaultResource(VaultSecretsResourceConfig, dg.ConfigurableResource[Any]):
             for name, (variable, setting) in VARIABLES.items()
             if getattr(env, setting)
         }
+        if settings.get("auth") is not None:
+            found = {name: found[name] for name in ("vault_addr", "namespace") if name in found}
+            return cls(**found | settings)
         # As in VaultClient: an ambient token must not override a role id that is spelled out.
         own = settings.get("token") or settings.get("role_id")
         decisive = settings if own else found | settings
@@ -128,6 +152,11 @@ class VaultSecretsResource(_VaultResource):
     """Secrets from Vault or OpenBao. The first use in a process logs in.
 
     An AppRole's token is revoked when the process ends, a token that was given never.
+
+    Args:
+        auth: How to log in, in place of *auth_method* and the fields for it: an object of
+            `clients.vault_auth` that holds no secret itself, such as ``Kubernetes("shop")``, or
+            the same as configuration, such as ``{"method": "kubernetes", "role": "shop"}``.
     """
 
     @property
@@ -252,11 +281,20 @@ class FakeVaultSecretsResource(VaultSecretsResource):
 _fakes: dict[int, FakeVaultClient] = {}
 
 
+#: The fields for further settings, and all that may stand in them.
+_OPTIONS = {"postgres_options": PostgresOptions, "valkey_options": ValkeyOptions}
+
+
 class ClientsResource(_VaultResource):
     """All three clients, as ``build_clients()`` makes them; the first use in a process connects.
 
     Args:
-        pool_size: The largest number of PostgreSQL connections of a process.
+        auth: As for ``VaultSecretsResource``.
+        postgres_options: Settings of ``PostgresClient``, such as
+            ``PostgresOptions(pool_timeout=1.0)``: those that are plain values.
+        valkey_options: The same for ``ValkeyClient``.
+        pool_size: The largest number of PostgreSQL connections of a process; short for the setting
+            in *postgres_options*, as are the others that both have.
         min_size: How many of them are opened at once.
         statement_timeout: Seconds for each SQL statement; 0 is no limit.
         identity: Whose rows they are: by the name of each value its setting and type, such as
@@ -272,6 +310,16 @@ class ClientsResource(_VaultResource):
         valkey_path: The same for Valkey.
     """
 
+    if TYPE_CHECKING:
+        postgres_options: PostgresOptions | None = None
+        valkey_options: ValkeyOptions | None = None
+    else:  # Dagster lets a value be null only where the annotation says so
+        postgres_options: dict[str, Any | None] | None = Field(
+            default=None, description="PostgreSQL: further settings of its client"
+        )
+        valkey_options: dict[str, Any | None] | None = Field(
+            default=None, description="Valkey: further settings of its client"
+        )
     pool_size: int = Field(default=10, description="PostgreSQL: connections of a process, at most")
     min_size: int = Field(default=2, description="PostgreSQL: connections opened at once")
     statement_timeout: float = Field(default=30.0, description="Seconds for a statement; 0: any")
@@ -284,6 +332,13 @@ class ClientsResource(_VaultResource):
     valkey_role: str | None = Field(default=None, description="The same for Valkey")
     database_path: str | None = Field(default=None, description="PostgreSQL's secret in Vault")
     valkey_path: str | None = Field(default=None, description="Valkey's secret in Vault")
+
+    @field_validator("postgres_options", "valkey_options", mode="before")
+    @classmethod
+    def _check_options(cls, value: Any, info: ValidationInfo) -> Any:
+        if isinstance(value, dict):
+            options_of(str(info.field_name), value, _OPTIONS[str(info.field_name)])
+        return value
 
     @property
     def vault(self) -> VaultClient:
@@ -334,15 +389,22 @@ class ClientsResource(_VaultResource):
                 "valkey_path",
             )
         }
+        given = {name: getattr(self, name) for name in _OPTIONS}
+        postgres, valkey = (options_of(name, given[name], _OPTIONS[name]) for name in _OPTIONS)
+        # A default that nobody wrote does not contradict an option.
+        for name in settings.keys() & (postgres.keys() | valkey.keys()):
+            if settings[name] == type(self).model_fields[name].default:
+                settings[name] = None
         identity: dict[str, RlsSetting] | None = None
         if self.identity is not None:
             identity = {name: RlsSetting.from_text(text) for name, text in self.identity.items()}
         # Asked for first, so that it is closed last, and shared with the resource for Vault alone.
         vault = self._shared_vault()
         known = None if identity is None else tuple(identity.items())
+        options: dict[str, Any] = {"postgres": postgres, "valkey": valkey}
         return shared_client(
-            (vault, known, *settings.values()),
-            lambda: build_clients(vault=vault, identity=identity, **settings),
+            (vault, known, json.dumps(given, sort_keys=True), *settings.values()),
+            lambda: build_clients(vault=vault, identity=identity, **options, **settings),
         )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, contextmanager
@@ -10,7 +9,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
 from ._shared.lifecycle import Lifecycle
+from ._shared.pool_stats import stats_by_pool
 from ._shared.secrecy import MaskedEnvironment
+from ._shared.single_flight import fresh_copy
 from ._vault.secret_urls import SecretUrls
 from .errors import ClientError, ConfigurationError, VaultError
 from .postgres_client import PostgresClient
@@ -148,6 +149,19 @@ class Clients(Lifecycle):
             if raise_on_failure and one.error is not None:
                 raise one.error
         return report
+
+    def stats(self) -> dict[str, dict[str, int]]:
+        """Return the numbers of each client and pool, in the words of the metrics.
+
+        Returns:
+            What the clients' own ``stats()`` return, as ``"vault"``, ``"postgres"`` and
+            ``"valkey"``, and with an ``admin_url`` the other pool as ``"postgres admin"``.
+        """
+        return {
+            "vault": self.vault.stats(),
+            **stats_by_pool("postgres", self.postgres.stats),
+            "valkey": self.valkey.stats(),
+        }
 
     def close(self) -> None:
         """Close all of them in reverse order, even when one fails.
@@ -291,7 +305,7 @@ def _named(service: str) -> Iterator[None]:
     try:
         yield
     except ClientError as error:
-        named = copy.copy(error)
+        named = fresh_copy(error)
         from_vault = isinstance(error, VaultError) and service != "vault"
         whose = f"vault, for {service}" if from_vault else service
         named.args = (f"{whose}: {error}", *error.args[1:])

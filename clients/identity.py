@@ -44,11 +44,11 @@ from contextlib import ContextDecorator
 from contextvars import ContextVar, Token
 from copy import deepcopy
 from functools import partial
-from inspect import CO_ASYNC_GENERATOR, CO_GENERATOR
 from opcode import opmap
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ._postgres.rls_setting import RlsSetting, parse_user_id
+from ._shared.generators import innermost_generator
 from .errors import RlsContextError
 
 if TYPE_CHECKING:
@@ -66,19 +66,6 @@ __all__ = [
     "set_current_user_id",
     "user_context",
 ]
-
-# Who resumes a generator in order to go on with a block of its own while the generator waits.
-# All of them resume generators in their own code; whoever else does so consumes what it yields.
-_DRIVERS = frozenset({"contextlib", "_pytest.fixtures", "pluggy._callers"})
-_ASYNC_DRIVERS = frozenset(
-    {
-        "contextlib",
-        "pytest_asyncio.plugin",
-        "anyio._backends._asyncio",
-        "anyio._backends._trio",
-    }
-)
-
 
 # What the argument of a RESUME instruction says: after which kind of stop it stands.
 _REASON, _AWAIT = 0b11, 3
@@ -255,7 +242,7 @@ class user_context(ContextDecorator):  # noqa: N801 - it is used as a function
         scope.anchor = weakref.ref(self) if leave is None or leave() is None else leave
         scope.latest = _Entry({**_current(), **self._given}, scope, threading.get_ident())
         try:
-            scope.frame = _innermost_generator()
+            scope.frame = innermost_generator()
             scope.put_on()
             if scope.frame is not None:
                 scope.outer = _scope_of(scope.frame)
@@ -444,20 +431,6 @@ def _scope_on_the_stack() -> _Scope | None:
     while frame is not None:
         if (scope := _scope_of(frame)) is not None:
             return scope
-        frame = frame.f_back
-    return None
-
-
-def _innermost_generator() -> FrameType | None:
-    """Return the frame of the innermost running generator that yields to a consumer."""
-    frame: FrameType | None = sys._getframe(2)  # noqa: SLF001
-    while frame is not None:
-        flags = frame.f_code.co_flags
-        if flags & (CO_GENERATOR | CO_ASYNC_GENERATOR):
-            drivers = _ASYNC_DRIVERS if flags & CO_ASYNC_GENERATOR else _DRIVERS
-            driver = frame.f_back
-            if driver is None or driver.f_globals.get("__name__") not in drivers:
-                return frame
         frame = frame.f_back
     return None
 

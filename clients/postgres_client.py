@@ -19,7 +19,7 @@ from ._postgres.execute import InBlock, OneRoundTrip
 from ._postgres.modes import PLAIN, Modes, modes_of
 from ._postgres.pool import Pool
 from ._postgres.probe import answers, check_role, on_clean_session
-from ._postgres.recording import pool_readings, query_attributes, telemetry_of
+from ._postgres.recording import query_attributes, telemetry_of
 from ._postgres.retried import run_with_retries
 from ._postgres.rls_context import RlsContexts
 from ._postgres.rows import PLAIN_SHAPE, Rows, Shape
@@ -28,7 +28,8 @@ from ._postgres.statements import checked_params, refuse_unsendable, refuse_unsu
 from ._rls.finding import Finding, Proof
 from ._shared.credentials import hidden
 from ._shared.lifecycle import Lifecycle
-from ._shared.telemetry import Reading, is_enabled
+from ._shared.pool_stats import with_metric_names
+from ._shared.telemetry import Reading, is_enabled, suppressed
 from ._shared.validation import checked_count
 from .errors import (
     NoRowsError,
@@ -94,7 +95,7 @@ class PostgresClient(Lifecycle):
     Raises:
         PostgresConfigurationError: A setting is unusable.
         PostgresConnectionError: The server cannot be reached or refuses the login; with its words.
-        RlsContextError: The role is not bound by row-level security; with the SQL that mends it.
+        RlsContextError: The role is not bound by row-level security; with the SQL that fixes it.
     """
 
     def __init__(
@@ -134,7 +135,7 @@ class PostgresClient(Lifecycle):
             role_is_bound,
             checked_configure(configure),
         )
-        self._pool = self._make_pool(self._connector, self._settings.min_size)
+        self._pool = self._make_pool(self._connector, self._settings.min_size, "postgres")
         self._admin_pool = self._pool
         self._cursor_numbers = count(1)
         self._probe(None if admin_url is None else url_source("admin_url", admin_url))
@@ -168,7 +169,7 @@ class PostgresClient(Lifecycle):
                 sessions.append(more)
             if admin is not None and admin.current() is not None:
                 connector = Connector(admin, self._settings, configure=self._connector.configure)
-                self._admin_pool = self._make_pool(connector, 0)
+                self._admin_pool = self._make_pool(connector, 0, "postgres admin")
                 self._admin_pool.add(self._connect_first(connector, opened))
             self._telemetry = telemetry_of(sessions[0], self._readings)
             self._pool.telemetry = self._admin_pool.telemetry = self._telemetry
@@ -189,9 +190,10 @@ class PostgresClient(Lifecycle):
         opened.callback(session.close)
         return session
 
-    def _make_pool(self, connector: Connector, min_size: int) -> Pool:
+    def _make_pool(self, connector: Connector, min_size: int, name: str) -> Pool:
         return Pool(
             connector,
+            name=name,
             min_size=min_size,
             max_size=self._settings.pool_size,
             timeout=self._settings.pool_timeout,
@@ -211,7 +213,9 @@ class PostgresClient(Lifecycle):
         """Open one transaction that sees and writes one user's rows alone.
 
         It commits on a normal end and rolls back on an exception, which comes out unchanged.
-        Inside an open block of the same user it is a savepoint of that block.
+        Inside an open block of the same user it is a savepoint of that block. A block belongs to
+        the thread, to the task of asyncio or Trio or the greenlet, and to the generator that has
+        entered it: others have transactions of their own, and so has who reads from the generator.
 
         Args:
             user_id: Whose rows: a UUID or its text by default; None: the current user.
@@ -300,6 +304,10 @@ class PostgresClient(Lifecycle):
             PostgresConfigurationError: An argument is unusable.
         """
         checked_count("attempts", attempts, PostgresConfigurationError, minimum=1)
+        if not callable(work):
+            raise PostgresConfigurationError(
+                f"work is {type(work).__name__}: it must be a callable that takes the connection"
+            )
         context = self._context(user_id, identity, admin=admin)
         pool, modes = self._pool_for(context), Modes(isolation)
         if (outer := open_block(pool, context)) is not None:
@@ -515,7 +523,7 @@ class PostgresClient(Lifecycle):
         outer = open_block(pool, context)
         attributes: dict[str, str | int] = {}
         if is_enabled():
-            attributes |= query_attributes(query)
+            attributes |= query_attributes(query, rows)
             if isinstance(rows, Sized) and len(rows) > 1:
                 attributes["db.operation.batch.size"] = len(rows)
         with self._telemetry.call(attributes=attributes, parent=outer.call if outer else None):
@@ -627,7 +635,7 @@ class PostgresClient(Lifecycle):
         context = self._context(user_id, identity, admin=admin).limited(modes.timeout_ms)
         pool = self._pool_for(context)
         return InBlock("stream", pool).stream(
-            BlockEntry(pool, context, modes), name, query, values, batch_size
+            BlockEntry(pool, context, modes, for_consumers=True), name, query, values, batch_size
         )
 
     def begin_block(
@@ -665,7 +673,8 @@ class PostgresClient(Lifecycle):
         Raises:
             PostgresError: There is none; it says why.
         """
-        return answers(self._pool, "health_check")
+        with self._telemetry.call("health_check"):
+            return answers(self._pool, "health_check")
 
     def server_version(self) -> str:
         """Return the server's version, such as ``"18.6"``, as it said when we connected.
@@ -673,9 +682,10 @@ class PostgresClient(Lifecycle):
         Raises:
             PostgresError: No connection could be had.
         """
-        number = on_clean_session(
-            self._pool, "server_version", lambda session: session.pgconn.server_version
-        )
+        with self._telemetry.call("server_version"):
+            number = on_clean_session(
+                self._pool, "server_version", lambda session: session.pgconn.server_version
+            )
         return f"{number // 10000}.{number % 10000}"
 
     def check_rls(self) -> list[Finding]:
@@ -695,11 +705,14 @@ class PostgresClient(Lifecycle):
         from ._rls.check import check_rls  # noqa: PLC0415 - few need it
 
         contexts = self._contexts
-        return on_clean_session(
-            self._pool,
-            "check_rls",
-            lambda session: check_rls(session.conn, contexts.settings, role=contexts.local_role),
-        )
+        with self._telemetry.call("check_rls"), suppressed():
+            return on_clean_session(
+                self._pool,
+                "check_rls",
+                lambda session: check_rls(
+                    session.conn, contexts.settings, role=contexts.local_role
+                ),
+            )
 
     def prove_isolation(self) -> Proof:
         """Try to break the isolation of two users for real, and return what succeeded.
@@ -737,20 +750,29 @@ class PostgresClient(Lifecycle):
                 ),
             )
 
-        return on_clean_session(self._pool, "prove_isolation", run)
+        with self._telemetry.call("prove_isolation"), suppressed():
+            return on_clean_session(self._pool, "prove_isolation", run)
 
     def credential_life(self) -> CredentialLife:
         """Return how old the credential in use is and how long it still works, never itself."""
         return self._connector.source.life()
 
-    def stats(self) -> dict[str, int]:
+    def stats(self, *, admin: bool = False) -> dict[str, int]:
         """Return the pool's numbers.
 
+        Args:
+            admin: Whether to return those of the connections through ``admin_url``.
+
         Returns:
-            Now ``max_size``, ``size``, ``idle``, ``in_use``, ``waiting``; in all ``checkouts``,
-            ``connects``, ``connect_failures``, ``stale``, ``retired``, ``exhausted``.
+            In the words of the metrics: now ``max``, ``idle``, ``used``, ``pending_requests``, and
+            in all ``timeouts``. Beside these ``size``, ``checkouts``, ``connects``,
+            ``connect_failures``, ``stale`` and ``retired``, and under older names ``max_size``,
+            ``in_use``, ``waiting`` and ``exhausted``. Nothing with *admin* and without an
+            ``admin_url``: administrators then share the users' pool.
         """
-        return self._pool.stats()
+        if admin and self._admin_pool is self._pool:
+            return {}
+        return with_metric_names((self._admin_pool if admin else self._pool).stats())
 
     # -- close --
 
@@ -802,7 +824,7 @@ class PostgresClient(Lifecycle):
         if not is_enabled():
             return run(query, values, shape)
         parent = None if outer is None else outer.call
-        attributes = query_attributes(query)
+        attributes = query_attributes(query, values)
         with self._telemetry.call(attributes=attributes, parent=parent) as call:
             rows = run(query, values, shape)
             if call is not None:
@@ -810,12 +832,8 @@ class PostgresClient(Lifecycle):
             return rows
 
     def _readings(self) -> list[Reading]:
-        found = pool_readings("postgres", self._pool.stats(), self._settings.min_size)
-        if self._admin_pool is not self._pool:
-            found += pool_readings("postgres admin", self._admin_pool.stats(), 0)
-        if (remaining := self.credential_life().remaining) is not None:
-            found.append(Reading("failfast.credential.remaining", remaining))
-        return found
+        pools = dict.fromkeys((self._pool, self._admin_pool))
+        return [reading for pool in pools for reading in pool.readings()]
 
 
 def prove_isolation(postgres: PostgresClient) -> Proof:

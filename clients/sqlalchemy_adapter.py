@@ -9,13 +9,15 @@ statement travels together with what begins the transaction::
         session.scalars(select(Contact)).all()
 
 The identity is ``Session(engine, info={"identity": {"user_id": ada}})``'s or that of
-``execution_options(identity=...)``, else the ambient one. Without any, the first statement raises
-RlsContextError and nothing is sent; so does a second identity in one transaction.
+``execution_options(identity=...)``, else the ambient one. Without any, or with a second one in the
+same transaction, the statement raises RlsContextError, and nothing is sent.
 Source: https://docs.sqlalchemy.org/en/20/core/connections.html.
 """
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
+from copy import copy
 from itertools import chain, repeat
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -32,29 +34,25 @@ from .errors import PostgresConfigurationError, PostgresError, RlsContextError
 from .identity import current_identity
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from sqlalchemy.engine.interfaces import IsolationLevel
+    from collections.abc import Iterator, Mapping
 
     from ._postgres.block import Block
     from ._postgres.guarded import GuardedConnection, GuardedCursor
     from .postgres_client import PostgresClient
 
+    _Options = Mapping[Any, Any]
+
 __all__ = ["create_engine"]
 
 _OTHER = "this transaction belongs to another identity: commit or roll back first"
-_NO_RESULT = {"description": None, "rowcount": -1}
 # What the client does itself, or cannot let anybody else do.
 _NOT_THE_ENGINES = {
-    name: instead
-    for names, instead in (
-        ("async_creator connect_args creator module", "PostgresClient's URL and settings"),
-        ("json_deserializer json_serializer use_native_hstore", "PostgresClient's configure="),
-        ("max_overflow pool pool_size pool_use_lifo poolclass", "PostgresClient's pool_size"),
-        ("pool_pre_ping pool_recycle pool_reset_on_return", "nothing: the client does it"),
-        ("pool_timeout", "PostgresClient's pool_timeout"),
-    )
-    for name in names.split()
+    "PostgresClient's URL and settings": "async_creator connect_args creator module strategy url",
+    "PostgresClient's configure=": "json_deserializer json_serializer use_native_hstore "
+    "native_inet_types",
+    "PostgresClient's pool_size": "max_overflow pool pool_size pool_use_lifo poolclass",
+    "PostgresClient's pool_timeout": "pool_timeout",
+    "nothing: the client does it": "pool_pre_ping pool_recycle pool_reset_on_return",
 }
 
 
@@ -75,11 +73,9 @@ def create_engine(
         PostgresConfigurationError: An argument is the client's to decide.
         PostgresError: The server cannot be reached.
     """
-    for name in sorted(kwargs.keys() & _NOT_THE_ENGINES.keys()):
-        raise PostgresConfigurationError(
-            f"create_engine() does not take {name}: use {_NOT_THE_ENGINES[name]}"
-        )
-    _refuse_autocommit(kwargs.get("isolation_level"))
+    for instead, names in _NOT_THE_ENGINES.items():
+        if found := ", ".join(sorted(kwargs.keys() & set(names.split()))):
+            raise PostgresConfigurationError(f"create_engine() takes no {found}: use {instead}")
     # SQLAlchemy asks a new server for its version and defaults once: below, and without any user.
     admins = chain([True], repeat(admin))
     engine = sqlalchemy.create_engine(
@@ -89,6 +85,8 @@ def create_engine(
         use_native_hstore=False,
         **kwargs,
     )
+    event.listen(engine, "engine_connect", lambda conn: _take(conn, conn.get_execution_options()))
+    event.listen(engine, "set_connection_execution_options", _take)
     event.listen(engine, "before_cursor_execute", _take_execution_options)
     engine.raw_connection().close()
     return engine
@@ -97,25 +95,25 @@ def create_engine(
 class _Connection:
     """What SQLAlchemy takes for a driver's connection: a transaction of the client at a time."""
 
-    broken = False
-    autocommit = False
+    closed = broken = autocommit = False
     read_only: bool | None = None
     isolation: Any = None
 
     def __init__(self, postgres: PostgresClient, *, admin: bool) -> None:
-        self._postgres = postgres
-        self._admin = admin
+        self._postgres, self._admin = postgres, admin
         self._block: Block | None = None
         self._handle: GuardedConnection | None = None
-        self._identity: Mapping[str, object] | None = None
-        self._ambient: dict[str, object] = {}
-        self.closed = False
+        self._identity: _Options | None = None
+        #: Where the identity was found, and may be changed.
+        self._info: _Options = {}
+        #: SQLAlchemy's: their identity is that of raw cursors, too.
+        self.options: _Options = {}
 
-    def belong_to(self, identity: Mapping[str, object]) -> None:
+    def belong_to(self, identity: _Options, info: _Options | None = None) -> None:
         """Say whose rows the transaction sees; until its end nothing else can be said."""
-        if identity != self._identity and (self._handle is not None or self._identity is not None):
+        if identity != self._identity and (self._block is not None or self._identity is not None):
             raise RlsContextError(_OTHER)
-        self._identity = identity
+        self._identity, self._info = copy(identity), info or self._info
 
     def cursor(self, name: str | None = None, **options: Any) -> _Cursor:
         if self.closed:
@@ -123,50 +121,50 @@ class _Connection:
         return _Cursor(self, name, options)
 
     def begin(self, first: FirstStatement | None = None) -> GuardedConnection:
-        self._ambient = current_identity()
-        block = self._postgres.begin_block(
-            self._identity, admin=self._admin, isolation=self.isolation, read_only=self.read_only
-        )
+        if self._identity is None:
+            self._identity = copy(self.options.get("identity"))
+        block = self._block_of(self._identity)
         self._handle = block.__enter__() if first is None else block.begin_with(first)
         self._block = block
         return self._handle
 
     @property
     def handle(self) -> GuardedConnection | None:
-        if self._handle is not None and self._identity is None and not self._admin:
-            ambient = current_identity()
-            if ambient and ambient != self._ambient:
-                raise RlsContextError(_OTHER)
+        now = self._info.get("identity", self._identity)
+        block = self._block if now != self._identity or current_identity() else None
+        if block is not None and self._block_of(now).context != block.context:
+            raise RlsContextError(_OTHER)
         return self._handle
 
     def commit(self) -> None:
-        self._end()
+        self.rollback(commits=True)
 
-    def rollback(self) -> None:
-        self._end(PostgresError("rolled back"))
+    def rollback(self, *, commits: bool = False) -> None:
+        block, self._block, self._handle = self._block, None, None
+        self._identity, self._info = None, {}
+        if block is not None:
+            block.end(commits=commits)
 
     def close(self) -> None:
         self.closed = True
         self.rollback()
 
-    def _end(self, reason: PostgresError | None = None) -> None:
-        block, self._block, self._handle, self._identity = self._block, None, None, None
-        if block is not None:
-            block.__exit__(None if reason is None else PostgresError, reason, None)
+    def _block_of(self, identity: _Options | None) -> Block:
+        return self._postgres.begin_block(
+            identity, admin=self._admin, isolation=self.isolation, read_only=self.read_only
+        )
 
 
-class _Cursor:
+class _Cursor(AbstractContextManager["_Cursor"]):
     """A cursor whose first statement opens the transaction."""
-
-    arraysize = 1
 
     def __init__(self, connection: _Connection, name: str | None, options: dict[str, Any]) -> None:
         self.connection = connection
-        self._options = {"name": name, "row_factory": tuple_row, **options}
+        self._options = options if name is None else {"name": name, **options}
         self._cursor: GuardedCursor | None = None
 
     def execute(self, query: Any, params: Any = None) -> None:
-        if self.connection.handle or self._cursor or self._options["name"]:
+        if self.connection.handle or self._cursor or self._options:
             self._opened().execute(query, params)
             return
         first = FirstStatement(query, params)
@@ -175,24 +173,32 @@ class _Cursor:
             raise first.error
         self._cursor = handle.adopt(first.cursor)
 
-    def executemany(self, query: Any, rows: Sequence[Any]) -> None:
-        self._opened().executemany(query, rows)
-
-    def close(self) -> None:
+    def close(self, *_: object) -> None:
         if self._cursor is not None:
             self._cursor.close()
 
+    __exit__ = close
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._opened())
+
     def __getattr__(self, name: str) -> Any:
         # Before its first statement a driver's cursor has no result either.
-        if self._cursor is None and name in _NO_RESULT:
-            return _NO_RESULT[name]
-        return getattr(self._cursor, name)
+        found = {} if self._cursor else {"description": None, "rowcount": -1}
+        return found[name] if name in found else getattr(self._opened(), name)
 
     def _opened(self) -> GuardedCursor:
         if self._cursor is None:
             handle = self.connection.handle or self.connection.begin()
-            self._cursor = handle.cursor(**self._options)
+            self._cursor = handle.cursor(**{"row_factory": tuple_row, **self._options})
         return self._cursor
+
+
+def _refused(words: str) -> Any:
+    def refuse(*_args: object, **_kwargs: object) -> NoReturn:
+        raise PostgresConfigurationError(words)
+
+    return refuse
 
 
 class _Dialect(PGDialect_psycopg):
@@ -201,49 +207,42 @@ class _Dialect(PGDialect_psycopg):
     driver = "failfast"
     supports_statement_cache = True
 
-    @classmethod
-    def get_async_dialect_cls(cls, url: Any) -> NoReturn:
-        raise PostgresConfigurationError(f"{url.drivername}: this client has no asyncio")
-
-    def connect(self, *_args: Any, **_params: Any) -> NoReturn:
-        raise PostgresConfigurationError("use clients.sqlalchemy_adapter.create_engine(postgres)")
+    connect = _refused("use clients.sqlalchemy_adapter.create_engine(postgres)")
+    get_async_dialect_cls = _refused("this client has no asyncio: use SQLAlchemy's Session")
+    set_deferrable = _refused("DEFERRABLE is not supported")
+    do_begin_twophase = _refused("two-phase commit is not supported")
 
     def on_connect(self) -> None:
-        # The first transaction is not begun before its first statement.
-        return None
+        """Do nothing: a transaction begins with its first statement."""
 
     def get_isolation_level(self, dbapi_connection: Any) -> Any:
         return (dbapi_connection.isolation or "read committed").upper()
 
-    def set_isolation_level(self, dbapi_connection: Any, level: IsolationLevel) -> None:
-        _refuse_autocommit(level)
+    def set_isolation_level(self, dbapi_connection: Any, level: str) -> None:
+        if level.upper() == "AUTOCOMMIT":
+            raise PostgresConfigurationError(
+                "AUTOCOMMIT leaves a statement without an identity: use PostgresClient.execute() "
+                "for one statement in a transaction of its own, or session.commit() after it"
+            )
         # Which PostgreSQL takes for the same.
         dbapi_connection.isolation = level.lower().replace("uncommitted", "committed")
 
-    def set_deferrable(self, *_: Any) -> NoReturn:
-        raise PostgresConfigurationError("neither DEFERRABLE nor two-phase commit is supported")
 
-    do_begin_twophase = set_deferrable  # type: ignore[assignment]  # never returns
-
-
-def _refuse_autocommit(level: object) -> None:
-    if isinstance(level, str) and level.upper() == "AUTOCOMMIT":
-        raise PostgresConfigurationError(
-            "AUTOCOMMIT leaves a statement without an identity: use PostgresClient.execute() for "
-            "one statement in a transaction of its own, or session.commit() after it"
-        )
+def _take(connection: Any, options: _Options) -> None:
+    connection.connection.driver_connection.options |= options
 
 
 def _take_execution_options(connection: Any, *args: Any) -> None:
-    context = args[3]
-    if context is not None and (identity := context.execution_options.get("identity")) is not None:
+    options = {} if args[3] is None else args[3].execution_options
+    if (identity := options.get("identity")) is not None:
         connection.connection.driver_connection.belong_to(identity)
 
 
-def _take_session_info(session: Session, _: object, connection: Any) -> None:
-    if connection.dialect.driver == _Dialect.driver and "identity" in session.info:
-        connection.connection.driver_connection.belong_to(session.info["identity"])
+def _take_session_info(session: Session, _: object, conn: Any) -> None:
+    if conn.dialect.driver == _Dialect.driver and "identity" in session.info:
+        conn.connection.driver_connection.belong_to(session.info["identity"], session.info)
 
 
 registry.register("postgresql.failfast", __name__, "_Dialect")
-event.listen(Session, "after_begin", _take_session_info)
+# Before the application's own listeners, whose statements need the identity.
+event.listen(Session, "after_begin", _take_session_info, insert=True)

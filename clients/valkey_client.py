@@ -11,6 +11,7 @@ from ._shared.fork import on_fork
 from ._shared.interrupts import forget_locals
 from ._shared.lifecycle import Lifecycle
 from ._shared.locks import OwnedLock
+from ._shared.pool_stats import with_metric_names
 from ._shared.single_flight import SingleFlight
 from ._shared.validation import checked_count, checked_seconds, shown
 from ._valkey.arguments import (
@@ -302,10 +303,12 @@ class ValkeyClient(KeyOperations, Lifecycle):
         """Return the pool's numbers; in a cluster those of all servers together.
 
         Returns:
-            Now ``max_size``, ``size``, ``idle``, ``in_use``, ``waiting``; in all ``checkouts``,
-            ``connects``, ``connect_failures``, ``stale``, ``retired``, ``exhausted``.
+            In the words of the metrics: now ``max``, ``idle``, ``used``, ``pending_requests``, and
+            in all ``timeouts``. Beside these ``size``, ``checkouts``, ``connects``,
+            ``connect_failures``, ``stale`` and ``retired``, and under older names ``max_size``,
+            ``in_use``, ``waiting`` and ``exhausted``.
         """
-        return self.runner.link.stats()
+        return with_metric_names(self.runner.link.stats())
 
     def close(self) -> None:
         """Close every connection; more than once does no harm."""

@@ -3,7 +3,8 @@
 ==============  ============================================  ====================================
 class           where you run                                 what is read anew for each login
 ==============  ============================================  ====================================
-`Token`         anywhere, with a token of your own            the callable, where it is one
+`Token`         anywhere, with a token of your own, which     the callable, where it is one
+                may come response-wrapped
 `TokenFile`     beside a Vault Agent with a file sink         the file
 `AppRole`       on a machine or in a pipeline                 the file, with ``secret_id_file=``
 `Kubernetes`    in a pod with a service account               the service account's token
@@ -12,9 +13,9 @@ class           where you run                                 what is read anew 
 `Agent`         behind an agent that adds its own token       nothing: the agent logs in
 ==============  ============================================  ====================================
 
-All but a `Token` that is text, and `Agent`, log in again by themselves: before the token expires,
-and once after Vault refused it. A token that a login obtained is renewed while that works, and
-revoked by ``close()``. Sources: https://openbao.org/docs/auth/ and
+All but a `Token` that is text or wrapped, and `Agent`, log in again by themselves: before the token
+expires, and once after Vault refused it. A token that a login obtained is renewed while that works,
+and revoked by ``close()``. Sources: https://openbao.org/docs/auth/ and
 https://openbao.org/docs/agent-and-proxy/.
 """
 
@@ -55,20 +56,36 @@ class Token:
     Args:
         token: The token, or a callable that returns it. A callable is called for each login:
             before the token expires, and after Vault refused it.
+        wrapped: In place of it, a response-wrapping token that holds it. It is unwrapped once, at
+            construction of the client, and the token is kept as long as the process lives.
 
     Raises:
-        VaultConfigurationError: The text is empty, or has a character that no token has.
+        VaultConfigurationError: Both or none are given, or the text is empty, or has a character
+            that no token has.
     """
 
-    token: Masked | Callable[[], str]
+    token: Masked | Callable[[], str] | None
+    wrapped: Masked | None
 
-    def __init__(self, token: str | Masked | Callable[[], str]) -> None:
-        if callable(token):
-            object.__setattr__(self, "token", token)
-            return
-        masked = _masked(token)
-        del token  # error reporters collect local variables
-        object.__setattr__(self, "token", checked_text("token", masked))
+    def __init__(
+        self,
+        token: str | Masked | Callable[[], str] | None = None,
+        *,
+        wrapped: str | Masked | None = None,
+    ) -> None:
+        produce = token if callable(token) else None
+        masked = None if token is None or callable(token) else _masked(token)
+        wrapping = None if wrapped is None else _masked(wrapped)
+        given = token is not None
+        del token, wrapped  # error reporters collect local variables
+        if given == (wrapping is not None):
+            raise VaultConfigurationError(
+                f"Token was given {'both token and' if given else 'neither token nor'} wrapped: "
+                "pass one of them",
+                reason="contradiction" if given else "missing_setting",
+            )
+        object.__setattr__(self, "token", produce or (masked and checked_text("token", masked)))
+        object.__setattr__(self, "wrapped", wrapping and checked_text("wrapped", wrapping))
 
 
 @dataclass(frozen=True, slots=True, init=False)

@@ -12,6 +12,7 @@ from ._shared.credentials import is_past_cache
 from ._shared.fork import on_fork
 from ._shared.lifecycle import Lifecycle
 from ._shared.secrecy import Masked, MaskedEnvironment
+from ._shared.telemetry import Reading, credential_readings
 from ._shared.validation import LARGEST, shown
 from ._vault.api import lookup_self
 from ._vault.cache import CacheStats, SecretCache
@@ -312,6 +313,17 @@ class VaultClient(TypedGetters, Lifecycle):
         self._session = VaultSession(self._options)
         self._mounts = KvMounts(self._session)
         self._cache = SecretCache(self._options.cache_ttl)
+        self._session.transport.telemetry.observe(self._readings)
+
+    def _readings(self) -> list[Reading]:
+        cache, tokens = self._cache.stats(), self._session.tokens
+        logins, _ = tokens.counts()
+        return [
+            Reading("failfast.vault.cache.hits", cache["hits"]),
+            Reading("failfast.vault.cache.misses", cache["misses"]),
+            Reading("failfast.vault.cache.coalesced", cache["coalesced"]),
+            *credential_readings(tokens.life(), max(0, logins - 1)),
+        ]
 
     def _start_in_child(self) -> None:
         if self._closed:

@@ -30,10 +30,13 @@ _PROJECT = Path(__file__).parent / "project"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests of the repository itself by their folder."""
+    """Mark the tests of the repository itself by their folder, and give the long ones longer."""
     for item in items:
         if item.path.is_relative_to(_PROJECT):
             item.add_marker(pytest.mark.project)
+        # The time-out ends a test that hangs: a long one beside others does not, after 300 s.
+        if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(1200))
 
 
 def pytest_collection_finish() -> None:

@@ -22,10 +22,13 @@ class FaultProxy:
     * ``refuse``: when set, new connections are accepted and cut at once;
     * ``cut_before``, ``cut_after``: a text; the first chunk from a client that has it is not
       relayed, or relayed and its answer lost, and its connection is cut;
+    * ``cut_up``, ``cut_down``: a number of bytes; of the next chunk from a client, or from the
+      server, that has so many, only those are relayed, nothing follows them in either direction,
+      and its connection is cut;
     * ``stall_at``: a text; the first client chunk that has it is relayed and sets ``stall``.
 
     What it counts: ``connections``, ``round_trips`` (a chunk from the client after one from the
-    server, or the first one), ``bytes_up``.
+    server, or the first one), ``bytes_up``, ``seen`` (the client's chunks with the text ``watch``).
 
     Args:
         port: The server's port on 127.0.0.1.
@@ -37,12 +40,16 @@ class FaultProxy:
         self.drip = False
         self.cut_before = b""
         self.cut_after = b""
+        self.cut_up: int | None = None
+        self.cut_down: int | None = None
         self.stall_at = b""
+        self.watch = b""
         self.stall = threading.Event()
         self.refuse = threading.Event()
         self.connections = 0
         self.round_trips = 0
         self.bytes_up = 0
+        self.seen = 0
         self._sockets: set[socket.socket] = set()
         self._muted: set[socket.socket] = set()
         self._lock = threading.Lock()
@@ -78,7 +85,7 @@ class FaultProxy:
 
     def reset_counts(self) -> None:
         """Start counting anew."""
-        self.connections = self.round_trips = self.bytes_up = 0
+        self.connections = self.round_trips = self.bytes_up = self.seen = 0
 
     def _accept(self) -> None:
         while True:
@@ -122,6 +129,12 @@ class FaultProxy:
                     break
                 if not up and (self.stall.is_set() or source in self._muted):
                     continue
+                cut = self.cut_up if up else self.cut_down
+                if cut is not None and cut <= len(chunk):
+                    # First, so that the answer to a whole request is lost for sure.
+                    turn["cut"] = True
+                    sink.sendall(chunk[:cut])
+                    break
                 step = 1 if self.drip and not up else len(chunk)
                 for start in range(0, len(chunk), step):
                     sink.sendall(chunk[start : start + step])
@@ -142,6 +155,7 @@ class FaultProxy:
         if not turn["client"]:
             self.round_trips += 1
         turn["client"] = True
+        self.seen += bool(self.watch) and self.watch in chunk
         if self.cut_before and self.cut_before in chunk:
             self.cut_before = b""
             return False

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import http
 import http.client
+import json
 import socket
 import struct
 import threading
@@ -62,6 +64,8 @@ class HttpFaultProxy:
         self.target = port
         self.seen: list[SeenRequest] = []
         self.connections = 0
+        #: What stands in place of every error text of the real server; None leaves them alone.
+        self.words: str | None = None
         self._faults: deque[tuple[Fault, Callable[[SeenRequest], bool]]] = deque()
         self._lock = threading.Lock()
         self._server = _Server(("127.0.0.1", 0), _handler_of(self))
@@ -171,7 +175,7 @@ def _handler_of(proxy: HttpFaultProxy) -> type[BaseHTTPRequestHandler]:
             if fault.status is not None:
                 self.answer(fault.status, fault.headers, fault.body, fault.drip)
                 return
-            self.answer(*_ask(proxy.target, request), fault.drip)
+            self.answer(*_reworded(*_ask(proxy.target, request), proxy.words), fault.drip)
 
         def answer(self, status: int, headers: dict[str, str], body: bytes, drip: float) -> None:
             self.send_response(status)
@@ -193,6 +197,22 @@ def _drip(sink: BufferedIOBase, content: bytes, pause: float) -> None:
     for one in content:
         sink.write(bytes([one]))
         time.sleep(pause)
+
+
+def _reworded(
+    status: int, headers: dict[str, str], body: bytes, words: str | None
+) -> tuple[int, dict[str, str], bytes]:
+    """Return the answer with *words* in place of each of its error texts."""
+    if words is None or status < http.HTTPStatus.BAD_REQUEST:
+        return status, headers, body
+    try:
+        told = json.loads(body)
+    except ValueError:
+        return status, headers, words.encode()
+    for name in ("errors", "warnings"):
+        if told.get(name):
+            told[name] = [words] * len(told[name])
+    return status, headers, json.dumps(told).encode()
 
 
 def _ask(port: int, request: SeenRequest) -> tuple[int, dict[str, str], bytes]:

@@ -244,14 +244,17 @@ def fail_in_a_block(turn: Turn) -> None:
 
 
 def swallow(turn: Turn) -> None:
+    cursors: list[Any] = []
     raises = pytest.raises((TransactionAbortedError, PostgresConnectionError))
     with raises, turn.client.connection(**turn.mine) as conn:
-        cursor = conn.cursor()
-        # Before the statement: the block may not even have begun when a session was killed.
-        turn.world.keep(cursor.fetchone, cursor.fetchall)
+        # The block may not even have begun when a session was killed: then there is no cursor.
+        cursors.append(conn.cursor())
         with suppress(psycopg.Error):
-            cursor.execute(turn.insert, turn.my_note)
+            cursors[0].execute(turn.insert, turn.my_note)
             conn.execute("SELECT 1/0")
+    # Only now: until its block has ended, another thread may use a handle.
+    for cursor in cursors:
+        turn.world.keep(cursor.fetchone, cursor.fetchall)
 
 
 def savepoint(turn: Turn) -> None:

@@ -118,6 +118,11 @@ PATHS = {
         policy(f"{MINE} AND xmin IS NOT NULL"),
         "policy mine on app.docs",
     ),
+    "policy-ownerless-rows": (
+        policy(f"user_id IS NULL OR {MINE}").replace("uuid NOT NULL", "uuid"),
+        "policy mine on app.docs",
+    ),
+    "trigger-granted": (CLEAN + "GRANT TRIGGER ON app.docs TO crm_user", "app.docs"),
     "history-table": (
         CLEAN + "CREATE TABLE app.docs_history (at timestamptz, old jsonb);"
         "GRANT SELECT ON app.docs_history TO crm_user",

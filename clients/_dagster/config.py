@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import (
     BaseModel,
@@ -16,10 +17,24 @@ from pydantic import (
 )
 
 from .._shared.environment import VaultSettings
-from ..errors import VaultConfigurationError
+from ..errors import ConfigurationError, VaultConfigurationError
+from ..identity import RlsSetting
 from ..vault_client import VaultClient
+from .auth import auth_of
 
-__all__ = ["VARIABLES", "ResolvedVault", "VaultSecretsResourceConfig", "resolve", "setting"]
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ..vault_auth import VaultAuth
+
+__all__ = [
+    "VARIABLES",
+    "ResolvedVault",
+    "VaultSecretsResourceConfig",
+    "options_of",
+    "resolve",
+    "setting",
+]
 
 #: Masks the value on Dagster's pages, in its launchpad and in its GraphQL answers.
 _SECRET: dict[str, JsonValue] = {"dagster__is_secret": True}
@@ -130,6 +145,7 @@ class ResolvedVault:
     timeout: int
     retries: int
     cache_ttl: int
+    auth: VaultAuth | None = None
 
     def connect(self) -> VaultClient:
         """Return a client that has logged in.
@@ -140,7 +156,8 @@ class ResolvedVault:
         return VaultClient(
             self.vault_addr,
             self.token,
-            auth_method=self.auth_method,
+            auth=self.auth,
+            auth_method=None if self.auth is not None else self.auth_method,
             role_id=self.role_id,
             secret_id=self.secret_id,
             namespace=self.namespace,
@@ -164,26 +181,87 @@ def resolve(config: VaultSecretsResourceConfig) -> ResolvedVault:
     found = ResolvedVault(
         **{name: setting(config, name) for name in VaultSecretsResourceConfig.model_fields}
     )
+    auth = _auth(config, found)
     method = found.auth_method
-    if method not in _CREDENTIALS:
+    if auth is None and method not in _CREDENTIALS:
         raise VaultConfigurationError(
             f"auth_method is {method!r}: it must be one of {', '.join(map(repr, _CREDENTIALS))}",
             reason="setting",
         )
-    needed = ("vault_addr", *_CREDENTIALS[method])
+    needed = ("vault_addr", *(() if auth is not None else _CREDENTIALS[method]))
     env = VaultSettings.from_env()
     if env.secret_id_file is not None or env.wrapped_secret_id is not None:
         needed = tuple(name for name in needed if name != "secret_id" or found.secret_id)
     if missing := [name for name in needed if getattr(found, name) is None]:
         named = ", ".join(f"{name} ({_variable(config, name)})" for name in missing)
+        whose = "auth" if auth is not None else f"auth_method {method!r}"
         raise VaultConfigurationError(
-            f"{named} not set: auth_method {method!r} needs it; set the environment variable, "
+            f"{named} not set: {whose} needs it; set the environment variable, "
             "or the variable that you named instead, to more than nothing, and give the field as "
             "EnvVar or use from_env()",
             reason="missing_setting",
         )
     unused: dict[str, Any] = dict.fromkeys({"role_id", "secret_id", "token"}.difference(needed))
-    return replace(found, **unused)
+    # With another login, what the method's default says makes no difference.
+    return replace(found, **unused, auth=auth, auth_method="" if auth else method)
+
+
+def _auth(config: VaultSecretsResourceConfig, found: ResolvedVault) -> VaultAuth | None:
+    told = getattr(config, "auth", None)
+    if told is None:
+        return None
+    given = [name for name in ("token", "role_id", "secret_id") if getattr(found, name)]
+    if given:
+        raise VaultConfigurationError(
+            f"auth and {' and '.join(given)} contradict each other: give one of them",
+            reason="contradiction",
+        )
+    values = {
+        name: value.get_value() if hasattr(value, "env_var_name") else value
+        for name, value in told.items()
+    }
+    return auth_of({name: value.strip() for name, value in values.items() if value})
+
+
+def options_of(name: str, given: Mapping[str, Any] | None, known: type) -> dict[str, Any]:
+    """Return the settings of PostgreSQL's or Valkey's client that a resource was told.
+
+    Args:
+        name: The field's name, for messages.
+        given: Its value.
+        known: The typed dict of all settings.
+
+    Raises:
+        ConfigurationError: One is unknown, or cannot be configuration.
+    """
+    options = dict(given or {})
+    if unknown := sorted(options.keys() - known.__annotations__.keys()):
+        raise ConfigurationError(
+            f"{name} has no setting {', '.join(map(repr, unknown))}: known are "
+            f"{', '.join(known.__annotations__)}"
+        )
+    try:
+        json.dumps(options)
+    except (TypeError, ValueError):
+        raise ConfigurationError(
+            f"{name} has a value that is no JSON, which Dagster's configuration cannot carry, such "
+            "as a callable: build that client in a resource of your own"
+        ) from None
+    if options.get("admin_url") is not None:
+        raise ConfigurationError(
+            f"{name} has an admin_url, which Dagster would store: put it into the secret in Vault; "
+            "None here means that there is none"
+        )
+    for setting_name, value in options.items():
+        if hasattr(value, "env_var_name") or (isinstance(value, dict) and "env" in value):
+            raise ConfigurationError(
+                f"{name}: {setting_name} is a variable, which only a field of its own may be"
+            )
+    if isinstance(options.get("identity"), dict):
+        options["identity"] = {
+            one: RlsSetting.from_text(text) for one, text in options["identity"].items()
+        }
+    return options
 
 
 def setting(config: VaultSecretsResourceConfig, name: str) -> Any:

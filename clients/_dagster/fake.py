@@ -123,6 +123,8 @@ class _FakeVault(HTTPAdapter):
             case ["auth", "token", "lookup-self"]:
                 # 0 is a token that never ends.
                 return {"data": {"ttl": 0, "type": "service", "renewable": False}}
+            case ["sys", "internal", "ui", "namespaces"]:
+                return {"data": {"keys": [""]}}
             case ["sys", "leases", *_]:
                 return {"lease_duration": _LEASE_SECONDS, "renewable": True}
             case [_, "creds" | "static-creds" as kind, *role] if role:

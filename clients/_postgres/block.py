@@ -5,15 +5,17 @@ from __future__ import annotations
 import logging
 import os
 import weakref
+from contextlib import nullcontext
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 import psycopg
 from psycopg.pq import ConnStatus, TransactionStatus
 
+from .._shared.generators import innermost_generator, is_running
 from .._shared.telemetry import is_enabled
 from ..errors import ClientError, PostgresConnectionError, PostgresError, RlsContextError
-from .block_state import BlockState, BlockUse
+from .block_state import BlockState, BlockUse, GeneratorPart
 from .errors import is_connection_loss, lost_error, statement_error, unexpected_error
 from .guarded import GuardedConnection, check_sendable
 from .modes import PLAIN, Modes
@@ -49,8 +51,10 @@ _open_blocks: ContextVar[tuple[weakref.ref[Block], ...]] = ContextVar("open_bloc
 def open_block(pool: Pool, context: RlsContext) -> Block | None:
     """Return the block that a call in *context* has to join; None when there is none.
 
-    It is one of the same thread, and of the same asyncio task or greenlet: a task that is started
-    inside a block inherits the context, and must not write into the other's transaction.
+    It is one of the same thread, and of the same task or greenlet: a task that is started inside a
+    block inherits the context, and must not write into the other's transaction. Nor must who reads
+    from a generator write into a block that the generator has entered, and undoes when it is
+    closed.
 
     Args:
         pool: The pool that the call would take a session from.
@@ -62,7 +66,7 @@ def open_block(pool: Pool, context: RlsContext) -> Block | None:
     for ref in reversed(_open_blocks.get()):
         block = ref()
         # A copied context can carry another thread's or task's blocks here.
-        if block and block.pool is pool and block.is_open and block.owner.is_current():
+        if block and block.pool is pool and block.is_open and block.is_callers():
             if block.context.is_admin != context.is_admin:
                 continue
             if block.context != context:
@@ -82,14 +86,24 @@ class BlockEntry:
         pool: Where a session comes from.
         context: Whose rows it sees.
         modes: How its transaction begins, if it is one of its own.
+        for_consumers: Whether calls of who reads from a generator join what the generator has
+            entered; so only where an early end of the generator undoes nothing.
     """
 
-    def __init__(self, pool: Pool, context: RlsContext, modes: Modes = PLAIN) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        context: RlsContext,
+        modes: Modes = PLAIN,
+        *,
+        for_consumers: bool = False,
+    ) -> None:
         self._pool = pool
         self._context = context
         self._modes = modes
+        self._for_consumers = for_consumers
         self._entered: Block | JoinedBlock | None = None
-        self._recorded: AbstractContextManager[Call | None] | None = None
+        self._recorder: BlockRecorder | None = None
 
     def __enter__(self) -> GuardedConnection:
         if self._entered is not None:
@@ -98,32 +112,29 @@ class BlockEntry:
             )
         outer = open_block(self._pool, self._context)
         if outer is None:
-            self._entered = Block(self._pool, self._context, self._modes)
+            self._entered = Block(
+                self._pool, self._context, self._modes, for_consumers=self._for_consumers
+            )
         else:
             self._entered = JoinedBlock(outer, self._modes)
         try:
-            if not is_enabled():
+            if outer is None or not is_enabled():
                 return self._entered.__enter__()
-            return self._enter_recorded(self._entered, outer)
+            return self._join_recorded(outer)
         except (ClientError, psycopg.Error):
             raise
         except Exception as error:
             raise unexpected_error(error, self._context.what, maybe_applied=False) from error
 
-    def _enter_recorded(
-        self, entered: Block | JoinedBlock, outer: Block | None
-    ) -> GuardedConnection:
-        telemetry = self._pool.telemetry
-        self._recorded = telemetry.call("TRANSACTION", parent=outer.call if outer else None)
-        call = self._recorded.__enter__()
+    def _join_recorded(self, outer: Block) -> GuardedConnection:
+        assert self._entered is not None  # noqa: S101 - see __enter__
+        recorder = BlockRecorder(self._pool.telemetry, outer.call)
         try:
-            handle = entered.__enter__()
+            handle = self._entered.__enter__()
         except BaseException as error:
-            self._recorded.__exit__(type(error), error, None)
+            recorder.end(error)
             raise
-        if isinstance(entered, Block):
-            entered.call = call
-        handle.recorder = BlockRecorder(telemetry, call)
+        self._recorder = handle.recorder = recorder
         return handle
 
     def __exit__(
@@ -134,17 +145,11 @@ class BlockEntry:
     ) -> None:
         if self._entered is None:
             raise PostgresError(f"{self._context.what} is not open")
-        if self._recorded is None:
+        if self._recorder is None:
             self._entered.__exit__(exc_type, exc, traceback)
             return
-        failure = exc
-        try:
+        with self._recorder.ending(exc):
             self._entered.__exit__(exc_type, exc, traceback)
-        except BaseException as error:
-            failure = error
-            raise
-        finally:
-            self._recorded.__exit__(type(failure) if failure else None, failure, None)
 
 
 class Block:
@@ -155,12 +160,14 @@ class Block:
         context: Whose rows it sees.
         modes: How it begins.
         joinable: Whether calls of this thread or task for the same identity become a part of it.
+        for_consumers: As for ``BlockEntry``.
     """
 
     _state: BlockState | None = None
     _dropped = False
-    #: What telemetry records of it.
-    call: Call | None = None
+    _recorder: BlockRecorder | None = None
+    # The generator that has entered it, by the id of its frame, which would keep the block alive.
+    _generator: int | None = None
 
     def __init__(
         self,
@@ -169,9 +176,11 @@ class Block:
         modes: Modes = PLAIN,
         *,
         joinable: bool = True,
+        for_consumers: bool = False,
     ) -> None:
         self.modes = modes
         self._joinable = joinable
+        self._for_consumers = for_consumers
         self.pool = pool
         self.context = context
         self.owner = current_owner()
@@ -187,6 +196,10 @@ class Block:
         """Whether it has begun and not ended."""
         return self._state is not None
 
+    def is_callers(self) -> bool:
+        """Return whether the caller is who has entered it: its task, and its generator."""
+        return self.owner.is_current() and (self._generator is None or is_running(self._generator))
+
     @property
     def state(self) -> BlockState:
         """The running transaction."""
@@ -194,8 +207,13 @@ class Block:
             raise PostgresError(f"{self.what} is not open")
         return self._state
 
+    @property
+    def call(self) -> Call | None:
+        """What telemetry records of it."""
+        return None if self._recorder is None else self._recorder.call
+
     def __enter__(self) -> GuardedConnection:
-        return self._open(*self._begin(None))
+        return self._open(None)
 
     def begin_with(self, first: FirstStatement) -> GuardedConnection:
         """Open the transaction and run its first statement in the same round trip.
@@ -212,15 +230,36 @@ class Block:
             PostgresError: No transaction could be opened.
         """
         check_sendable(first.query, first.params, "execute()")
-        handle = self._open(*self._begin(first))
+        handle = self._open(first)
         if first.error is not None:
             self.state.note(first.error)
         return handle
 
-    def _open(self, session: Session, began: bytes) -> GuardedConnection:
+    def _open(self, first: FirstStatement | None) -> GuardedConnection:
+        return self._open_recorded(first) if is_enabled() else self._handle(*self._begin(first))
+
+    def _open_recorded(self, first: FirstStatement | None) -> GuardedConnection:
+        recorder = BlockRecorder(self.pool.telemetry)
+        statement: AbstractContextManager[Call | None] = nullcontext()
+        if first is not None:
+            statement = recorder.statement(first.query, first.params)
+        try:
+            with statement as call:
+                handle = self._handle(*self._begin(first))
+                if call is not None and first is not None:
+                    call.failure = first.error
+        except BaseException as error:
+            recorder.end(error)
+            raise
+        self._recorder = handle.recorder = recorder
+        return handle
+
+    def _handle(self, session: Session, began: bytes) -> GuardedConnection:
         self._state = BlockState(session, self.context, began)
         self.pool.pin(session)
         if self._joinable:
+            frame = None if self._for_consumers else innermost_generator()
+            self._generator = None if frame is None else id(frame)
             self.owner.begin_block()
             _open_blocks.set((*_others_than(self), weakref.ref(self)))
         return GuardedConnection(BlockUse(self._state))
@@ -234,6 +273,27 @@ class Block:
         if self._dropped and exc is not None:
             # By the collector, which may end a generator after the block that it left open.
             return
+        self._end_recorded(exc, exc)
+
+    def end(self, *, commits: bool) -> None:
+        """End the transaction for an adapter, whose rollback is no failure.
+
+        Args:
+            commits: Whether to commit; it is rolled back otherwise.
+
+        Raises:
+            PostgresError: As at the end of a ``connection()`` block.
+        """
+        self._end_recorded(None if commits else PostgresError("rolled back"), None)
+
+    def _end_recorded(self, exc: BaseException | None, failure: BaseException | None) -> None:
+        if self._recorder is None:
+            self._end(exc)
+            return
+        with self._recorder.ending(failure):
+            self._end(exc)
+
+    def _end(self, exc: BaseException | None) -> None:
         state = self.state
         if state.pid != os.getpid():
             self._leave_to_the_parent(exc)
@@ -266,6 +326,8 @@ class Block:
         if state is not None and state.pid == os.getpid():
             state.ended = self.owner.has_ended = True
             self.pool.retire(state.session)
+            if self._recorder is not None:
+                self._recorder.end(None)
 
     def _leave_to_the_parent(self, exc: BaseException | None) -> None:
         """End a block that a forked child has inherited: the transaction is the parent's."""
@@ -389,7 +451,9 @@ class Block:
 class JoinedBlock:
     """A context manager over a savepoint of a block that is open already.
 
-    What fails inside undoes itself alone, as it would in a transaction of its own.
+    What fails inside undoes itself alone, as it would in a transaction of its own. A generator that
+    is closed inside, after its consumer has gone on in the block, undoes nothing: what the consumer
+    has written in the meantime would be lost with it, though it was told that it is there.
 
     Args:
         outer: The block to join.
@@ -406,9 +470,13 @@ class JoinedBlock:
         self._use = BlockUse(outer.state)
         self._handle = GuardedConnection(self._use)
         self._savepoint = self._handle.transaction()
+        self._part: GeneratorPart | None = None
 
     def __enter__(self) -> GuardedConnection:
         self._savepoint.__enter__()
+        if (frame := innermost_generator()) is not None:
+            self._part = GeneratorPart(id(frame))
+            self._outer.state.generator_parts.append(self._part)
         return self._handle
 
     def __exit__(
@@ -417,10 +485,23 @@ class JoinedBlock:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        if self._part is not None:
+            self._leave_generator(self._part)
+            if isinstance(exc, GeneratorExit) and self._part.is_shared and self._is_healthy():
+                exc_type = exc = traceback = None
         try:
             self._savepoint.__exit__(exc_type, exc, traceback)
         finally:
             self._use.end()
+
+    def _leave_generator(self, part: GeneratorPart) -> None:
+        parts = self._use.state.generator_parts
+        if part in parts:
+            parts.remove(part)
+
+    def _is_healthy(self) -> bool:
+        status = self._use.state.session.transaction_status
+        return self._use.is_open and status == TransactionStatus.INTRANS
 
 
 def _others_than(ended: Block) -> tuple[weakref.ref[Block], ...]:

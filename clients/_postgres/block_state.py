@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 import psycopg
 from psycopg import pq
 
+from .._shared.generators import is_running
 from .._shared.locks import OwnedLock
 from ..errors import ClientError, PostgresError, RlsContextError, TransactionAbortedError
 from .errors import describe, is_connection_loss, is_read_only, is_role_gone
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
     from .rls_context import RlsContext
 
-__all__ = ["BlockState", "BlockUse", "Closable"]
+__all__ = ["BlockState", "BlockUse", "Closable", "GeneratorPart"]
 
 T = TypeVar("T")
 
@@ -35,6 +36,23 @@ class Closable(Protocol):
 
     def close(self) -> None:
         """Close it; more than once does no harm."""
+
+
+class GeneratorPart:
+    """A part of a block that a generator has entered; its consumer may go on in the block.
+
+    Args:
+        frame_id: The ``id()`` of the generator's frame.
+    """
+
+    def __init__(self, frame_id: int) -> None:
+        self._frame_id = frame_id
+        #: Whether others than the generator have used the transaction meanwhile.
+        self.is_shared = False
+
+    def note_use(self) -> None:
+        """See whose code uses the transaction now."""
+        self.is_shared = self.is_shared or not is_running(self._frame_id)
 
 
 class BlockState:
@@ -54,6 +72,8 @@ class BlockState:
         #: The last error that says something of the server or of the role.
         self.server_error: psycopg.Error | None = None
         self.closables: list[Closable] = []
+        #: What generators have entered and not left.
+        self.generator_parts: list[GeneratorPart] = []
         # Held while a statement runs and while the block ends: a thread that still has the handle
         # cannot slip a statement in between the check and the session's next borrower.
         self.lock = OwnedLock()
@@ -100,6 +120,11 @@ class BlockState:
                 f"the transaction of {self.what} was ended by a COMMIT or ROLLBACK in its SQL, and "
                 "the context went with it: leave the block instead, or use conn.transaction()"
             )
+
+    def note_use(self) -> None:
+        """Tell the parts that generators have open of a use of the transaction."""
+        for part in self.generator_parts:
+            part.note_use()
 
     def note(self, error: psycopg.Error) -> None:
         """Remember the SQL error that aborts the transaction, should the caller swallow it."""
@@ -252,6 +277,7 @@ class BlockUse:
                     f"{state.what} is busy with a stream() or a COPY: read that to its end or "
                     "close it first, or use a server-side cursor"
                 )
+            state.note_use()
             state.busy += 1
             try:
                 yield state

@@ -7,6 +7,8 @@ https://www.postgresql.org/docs/18/sql-copy.html
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from secrets import token_hex
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -15,7 +17,7 @@ from psycopg import sql
 from ..errors import PostgresConfigurationError, PostgresError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from .guarded import GuardedConnection
 
@@ -32,6 +34,9 @@ _COLUMN_TYPES = """
     WHERE a.attrelid = pg_catalog.to_regclass(%s) AND a.attnum > 0 AND NOT a.attisdropped
 """
 
+# A set has no order, and a mapping would give its keys.
+_NO_ROWS = (str, bytes, AbstractSet, Mapping)
+
 
 class BulkInsert:
     """Many rows for one table.
@@ -47,11 +52,11 @@ class BulkInsert:
 
     def __init__(self, table: str, columns: Sequence[str], on_conflict: OnConflict) -> None:
         self.table = _name("table", table)
-        if isinstance(columns, str) or not columns:
+        self._columns = [_name("a column", one) for one in _listed(columns)]
+        if not self._columns:
             raise PostgresConfigurationError("columns must be a list of at least one column name")
-        self._columns = [_name("a column", one) for one in columns]
         if len(set(self._columns)) < len(self._columns):
-            raise PostgresConfigurationError(f"columns has a name twice: {list(columns)}")
+            raise PostgresConfigurationError(f"columns has a name twice: {self._columns}")
         self._conflict_clause = _conflict_clause(on_conflict, self._columns)
 
     def run(self, conn: GuardedConnection, rows: Iterable[Sequence[Any]]) -> int:
@@ -106,12 +111,20 @@ class BulkInsert:
     def _checked(self, rows: Iterable[Sequence[Any]]) -> Iterator[Sequence[Any]]:
         width = len(self._columns)
         for number, row in enumerate(rows, 1):
-            if isinstance(row, str | bytes) or not hasattr(row, "__len__") or len(row) != width:
+            unfit = isinstance(row, str | bytes | AbstractSet | Mapping) or not hasattr(
+                row, "__len__"
+            )
+            if unfit or len(row) != width:
                 raise PostgresError(
-                    f"row {number} for {self.table!r} does not have one value for each of its "
-                    f"{width} columns: nothing was stored"
+                    f"row {number} for {self.table!r} is {type(row).__name__}, and must be a "
+                    f"sequence with one value for each of {width} columns: nothing was stored"
                 )
             yield row
+
+
+def _listed(names: object) -> list[Any]:
+    """Return what the caller has listed; nothing for what is no list."""
+    return list(names) if isinstance(names, Iterable) and not isinstance(names, str) else []
 
 
 def _name(what: str, value: object) -> str:
@@ -125,16 +138,17 @@ def _conflict_clause(on_conflict: OnConflict, columns: Sequence[str]) -> sql.Com
         return sql.SQL("")
     if on_conflict == "nothing":
         return sql.SQL(" ON CONFLICT DO NOTHING")
-    if isinstance(on_conflict, str) or not on_conflict or set(on_conflict) - set(columns):
+    keys = _listed(on_conflict)
+    if not keys or any(one not in columns for one in keys):
         raise PostgresConfigurationError(
             f"on_conflict is {on_conflict!r}: it must be None, 'nothing', or the columns of a "
             "unique constraint, all of them in columns"
         )
-    others = [one for one in columns if one not in on_conflict]
-    keys = sql.SQL(", ").join(map(sql.Identifier, on_conflict))
+    others = [one for one in columns if one not in keys]
+    names = sql.SQL(", ").join(map(sql.Identifier, keys))
     if not others:
-        return sql.SQL(" ON CONFLICT ({}) DO NOTHING").format(keys)
+        return sql.SQL(" ON CONFLICT ({}) DO NOTHING").format(names)
     changes = sql.SQL(", ").join(
         sql.SQL("{0} = EXCLUDED.{0}").format(sql.Identifier(one)) for one in others
     )
-    return sql.SQL(" ON CONFLICT ({}) DO UPDATE SET {}").format(keys, changes)
+    return sql.SQL(" ON CONFLICT ({}) DO UPDATE SET {}").format(names, changes)

@@ -29,7 +29,7 @@ from .errors import (
 )
 from .guarded import StreamedRows
 from .plan_check import PLAN_CHECK
-from .rows import Rows
+from .rows import Rows, duplicate_columns
 from .session import BatchError, Session
 from .sql import BEGIN, COMMIT, GUARD, LAST_COMMIT, PREPARED_RESET, RESET, ROLLBACK
 from .statements import CallersRows, checked_params, refuse_unsendable
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from .rows import Shape
     from .session import Statement
 
-__all__ = ["BATCH_ROWS", "InBlock", "OneRoundTrip", "duplicate_columns", "rows_of"]
+__all__ = ["BATCH_ROWS", "InBlock", "OneRoundTrip", "rows_of"]
 
 # What the guard fails with when a function was made or replaced.
 _OTHER_FUNCTIONS = "22003"
@@ -349,17 +349,6 @@ def rows_of(result: PGresult, transformer: AnyTransformer, method: str, shape: S
         raise shape.unreadable(
             f"{method}() returned a value that cannot be read: {describe(error)}; select it as text"
         ) from error
-
-
-def duplicate_columns(names: list[str]) -> str:
-    """Say which columns have one name; empty when there are none."""
-    if len(set(names)) == len(names):
-        return ""
-    twice = sorted({name for name in names if names.count(name) > 1})
-    return (
-        f"two columns of one name ({', '.join(twice)}), and a dict would lose one: name them apart "
-        "with AS"
-    )
 
 
 def _rows_changed(results: list[PGresult]) -> int:

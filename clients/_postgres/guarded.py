@@ -11,13 +11,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar
 
 import psycopg
-from psycopg import sql
 from psycopg.pq import TransactionStatus
 from psycopg.rows import dict_row, tuple_row
 
 from ..errors import ClientError, PostgresError
 from .errors import describe
-from .statements import MAX_PARAMETERS, CallersRows, checked_params, refuse_unsendable
+from .rows import unique_dict_row
+from .statements import MAX_PARAMETERS, CallersRows, checked_params, refuse_unsendable, text_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -123,7 +123,9 @@ class GuardedConnection(_PartOfBlock):
         factory = row_factory or self.row_factory
         if factory is tuple_row:
             raw.row_factory = tuple_row
-        elif factory is not dict_row:
+        elif factory is dict_row:
+            raw.row_factory = unique_dict_row
+        else:
             # It may keep what it is given: not psycopg's cursor, which leads to the connection.
             raw.row_factory = lambda _: factory(cursor)
             cursor.has_callers_rows = True
@@ -307,9 +309,7 @@ class GuardedCursor(_PartOfBlock):
             PostgresError: The block has ended, its context is lost (RlsContextError), or the
                 statement cannot be sent as it is; then nothing was sent.
         """
-        recorder = self._handle.recorder
-        recorded = nullcontext() if recorder is None else recorder.statement(query)
-        with recorded, self._use.guard():
+        with self._recorded(query, params), self._use.guard():
             check_sendable(query, params, "execute()")
             try:
                 self._raw.execute(query, params)
@@ -323,9 +323,7 @@ class GuardedCursor(_PartOfBlock):
     ) -> Self:
         """Run a statement once for each row of parameters; raises as ``execute`` does."""
         rows = CallersRows(params_seq)
-        recorder = self._handle.recorder
-        recorded = nullcontext() if recorder is None else recorder.statement(query)
-        with recorded, self._use.guard():
+        with self._recorded(query, rows), self._use.guard():
             check_sendable(query, (), "executemany()")
             try:
                 self._raw.executemany(query, _checked_rows(rows), returning=returning)
@@ -364,9 +362,15 @@ class GuardedCursor(_PartOfBlock):
         the block goes on.
         """
         state = self._use.state
-        with self._use.guard():
-            check_sendable(query, params, "stream()")
-            rows = _StatementRows(self._use, self._raw.stream(query, params))
+        with self._recorded(query, params):
+            with self._use.guard():
+                check_sendable(query, params, "stream()")
+                rows = _StatementRows(self._use, self._raw.stream(query, params))
+            yield from self._rows_of_stream(state, rows)
+
+    def _rows_of_stream(
+        self, state: BlockState, rows: _StatementRows
+    ) -> Generator[Any, None, None]:
         try:
             while True:
                 with self._use.guard(sends=False):
@@ -389,7 +393,8 @@ class GuardedCursor(_PartOfBlock):
         COPY FROM is PostgreSQL's to refuse on tables with row-level security.
         """
         check_sendable(statement, params, "copy()")
-        with self._use.guard(), self._raw.copy(statement, params) as raw:
+        recorded = self._recorded(statement, params)
+        with recorded, self._use.guard(), self._raw.copy(statement, params) as raw:
             use = self._use.part("this COPY has ended: open another with cursor.copy()")
             try:
                 yield GuardedCopy(use, raw)
@@ -401,6 +406,10 @@ class GuardedCursor(_PartOfBlock):
         with self._use.state.lock:
             if not self._handle.closed:
                 self._raw.close()
+
+    def _recorded(self, query: Query, params: object) -> AbstractContextManager[object]:
+        recorder = self._handle.recorder
+        return nullcontext() if recorder is None else recorder.statement(query, params)
 
     def _fetch(self, fetch: Callable[..., T], *args: Any) -> T:
         with self._use.guard(sends=self._fetch_sends):
@@ -491,8 +500,7 @@ def check_sendable(query: Query, params: Params | None, action: str) -> None:
     checked_params(params, action)
     refuse_unsendable(query, params, action)
     # libpq would cut the query there: perhaps before its WHERE.
-    text = query.as_bytes() if isinstance(query, sql.Composable) else query
-    if (isinstance(text, str) and "\0" in text) or (isinstance(text, bytes) and b"\0" in text):
+    if "\0" in text_of(query):
         raise psycopg.ProgrammingError("the query contains a NUL character")
 
 

@@ -1,4 +1,4 @@
-"""Who holds a session: a thread, and within it an asyncio task or a greenlet.
+"""Who holds a session: a thread, and within it a task of asyncio or Trio, or a greenlet.
 
 Tasks that share a thread take turns at every ``await``: if they shared a transaction, one of them
 would undo or commit what another has written. So a block belongs to the task that entered it.
@@ -51,7 +51,7 @@ class Owner:
 
     Args:
         thread: The mark of its thread.
-        task: Its asyncio task or greenlet; None outside of any.
+        task: Its task or greenlet; None outside of any.
     """
 
     __slots__ = ("_in_block", "_task", "_thread", "has_ended")
@@ -70,6 +70,8 @@ class Owner:
         task = self._task()
         if isinstance(task, asyncio.Task):
             return f"task {task.get_name()} of {self._thread}"
+        if task is not None and type(task).__module__.startswith("trio."):
+            return f"task {task.name} of {self._thread}"
         return f"{'an ended task' if task is None else 'a greenlet'} of {self._thread}"
 
     def is_current(self) -> bool:
@@ -116,6 +118,10 @@ def current_owner() -> Owner:
 
 
 def _current_task() -> Any:
+    # Before asyncio: Trio can be a guest of its loop. Imported in part, it lacks the functions.
+    in_trio_task = getattr(sys.modules.get("trio.lowlevel"), "in_trio_task", None)
+    if in_trio_task is not None and in_trio_task():
+        return sys.modules["trio.lowlevel"].current_task()
     # Not current_task() alone: without a loop it raises, which costs ten times as much.
     if _get_running_loop() is not None:
         return asyncio.current_task()

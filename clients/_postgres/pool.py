@@ -14,7 +14,6 @@ Leans on semi-private parts of psycopg_pool, pinned by ``tests/unit/test_psycopg
 
 from __future__ import annotations
 
-import copy
 import logging
 import sys
 import threading
@@ -33,7 +32,14 @@ from psycopg_pool.pool import AddConnection, ReturnConnection
 
 from .._shared.fork import on_fork
 from .._shared.locks import OwnedLock
-from .._shared.telemetry import Telemetry, is_enabled
+from .._shared.single_flight import fresh_copy
+from .._shared.telemetry import (
+    Reading,
+    Telemetry,
+    credential_readings,
+    is_enabled,
+    pool_readings,
+)
 from ..errors import ClientError, PostgresConnectionError, PostgresError
 from .errors import is_read_only, is_role_gone
 from .owner import Owner, current_owner
@@ -394,6 +400,7 @@ class Pool:
         min_size: How many idle ones stay open however long they are idle.
         max_size: How many there may be.
         timeout: Seconds to wait for one when all are taken; 0 is no wait.
+        name: What its metrics call it.
     """
 
     def __init__(
@@ -403,7 +410,9 @@ class Pool:
         min_size: int,
         max_size: int,
         timeout: float,
+        name: str = "postgres",
     ) -> None:
+        self.name = name
         self.min_size = min_size
         self.max_size = max_size
         self.timeout = timeout
@@ -452,7 +461,7 @@ class Pool:
                 began = time.monotonic()
                 session = self._connect_in(place)
                 if is_enabled():
-                    self.telemetry.measure("create_time", time.monotonic() - began)
+                    self.telemetry.measure("create_time", time.monotonic() - began, self.name)
         taken_at = time.monotonic()
         place.holder = Holder(owner or current_owner(), taken_at, calling_place())
         session.place = place
@@ -466,7 +475,7 @@ class Pool:
                 describe_holders(self._places.holders()),
             )
         if is_enabled():
-            self.telemetry.measure("wait_time", taken_at - started)
+            self.telemetry.measure("wait_time", taken_at - started, self.name)
         return session
 
     def is_busy(self) -> bool:
@@ -500,7 +509,8 @@ class Pool:
             return
         place.session = session
         if is_enabled() and place.holder is not None:
-            self.telemetry.measure("use_time", time.monotonic() - place.holder.since)
+            took = time.monotonic() - place.holder.since
+            self.telemetry.measure("use_time", took, self.name)
         place.holder = None
         # A forked child may come back with a session of its parent's pool.
         if session.reusable and place.home() is self._places:
@@ -532,6 +542,14 @@ class Pool:
         self._sessions.add(session)
         self._count("connects")
         self._places.add(session)
+
+    def readings(self) -> list[Reading]:
+        """Return what its metrics are, and those of its credential."""
+        source = self._connector.source
+        credential = credential_readings(
+            source.life(), source.rotations, {"db.client.connection.pool.name": self.name}
+        )
+        return [*pool_readings(self.name, self.stats(), self.min_size), *credential]
 
     def close(self) -> None:
         """Close all idle sessions, and the others when they return."""
@@ -606,7 +624,7 @@ class Pool:
                 full = isinstance(error, PostgresConnectionError) and error.reason == "exhausted"
                 if isinstance(error, ClientError):
                     # A copy without the frames, which hold what the caller had in hand.
-                    self._last_failure = copy.copy(error)
+                    self._last_failure = fresh_copy(error)
                 others = full and self._places.settle_for_others()
                 # Our own last session may be closing on the server at this moment.
                 if others or not full or tries > _FULL_TRIES:
@@ -624,7 +642,8 @@ class Pool:
 
     def _failure_of_late(self) -> ClientError | None:
         # A copy for each caller: an exception belongs to one thread.
-        return copy.copy(self._last_failure)
+        failure = self._last_failure
+        return None if failure is None else fresh_copy(failure)
 
     def _exhausted(self, why: str) -> PostgresConnectionError:
         self._count("exhausted")

@@ -178,9 +178,10 @@ class PreparedStatements:
         """
         if error.diag.context is not None:
             return False
-        if error.sqlstate == "26000":
-            return _NAME.split(b"%")[0].decode() in (error.diag.message_primary or "")
-        return error.sqlstate == "0A000" and error.diag.source_function == "RevalidateCachedQuery"
+        return (error.sqlstate, error.diag.source_function) in {
+            ("26000", "FetchPreparedStatement"),
+            ("0A000", "RevalidateCachedQuery"),
+        }
 
 
 def without_parses(

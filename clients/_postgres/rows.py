@@ -7,6 +7,7 @@ from typing import (
     TYPE_CHECKING,
     Any,
     Generic,
+    NoReturn,
     TypeAlias,
     TypeVar,
     cast,
@@ -14,12 +15,22 @@ from typing import (
     is_typeddict,
 )
 
+from psycopg.rows import dict_row
+
 from ..errors import PostgresConfigurationError, PostgresError, RowCountError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
 
-__all__ = ["PLAIN_SHAPE", "Expectation", "Rows", "Shape", "row_maker"]
+__all__ = [
+    "PLAIN_SHAPE",
+    "Expectation",
+    "Rows",
+    "Shape",
+    "duplicate_columns",
+    "row_maker",
+    "unique_dict_row",
+]
 
 T = TypeVar("T")
 
@@ -48,6 +59,17 @@ class Rows(list[T], Generic[T]):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (list(self), self.rowcount)
+
+
+def duplicate_columns(names: list[str]) -> str:
+    """Say which columns have one name; empty when there are none."""
+    if len(set(names)) == len(names):
+        return ""
+    twice = sorted({name for name in names if names.count(name) > 1})
+    return (
+        f"two columns of one name ({', '.join(twice)}), and a dict would lose one: name them apart "
+        "with AS"
+    )
 
 
 class Shape:
@@ -162,6 +184,26 @@ class Shape:
 
 #: Dicts, as many as there are.
 PLAIN_SHAPE = Shape(None, None, None, set())
+
+
+def unique_dict_row(cursor: Any) -> Callable[[Sequence[Any]], dict[str, Any]]:
+    """Make dicts of rows, as psycopg's ``dict_row`` does, but never one that has lost a column.
+
+    Args:
+        cursor: psycopg's cursor.
+    """
+    if (result := cursor.pgresult) is not None and result.nfields > 1:
+        names = [result.fname(n) for n in range(result.nfields)]
+        if len(set(names)) < len(names):
+            duplicates = duplicate_columns([column.name for column in cursor.description])
+
+            def refuse(_: Sequence[Any]) -> NoReturn:
+                raise PostgresError(
+                    f"the statement returned {duplicates}, or use another row_factory"
+                )
+
+            return refuse
+    return dict_row(cursor)
 
 
 def row_maker(row_type: type[T], names: Sequence[str]) -> Callable[[Sequence[Any]], T]:

@@ -7,15 +7,16 @@ import re
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
-from urllib.parse import urlsplit
+from urllib.parse import unquote
 
 import psycopg
 from psycopg import pq
 from psycopg.conninfo import conninfo_to_dict
 
+from .._shared.authority import LAST_PORT, host_problem, port_of, servers_in, stray_character
 from .._shared.credentials import UrlSource, hidden
 from .._shared.secrecy import Masked, redact
-from .._shared.validation import can_be_looked_up, checked_count, checked_seconds
+from .._shared.validation import checked_count, checked_seconds
 from ..errors import PostgresConfigurationError
 
 if TYPE_CHECKING:
@@ -176,12 +177,18 @@ def _parsed(url: object) -> Target | str:
 
 
 def _problem_of_address(parts: Mapping[str, Any]) -> str | None:
-    if not re.fullmatch(r"\d{0,5}(,\d{0,5})*", str(parts.get("port") or "5432")):
-        return f"has a port that is no number: {_FIX}"
-    hosts = str(parts.get("host") or parts.get("hostaddr") or "")
-    if hosts and not all("/" in host or can_be_looked_up(host) for host in hosts.split(",")):
-        return "names a host with an empty part or one of more than 63 characters"
-    return None
+    # Where several hosts are named, an empty port is the usual one.
+    ports = str(parts.get("port") or "").split(",")
+    if not all(port_of(port) or not port for port in ports):
+        return f"has a port that is no number from 1 to {LAST_PORT}: {_FIX}"
+    hosts = str(parts.get("host") or parts.get("hostaddr") or "").split(",")
+    problems = (host_problem(host) for host in hosts if host and not _is_socket(host))
+    return next(filter(None, problems), None)
+
+
+def _is_socket(host: str) -> bool:
+    # An @ begins the name of a socket in the abstract namespace.
+    return host.startswith(("/", "@"))
 
 
 def _target(parts: Mapping[str, Any]) -> Target:
@@ -217,10 +224,11 @@ def _problem_of_shape(url: str) -> str | None:
         return f"must start with postgresql://{shown}"
     # What libpq would take for a host or a port may be the rest of an unescaped password.
     authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
-    if rest.count("@") > 1 or ("@" in rest and "@" not in authority) or re.search(r"\s", url):
+    misplaced = rest.count("@") > 1 or ("@" in rest and "@" not in authority)
+    if misplaced or stray_character(url):
         return f"has a character that must be escaped: {_FIX}"
-    try:
-        urlsplit(url)
-    except ValueError:
-        return f"cannot be parsed: {_FIX}"
-    return None
+    hosts = authority.rpartition("@")[2]
+    if not hosts or _is_socket(unquote(hosts)):
+        return None
+    found = servers_in(hosts)
+    return f"{found}, and {_FIX}" if isinstance(found, str) else None

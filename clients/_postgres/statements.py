@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from psycopg import sql
 
 from ..errors import PostgresError
+from .errors import describe
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -30,6 +31,7 @@ __all__ = [
     "refuse_unsendable",
     "refuse_unsuitable",
     "text_of",
+    "without_literals",
 ]
 
 #: The protocol counts parameters in 16 bits.
@@ -106,6 +108,8 @@ _QUOTED = re.compile(
     """,
     re.DOTALL | re.VERBOSE,
 )
+_LITERALS = frozenset({"escape", "literal", "dollar"})
+_NUMBER = re.compile(rf"(?<![{_NAME_PART}])(?:\d[\w.]*+(?:(?<=[eE])[+-]\d+)?|\.\d\w*)")
 _WHOLE_VALUE = (
     "pass the whole value instead, such as %s, 'prefix' || %s, make_interval(days => %s), or "
     "%s * interval '1 day'; write a percent sign as %%"
@@ -206,7 +210,13 @@ def checked_params(params: object, action: str) -> Params | None:
     if isinstance(params, Mapping) or (
         isinstance(params, Sequence) and not isinstance(params, str | bytes | bytearray)
     ):
-        return params if len(params) else None
+        try:
+            return params if len(params) else None
+        except Exception as error:
+            # The caller's own class.
+            raise PostgresError(
+                f"the parameters of {action} cannot be read: {describe(error)}"
+            ) from error
     raise PostgresError(
         f"the parameters of {action} are {type(params).__name__}: they must be a sequence such as "
         "a list or a tuple, or a mapping for %(name)s placeholders; one value is written (value,)"
@@ -226,12 +236,15 @@ class CallersRows:
         self.failure: Exception | None = None
 
     def __iter__(self) -> Iterator[Any]:
-        try:
-            rows = iter(self._rows)
-        except TypeError:
+        if not hasattr(self._rows, "__iter__") and not hasattr(self._rows, "__getitem__"):
             raise PostgresError(
                 f"the rows are {type(self._rows).__name__}: they must be an iterable of parameters"
-            ) from None
+            )
+        try:
+            rows = iter(self._rows)
+        except Exception as error:
+            self.failure = error
+            raise
         while True:
             try:
                 row = next(rows)
@@ -246,7 +259,7 @@ class CallersRows:
 def text_of(query: Any, *, placeholders: bool = True) -> str:
     """Return the SQL as text; an approximate one where psycopg fills it in for the connection."""
     if isinstance(query, sql.Composable):
-        query = query.as_bytes()
+        query = _bytes_of(query)
     if isinstance(query, bytes):
         # A character for each byte: what is looked for is ASCII.
         return query.decode("latin-1")
@@ -255,6 +268,46 @@ def text_of(query: Any, *, placeholders: bool = True) -> str:
     # A template string of Python 3.14, whose values stand between its strings.
     strings = [str(part).replace("%", "%%") for part in getattr(query, "strings", ())]
     return ("%s" if placeholders or strings else "").join(strings)
+
+
+def without_literals(query: str) -> str:
+    """Return SQL with a question mark in place of every literal, for who may not see values.
+
+    Args:
+        query: The SQL.
+    """
+    return (_cached_masking if len(query) <= _MAX_CACHED else _masked)(query)
+
+
+def _masked(query: str) -> str:
+    parts, position = [], 0
+    while (region := _QUOTED.search(query, position)) is not None:
+        kind, start, end = region.lastgroup or "", *region.span()
+        if kind == "comment":
+            end = _end_of_comment(query, start)
+        parts.append(_NUMBER.sub("?", query[position:start]))
+        if kind == "name":
+            parts.append(query[start:end])
+        # A comment may quote what was commented out.
+        parts.append("?" if kind in _LITERALS else "")
+        position = end
+    return "".join([*parts, _NUMBER.sub("?", query[position:])])
+
+
+_cached_masking = lru_cache(maxsize=512)(_masked)
+
+
+def _bytes_of(query: sql.Composable) -> bytes:
+    """Return what psycopg makes of *query*; ``NULL`` stands for values that it needs more for.
+
+    The connection may know their types, and else complains when it makes the statement.
+    """
+    try:
+        return query.as_bytes()
+    except Exception:  # noqa: BLE001 - of whatever is in it
+        if isinstance(query, sql.Composed):
+            return b"".join(map(_bytes_of, query))
+        return b"NULL"
 
 
 def _problem(query: str) -> str | None:

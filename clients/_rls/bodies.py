@@ -19,12 +19,17 @@ if TYPE_CHECKING:
     from .identity import Universe
     from .judge import Relation
 
-__all__ = ["Body", "function_body"]
+__all__ = ["Body", "bound", "function_body", "unqualified"]
 
 _MAX_ROWS: Final = 40
 _MAX_ARGUMENTS: Final = 12
 _PLPGSQL: Final = re.compile(
     r"^\s*(?:DECLARE\s*)?BEGIN\s+RETURN\s+(QUERY\s+)?(.*?);?\s*(?:RETURN\s*;\s*)?END\s*;?\s*$",
+    re.IGNORECASE | re.DOTALL,
+)
+_INTO: Final = re.compile(
+    r"^\s*DECLARE\s+(?P<name>\w+)\s+[\w.%\[\]]+\s*;\s*BEGIN\s+SELECT\s+(?P<what>.*?)\s+INTO\s+"
+    r"(?:STRICT\s+)?(?P=name)\s+(?P<rest>FROM\s.*?);\s*RETURN\s+(?P=name)\s*;\s*END\s*;?\s*$",
     re.IGNORECASE | re.DOTALL,
 )
 _WRITES: Final = re.compile(
@@ -38,12 +43,12 @@ def function_body(facts: Mapping[str, Any]) -> str | None:
     """Return a function's body as one query, where it is one."""
     source = facts["source"].strip()
     if facts["language"] == "plpgsql":
-        match = _PLPGSQL.match(source)
-        if match is None:
+        if into := _INTO.match(source):
+            source = f"SELECT {into['what']} {into['rest']} LIMIT 1"
+        elif match := _PLPGSQL.match(source):
+            source = match[2].strip() if match[1] else f"SELECT {match[2].strip()}"
+        else:
             return None
-        source = match[2].strip()
-        if not match[1]:
-            source = f"SELECT {source}"
     elif facts["language"] != "sql":
         return None
     if facts["sqlbody"]:
@@ -77,20 +82,13 @@ class Body:
     ) -> None:
         self.universe = universe
         for table in tables:
-            query = _unqualified(query, table)
+            query = unqualified(query, table)
         shadows = [Shadow(t.facts["quoted"], t.name, str(i)) for i, t in enumerate(tables)]
         world = {str(i): self._rows(t, query) for i, t in enumerate(tables)}
         empty = ", ".join(f"{s.name} AS (SELECT * FROM {s.name} LIMIT 0)" for s in shadows)
         expressions = []
         for values in self._arguments(arguments):
-            text = query
-            for i, (argument, value) in enumerate(zip(arguments, values, strict=True)):
-                text = re.sub(rf"\${i + 1}\b", value.replace("\\", r"\\"), text)
-                if argument["name"]:
-                    name = re.escape(argument["name"])
-                    text = re.sub(
-                        rf"(?<![\w.\"]){name}(?![\w.\"(])", value.replace("\\", r"\\"), text
-                    )
+            text = bound(query, arguments, values)
             shown = f"(SELECT coalesce(string_agg(v::text, ' '), '') FROM ({text}) AS v)"
             expressions.append(f"{shown} IS DISTINCT FROM (WITH {empty} SELECT {shown})")
         names = list(universe.owner.settings)
@@ -155,7 +153,24 @@ def _literal(value: Any, kind: str) -> str:
     return f"('{text}'::{kind})"
 
 
-def _unqualified(query: str, table: Relation) -> str:
+def bound(query: str, arguments: Sequence[Mapping[str, str]], values: Sequence[str]) -> str:
+    """Return a body with values in place of its arguments.
+
+    Args:
+        query: The body, as one query.
+        arguments: The names and types of its arguments.
+        values: The SQL of each value.
+    """
+    for i, (argument, value) in enumerate(zip(arguments, values, strict=True)):
+        literal = value.replace("\\", r"\\")
+        query = re.sub(rf"\${i + 1}\b", literal, query)
+        if argument["name"]:
+            name = re.escape(argument["name"])
+            query = re.sub(rf"(?<![\w.\"]){name}(?![\w.\"(])", literal, query)
+    return query
+
+
+def unqualified(query: str, table: Relation) -> str:
     """Return a query that names a table without its schema, as the made-up one is called."""
     schema, _, _ = table.name.partition(".")
     parts = [rf'"?{re.escape(schema.strip(chr(34)))}"?', rf'"?{re.escape(table.facts["name"])}"?']

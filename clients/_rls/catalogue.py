@@ -88,7 +88,11 @@ WITH RECURSIVE spaces AS MATERIALIZED (
     UNION SELECT p.proowner FROM pg_catalog.pg_proc p JOIN spaces n ON n.oid = p.pronamespace
 ), settable AS MATERIALIZED (
     SELECT r.oid AS role FROM pg_catalog.pg_roles r
-    WHERE pg_has_role(r.oid, 'MEMBER') AND NOT pg_has_role(r.oid, 'USAGE')
+    -- Since PostgreSQL 16 a membership may be without SET; who may grant it may grant itself that.
+    WHERE (pg_has_role(r.oid, CASE WHEN current_setting('server_version_num')::int < 160000
+                                   THEN 'MEMBER' ELSE 'SET' END)
+           OR pg_has_role(r.oid, 'MEMBER WITH ADMIN OPTION'))
+      AND NOT pg_has_role(r.oid, 'USAGE')
       AND NOT r.rolsuper AND NOT r.rolbypassrls AND r.rolname !~ '^pg_'
 ), subjects AS MATERIALIZED (
     SELECT r.oid, r.rolname, r.rolsuper OR r.rolbypassrls AS unbound,
@@ -303,7 +307,7 @@ WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_depend d
                   WHERE d.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass
                     AND d.objid = p.oid AND d.deptype = 'e')
 UNION ALL
-SELECT 'unique', coalesce(format('%I', k.conname), format('%I', x.relname)), jsonb_build_object(
+SELECT 'unique', coalesce(quote_ident(k.conname), quote_ident(x.relname)), jsonb_build_object(
     'on', c.name,
     'constraint', k.conname IS NOT NULL,
     'index', i.indexrelid::pg_catalog.regclass::text,
@@ -383,6 +387,8 @@ SELECT 'role', quote_ident(r.rolname), jsonb_build_object(
     'replication', r.rolreplication,
     'createrole', r.rolcreaterole,
     'compat', current_setting('lo_compat_privileges')::boolean,
+    'settable', (SELECT coalesce(jsonb_agg(g.rolname ORDER BY g.rolname), '[]')
+                 FROM settable t JOIN pg_catalog.pg_roles g ON g.oid = t.role),
     'powers', (SELECT coalesce(jsonb_agg(g.rolname), '[]') FROM pg_catalog.pg_roles g
                WHERE pg_has_role(r.oid, g.oid, 'MEMBER') AND NOT r.rolsuper
                  AND g.rolname IN ('pg_execute_server_program', 'pg_read_server_files',

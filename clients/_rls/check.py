@@ -12,6 +12,7 @@ policy-open-without-context     a policy that lets every row pass when no user i
 policy-ignores-setting          a policy that does not compare the row with our settings
 policy-passes-other-rows        a policy that lets another user's row pass
 policy-uncorrelated             a sub-select that names the user, but not the row
+policy-ownerless-rows           rows that name no owner, which every user may change
 policy-partial-identity         one value of the identity is enough where it has several
 policy-hidden-rows-shown        rows of others shown in a state that does not look meant for it
 shared-row-writable             who may read a shared row may change it
@@ -21,6 +22,7 @@ cast-without-nullif             a cast that raises once the setting reads ``''``
 evaluated-per-row               a setting read for each row instead of once for the statement
 policy-column-without-index     a policy's column that no index serves
 truncate-granted                TRUNCATE, which no policy restrains
+trigger-granted                 TRIGGER, with which this role's code runs when others write
 partition-reachable             a partition or child that lets its parent's policies be passed by
 view-without-security-invoker   a view that reads with its owner's rights
 materialized-view               a copy of protected rows, which no policy restrains
@@ -68,7 +70,15 @@ from .catalogue import read_catalogue
 from .clause import Clause, Column, Scope, mend_casts
 from .evaluate import evaluate
 from .finding import Finding
-from .identity import DEFAULT_SETTING, IdentitySetting, parse_identity, universes
+from .identity import (
+    DEFAULT_SETTING,
+    INTEGER_TYPES,
+    TEXT_TYPES,
+    IdentitySetting,
+    parse_identity,
+    universes,
+)
+from .inline import definer_name, inline
 from .judge import Policy, Relation, Trial, Verdict
 from .paths import Functions, Paths
 from .policies import policy_findings
@@ -79,7 +89,10 @@ if TYPE_CHECKING:
 
     import psycopg
 
-__all__ = ["Check", "Finding", "check_rls"]
+__all__ = ["MAX_OTHER_ROLES", "Check", "Finding", "check_rls"]
+
+#: At most this many roles that SET ROLE reaches are checked as well.
+MAX_OTHER_ROLES = 4
 
 _LIKELY = ("user_id", "owner_id", "owner", "tenant_id", "account_id", "author_id", "created_by")
 
@@ -94,7 +107,8 @@ def check_rls(
 
     Needs no rights of its own and writes nothing. Reads the catalogue in one round trip, and
     evaluates policies in at most `MAX_MESSAGES` further ones, in transactions that are read-only
-    and rolled back, for at most `EVALUATION_SECONDS`.
+    and rolled back, for at most `EVALUATION_SECONDS`. As much again for each role that SET ROLE
+    alone reaches, of which `MAX_OTHER_ROLES` are checked at most.
 
     Args:
         connection: A connection of the application role, in autocommit mode.
@@ -114,8 +128,27 @@ def check_rls(
         if bypass.kind != "owner"
     ]
     found += check.findings()
+    if role is None:
+        found += _as_other_roles(connection, check, found)
     unique = dict.fromkeys(found)
     return sorted(unique, key=lambda finding: (finding.object, finding.rule))
+
+
+def _as_other_roles(
+    connection: psycopg.Connection[Any], check: Check, found: list[Finding]
+) -> Iterator[Finding]:
+    """Yield what leaks to the roles that this one may take with SET ROLE, and not to itself."""
+    known = {(finding.rule, finding.object) for finding in found}
+    told = {finding.object for finding in found if finding.rule == "set-role"}
+    settable = check.catalogue.facts["role"][0][1]["settable"]
+    for name in settable[:MAX_OTHER_ROLES]:
+        quoted = Identifier(name).as_string(None)
+        if f"role {quoted}" in told:
+            continue
+        for finding in Check(connection, check.given, name).findings():
+            if finding.severity == "leak" and (finding.rule, finding.object) not in known:
+                yield check.taken(name, f"{finding.object} {finding.why}")
+                break
 
 
 @dataclass
@@ -142,6 +175,7 @@ class Check:
         role: str | None,
     ) -> None:
         catalogue = read_catalogue(connection, role)
+        self.given = identity
         self.catalogue, self.identity = catalogue, parse_identity(identity)
         self.settings = [s.setting for s in self.identity]
         self.functions = Functions(catalogue)
@@ -149,6 +183,8 @@ class Check:
         self.views: dict[str, dict[str, Any]] = dict(catalogue.facts.get("view", []))
         names = catalogue.facts["role"][0][1]
         self.roles = list(dict.fromkeys([names["user"], names["session"]]))
+        self._opaque: set[str] = set()
+        self._seen_by: set[tuple[str, str]] = set()
         self.relations = {name: self._relation(name, None) for name in self.tables}
         self.trials: dict[tuple[str, str | None], list[Trial]] = {}
         self.bodies: dict[str, list[Body]] = {}
@@ -169,10 +205,47 @@ class Check:
                 else subject in policy["subjects"]
             )
             if binds:
-                printed = texts[policy["oid"]]
-                policies.append(Policy(policy, printed["using"], printed["check"]))
+                policies.append(self._inlined(policy, texts[policy["oid"]]))
         checks = [text for text in texts.get(f"checks of {facts['oid']}", []) if text]
         return Relation(name, facts, policies, checks, texts.get(f"defaults of {facts['oid']}", {}))
+
+    def _inlined(self, facts: dict[str, Any], printed: dict[str, str | None]) -> Policy:
+        """Return a policy with the bodies of functions that read tables instead of their calls."""
+        readers = {
+            oid: self.functions.facts[oid]
+            for oid in self.functions.closure(facts["functions"])
+            if any(self.functions.names(self.functions.closure({oid}), t["name"])
+                   for t in self.tables.values())
+        }  # fmt: skip
+        if not readers:
+            return Policy(facts, printed["using"], printed["check"])
+        columns = {name: set(found) for name, found in facts["columns"].items()}
+        texts: list[str | None] = []
+        for text in (printed["using"], printed["check"]):
+            done = None if text is None else inline(text, readers, self._read_by)
+            texts.append(None if done is None else done.text)
+            if done is not None:
+                for name, found in done.read.items():
+                    columns.setdefault(name, set()).update(found)
+                for owner, names in done.owners.items():
+                    self._seen_by.update((owner, name) for name in names)
+                if not done.complete:
+                    self._opaque.add(facts["oid"])
+        return Policy({**facts, "columns": columns}, texts[0], texts[1])
+
+    def _read_by(self, oid: str) -> list[Relation]:
+        return [
+            Relation(name, table, [])
+            for name, table in self.tables.items()
+            if table["usable"] and self.functions.names({oid}, table["name"])
+        ]
+
+    def _shown_to(self, owner: str, name: str) -> str | None:
+        """Return what a role sees of a table, as an expression; None for all."""
+        rights = self.tables[name]["subjects"].get(owner)
+        if not self.tables[name]["rls"] or rights is None or rights["unbound"]:
+            return None
+        return self._relation(name, owner).visible
 
     def _owner_names(self) -> set[str]:
         """Return the names of columns that policies read and that may hold ids."""
@@ -202,6 +275,10 @@ class Check:
         types = frozenset(
             table.columns[c]["base"] for c in table.read_by_policies() if c in table.columns
         )
+        seen_by = [
+            (definer_name(owner, other), other, self._shown_to(owner, other))
+            for owner, other in sorted(self._seen_by)
+        ]
         commands = None
         if subject is not None:
             rights = table.facts["subjects"][subject]
@@ -209,6 +286,12 @@ class Check:
         self.trials[name, subject] = [
             Trial(
                 table, relations=relations, universe=universe, sources=sources, roles=self.roles,
+                related={
+                    key["to"] if key["on"] == name else key["on"]
+                    for _, key in self.catalogue.facts.get("reference", [])
+                    if name in (key["on"], key["to"])
+                },
+                seen_by=seen_by,
                 wanted=wanted | (self._named & set(table.columns)), commands=commands,
             )
             for universe in universes(self.identity, texts, types)
@@ -223,6 +306,12 @@ class Check:
         evaluate(connection, jobs, self.catalogue.search_path, role)
         for key, trials in self.trials.items():
             self.verdicts[key] = [(t.universe.declared, t.judge()) for t in trials]
+        for key in self.trials:
+            # Rows without an owner's column are their parents' owners', which are known by now.
+            if self._parents(key[0]) and not any(v.owners for _, v in self.verdicts[key]):
+                for trial in self.trials[key]:
+                    trial.child = True
+                self.verdicts[key] = [(t.universe.declared, t.judge()) for t in self.trials[key]]
 
     def _add_all_trials(self) -> None:
         wanted: dict[str, set[str]] = defaultdict(set)
@@ -336,13 +425,21 @@ class Check:
         for name, table in self.tables.items():
             for role, rights in table["subjects"].items():
                 if rights["settable"] and (why := self._exposes(role, name)):
-                    mine = self.roles[0]
-                    quoted, own = Identifier(role).as_string(None), Identifier(mine).as_string(None)
-                    yield Finding(
-                        "set-role", f"role {quoted}",
-                        f"can be taken by this role with SET ROLE, and reaches {name}: {why}",
-                        f"REVOKE {quoted} FROM {own};",
-                    )  # fmt: skip
+                    yield self.taken(role, f"{name}: {why}")
+
+    def taken(self, role: str, why: str) -> Finding:
+        """Return the finding on a role that SET ROLE reaches.
+
+        Args:
+            role: The role's name.
+            why: What leaks to it.
+        """
+        quoted, own = Identifier(role).as_string(None), Identifier(self.roles[0]).as_string(None)
+        return Finding(
+            "set-role", f"role {quoted}",
+            f"can be taken by this role with SET ROLE, and reaches {why}",
+            f"REVOKE {quoted} FROM {own};",
+        )  # fmt: skip
 
     def _enrolments(self) -> Iterator[Finding]:
         told = set()
@@ -409,10 +506,16 @@ class Check:
         facts = self.tables[name]
         if not facts["reachable"]:
             return
+        yield from self._check_protection(name)
+        yield from self._check_rights(name)
+        yield from self._check_policies(name)
+        yield from self._check_cost(name)
+
+    def _check_protection(self, name: str) -> Iterator[Finding]:
+        facts = self.tables[name]
         owners = self._owner_pairs(name)
         enable = f"ALTER TABLE {name} ENABLE ROW LEVEL SECURITY;"
         force = f"ALTER TABLE {name} FORCE ROW LEVEL SECURITY;"
-        new = self._new_policy(name)
         if not facts["rls"] and facts["protected_parent"]:
             why = f"lets this role pass by the policies of {facts['protected_parent']}"
             revoke = f"REVOKE ALL ON {name} FROM {facts['grantees']};"
@@ -429,7 +532,8 @@ class Check:
                     f"has a user's rows, by its column {owners[0].column.quoted}, and shows them "
                     "to every user"
                 )
-                yield Finding("rls-disabled", name, why, f"{enable} {force} {new}")
+                fix = f"{enable} {force} {self._new_policy(name)}"
+                yield Finding("rls-disabled", name, why, fix)
             elif parent := self._parent(name):
                 key, text = parent
                 why = f"has rows that belong to rows of {key['to']}, and shows them to every user"
@@ -437,30 +541,51 @@ class Check:
                     f"CREATE POLICY user_isolation ON {name} USING ({text}) WITH CHECK ({text});"
                 )
                 yield Finding("rls-disabled", name, why, f"{enable} {force} {policy}")
+            elif guess := self._guessed_owner(name):
+                column, why = guess
+                read = f"{column.quoted} = {_read(Scope('', '', {}), column, self.identity[0])}"
+                policy = f"CREATE POLICY user_isolation ON {name} USING ({read});"
+                fix = f"{enable} {force} {policy}"
+                if not column.indexed:
+                    fix += f" CREATE INDEX ON {name} ({column.quoted});"
+                yield Finding("rls-disabled", name, why, fix, "risk")
         elif facts["rls"] and not facts["forced"]:
             why = "does not bind its owner: whatever runs as the owner passes the policies by"
             yield Finding("rls-not-forced", name, why, force, "risk")
+
+    def _check_rights(self, name: str) -> Iterator[Finding]:
+        facts = self.tables[name]
         if (facts["rls"] or facts["policies"]) and facts["truncate"]:
             why = "can be emptied by this role for every user: no policy restrains TRUNCATE"
             fix = f"REVOKE TRUNCATE ON {name} FROM {facts['grantees']};"
             yield Finding("truncate-granted", name, why, fix)
+        if facts["protected"] and facts["trigger"] and not facts["owned"]:
+            why = "lets this role attach a trigger, which runs with the rights of whoever writes"
+            fix = f"REVOKE TRIGGER ON {name} FROM {facts['grantees']};"
+            yield Finding("trigger-granted", name, why, fix, "risk")
         relation = self.relations[name]
         permissive = any(policy.facts["permissive"] for policy in relation.policies)
         # A partition without policies lets nothing pass but through its parent.
         if facts["rls"] and not permissive and not facts["protected_parent"]:
             why = "has no permissive policy for this role: it finds no row and may write none"
-            fix = new or f"REVOKE ALL ON {name} FROM {facts['grantees']};"
+            fix = self._new_policy(name) or f"REVOKE ALL ON {name} FROM {facts['grantees']};"
             yield Finding("no-policy", name, why, fix, "note")
-        yield from self._check_policies(name)
-        yield from self._check_cost(name)
+
+    def _parents(self, name: str) -> list[dict[str, Any]]:
+        """Return the foreign keys of a table to others, whose policies tell users apart."""
+        return [
+            key
+            for _, key in self.catalogue.facts.get("reference", [])
+            if key["on"] == name
+            and key["to"] != name
+            and self.tables[key["to"]]["rls"]
+            and any(v.isolated for _, v in self.verdicts.get((key["to"], None), []))
+        ]
 
     def _parent(self, name: str) -> tuple[dict[str, Any], str] | None:
         """Return the foreign key to a table of users' rows, and the policy that follows from it."""
         columns = self.relations[name].columns
-        for _, key in self.catalogue.facts.get("reference", []):
-            parent = self.tables[key["to"]]
-            if key["on"] != name or not parent["rls"] or not self.verdicts.get((key["to"], None)):
-                continue
+        for key in self._parents(name):
             parents = self.relations[key["to"]].columns
             pairs = zip(key["columns"], key["keys"], strict=True)
             quoted = self.tables[name]["quoted"]
@@ -468,6 +593,29 @@ class Check:
                 f"parent.{parents[b]['quoted']} = {quoted}.{columns[a]['quoted']}" for a, b in pairs
             )
             return key, f"EXISTS (SELECT FROM {key['to']} AS parent WHERE {tests})"
+        return None
+
+    def _guessed_owner(self, name: str) -> tuple[Column, str] | None:
+        """Return a column that may tell whose a table's rows are, though no policy says so."""
+        for column in self.relations[name].columns.values():
+            fits = any(
+                column["base"] in {"uuid": {"uuid"}, "int": INTEGER_TYPES, "text": TEXT_TYPES}[kind]
+                for kind in ("uuid", "int", "text")
+                if any(s.kind in (kind, None, "claims") for s in self.identity)
+            )
+            if not fits:
+                continue
+            if column["name"] in _LIKELY:
+                why = f"may have a user's rows, by its column {column['quoted']}, and shows all"
+                return self._column(name, column["name"]), why
+            for _, key in self.catalogue.facts.get("reference", []):
+                if (
+                    [key["to"], key["keys"]] == [name, [column["name"]]]
+                    and self.tables[key["on"]]["protected"]
+                    and set(key["columns"]) & set(self.owners(key["on"]))
+                ):
+                    why = f"has a row for each user, by {key['on']}, and shows them to every user"
+                    return self._column(name, column["name"]), why
         return None
 
     def _column(self, name: str, column: str) -> Column:
@@ -560,12 +708,12 @@ class Check:
             return Policy(policy.facts, policy.facts["using"], policy.facts["check"])
 
         def mended(policy: Policy, kind: str) -> str | None:
-            text = policy.using if kind == "USING" else policy.check
+            text = policy.facts["using" if kind == "USING" else "check"]
             if text is None:
                 return None
-            return Clause(text, self._scope(name, policy, self.settings[0])).mended(
-                self.settings[0]
-            )
+            scope = self._scope(name, policy, self.settings[0])
+            new = Clause(text, scope).mended(self.settings[0])
+            return None if new == text else new
 
         found = list(
             policy_findings(
@@ -593,7 +741,10 @@ class Check:
     def _leans_on_rows(self, policy: Policy) -> bool:
         """Whether a policy calls functions that read tables, whose rows cannot be made up."""
         closure = self.functions.closure(policy.facts["functions"])
-        return any(self.functions.names(closure, t["name"]) for t in self.tables.values())
+        opaque = policy.facts["oid"] in self._opaque
+        return opaque and any(
+            self.functions.names(closure, t["name"]) for t in self.tables.values()
+        )
 
     def _scope(self, name: str, policy: Policy, setting: str) -> Scope:
         columns = {c: self._column(name, c) for c in self.relations[name].columns}

@@ -143,20 +143,23 @@ class Shadow:
         name: Its quoted name, without a schema: what the expression calls it.
         type: Its qualified name, which is also its row type.
         key: Where its rows stand in each world.
-        condition: What this role's policies let it see of the table; None for all.
+        condition: What a role's policies let it see of the table; None for all.
+        row: What that condition calls a row, where it is not the name.
     """
 
     name: str
     type: str
     key: str
     condition: str | None = None
+    row: str | None = None
 
     def sql(self) -> str:
         """Return it as a common table expression."""
         where = f" WHERE ({self.condition})" if self.condition else ""
+        row = self.row or self.name
         return (
-            f"{self.name} AS (SELECT {self.name}.* FROM jsonb_populate_recordset("
-            f"NULL::{self.type}, clients_rls_w.j -> '{self.key}') AS {self.name}{where})"
+            f"{self.name} AS (SELECT {row}.* FROM jsonb_populate_recordset("
+            f"NULL::{self.type}, clients_rls_w.j -> '{self.key}') AS {row}{where})"
         )
 
 

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DEFAULT_SETTING",
+    "INTEGER_TYPES",
+    "TEXT_TYPES",
     "IdentitySetting",
     "Person",
     "Universe",
@@ -22,6 +24,8 @@ __all__ = [
 
 DEFAULT_SETTING = "app.current_user_id"
 
+TEXT_TYPES = {"text", "character varying"}
+INTEGER_TYPES = {"smallint", "integer", "bigint"}
 _KINDS = {UUID: "uuid", int: "int", str: "text", dict: "claims"}
 
 
@@ -142,10 +146,12 @@ def universes(
     """
     open_kinds = ["uuid", "int", "text"] if any(s.kind is None for s in settings) else ["uuid"]
     found = [_universe(settings, kind, texts, declared=True) for kind in open_kinds]
-    # Text holds more ids than any setting's type allows: told as a risk.
-    if any(s.kind == "uuid" for s in settings) and types & {"text", "character varying"}:
-        loose = [IdentitySetting(s.name, s.setting, "text") for s in settings]
-        found.append(_universe(loose, "text", texts, declared=False))
+    # Columns hold more ids than any setting's type allows: told as a risk.
+    if any(s.kind == "uuid" for s in settings):
+        for kind, held in (("text", TEXT_TYPES), ("int", INTEGER_TYPES)):
+            if types & held:
+                loose = [IdentitySetting(s.name, s.setting, kind) for s in settings]
+                found.append(_universe(loose, kind, texts, declared=False))
     return found
 
 

@@ -158,6 +158,7 @@ class Verdict:
         constant: Those that do not depend on the user.
         undecided: Those that could not be evaluated.
         granted: Rows of lookup tables that open rows of others: the table's name and its row.
+        isolated: Whether its policies tell users apart at all.
     """
 
     counterexamples: list[Counterexample] = field(default_factory=list)
@@ -166,6 +167,7 @@ class Verdict:
     constant: set[tuple[str, str]] = field(default_factory=set)
     undecided: set[str] = field(default_factory=set)
     granted: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+    isolated: bool = False
 
 
 @dataclass(frozen=True)
@@ -194,6 +196,9 @@ class Trial:
         universe: Whose ids occur.
         sources: The sources of functions that its policies call.
         roles: The current role's names.
+        related: The tables that a foreign key ties to this one.
+        seen_by: Lookup tables as others see them: how the expressions call each, the table, and
+            what shows of it.
         wanted: Columns that its rows have to differ in, beside those that its policies read.
         commands: The commands to judge; those that are granted when None.
     """
@@ -206,10 +211,15 @@ class Trial:
         universe: Universe,
         sources: Sequence[str],
         roles: Sequence[str],
+        related: Iterable[str] = (),
+        seen_by: Iterable[tuple[str, str, str | None]] = (),
         wanted: Iterable[str] = (),
         commands: str | None = None,
     ) -> None:
         self.table, self.universe = table, universe
+        #: Whether its rows belong to rows of a table of users' rows, by a foreign key.
+        self.child = False
+        self.related = set(related)
         self.people = frozenset().union(
             universe.owner.names, *(person.names for person in universe.others)
         )
@@ -248,8 +258,16 @@ class Trial:
             table.facts["quoted"], table.name, self.expressions, self.rows,
             [{str(i): rows for i, rows in enumerate(world)} for world in self.worlds],
             [
-                Shadow(lookup.facts["quoted"], lookup.name, str(i), lookup.visible)
-                for i, lookup in enumerate(self.lookups)
+                *(
+                    Shadow(lookup.facts["quoted"], lookup.name, str(i), lookup.visible)
+                    for i, lookup in enumerate(self.lookups)
+                ),
+                *(
+                    Shadow(name, lookup.name, str(i), visible, lookup.facts["quoted"])
+                    for i, lookup in enumerate(self.lookups)
+                    for name, table, visible in seen_by
+                    if table == lookup.name
+                ),
             ],
             [state.settings for state in self.states],
         )  # fmt: skip
@@ -352,7 +370,8 @@ class Trial:
         The cause of a counterexample is ``"row"``: another's row, as rows are; ``"nobody"``: while
         no user is set; ``"marked"``: by a column that lets others read it; ``"named"``: by another
         column that names the user; ``"partial"``: by one value of the identity alone; ``"foreign
-        setting"``: by a setting that is none of the client's and names the owner;
+        setting"``: by a setting that is none of the client's and names the owner; ``"ownerless"``:
+        because it names no owner; ``"unowned"``: because no row of the table does;
         ``"uncorrelated"``: by a lookup table that names the user, but not with this row.
         """
         verdict = Verdict()
@@ -370,6 +389,7 @@ class Trial:
             for kind, text in (("USING", p.using), ("WITH CHECK", p.check))
             if text is not None
         )
+        verdict.isolated = self._isolated
         primary = self._primary(verdict.owners)
         for s, state in enumerate(self.states):
             self._judge_state(verdict, s, state, primary)
@@ -528,7 +548,10 @@ class Trial:
                 for position in sorted(passing):
                     w, r = divmod(position, width)
                     row = self.rows[r]
-                    if r not in self._possible or not self._is_anothers(state, row, primary, names):
+                    ownerless = self._is_ownerless(state, row, primary)
+                    if r not in self._possible or not (
+                        (ownerless and kind == "USING") or self._is_anothers(row, primary, names)
+                    ):
                         continue
                     policies = self._passing(command, kind, (s, w, r))
                     if not policies:
@@ -540,6 +563,9 @@ class Trial:
                         primary=primary,
                         shown_to_others=functools.partial(self._passes, command, kind, (0, w, r)),
                     )  # fmt: skip
+                    if ownerless:
+                        # Read by all, they are shared; only who may change them is told.
+                        cause = "ownerless" if cause == "row" and command != "r" else None
                     if cause == "granted":
                         self._grant(verdict, self.worlds[w], names, in_rows[r])
                     elif cause:
@@ -550,16 +576,19 @@ class Trial:
                         ))  # fmt: skip
 
     def _is_anothers(
-        self,
-        state: _State,
-        row: dict[str, Any],
-        primary: dict[str, str],
-        names: frozenset[str],
+        self, row: dict[str, Any], primary: dict[str, str], names: frozenset[str]
     ) -> bool:
-        del state
         if not primary:
             return True
         return any(str(row[column]) in self.people - names for column in primary.values())
+
+    def _is_ownerless(self, state: _State, row: dict[str, Any], primary: dict[str, str]) -> bool:
+        """Whether a row names no owner at all, while somebody is set."""
+        return (
+            bool(primary)
+            and state.person is not None
+            and all(row[column] is None for column in primary.values())
+        )
 
     def _passes(self, command: str, kind: str, cell: tuple[int, int, int]) -> bool:
         return bool(self._passing(command, kind, cell))
@@ -614,8 +643,9 @@ class Trial:
         if naming:
             cut = any(self._overlaps(lookup) for lookup in naming)
             return ("uncorrelated" if cut else "granted"), ()
-        if command == "r" and not self._isolated:
-            return None, ()
+        if not (self._isolated or self.child or self.lookups):
+            # Nobody's rows: they are shared, which is worth a word where all may change them.
+            return (None if command in "ra" else "unowned"), ()
         if self._rests_on_other_setting(state, row):
             return "foreign setting", ()
         if command == "r" and any(world) and not self._names_people(world):
@@ -653,7 +683,7 @@ class Trial:
     def _overlaps(self, lookup: Relation) -> bool:
         """Whether a lookup table also names what the row belongs to, such as a team."""
         mine, theirs = self.table.columns, lookup.columns
-        return any(
+        return lookup.name in self.related or any(
             name in theirs
             and name not in _OWNERS[:3]
             and not (mine[name]["key"] or theirs[name]["key"])

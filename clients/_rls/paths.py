@@ -21,6 +21,15 @@ __all__ = ["Functions", "Paths"]
 
 _WORD: Final = re.compile(r"\w+")
 _QUOTED: Final = re.compile(r'"((?:[^"]|"")+)"')
+_COMMENT: Final = re.compile(r"('(?:[^']|'')*')|--[^\n]*|/\*.*?\*/", re.DOTALL)
+# Functions of PostgreSQL's own that run a text, or read a table that a text names.
+_RUN_TEXT: Final = {
+    f"{what}_to_xml{more}"
+    for what in ("query", "table", "schema", "database", "cursor")
+    for more in ("", "schema", "_and_xmlschema")
+} | {"dblink", "dblink_exec", "ts_stat", "lo_get", "loread"}
+_STATE: Final = {"current_setting", "current_user", "session_user", "current_role"}
+_CATALOGUE: Final = re.compile(r"\b(from|join)\s+(pg_catalog\s*\.\s*)?pg_\w+")
 _OWNERS: Final = {"user_id", "owner_id", "owner", "tenant_id", "account_id"}
 
 # https://www.postgresql.org/support/security/: the first minor release that is fixed.
@@ -40,7 +49,8 @@ class Functions:
     def __init__(self, catalogue: Catalogue) -> None:
         found = catalogue.facts.get("function", [])
         self.facts: dict[str, dict[str, Any]] = {
-            facts["oid"]: {**facts, "object": name} for name, facts in found
+            facts["oid"]: {**facts, "object": name, "source": _uncommented(facts["source"])}
+            for name, facts in found
         }
         self._words = {oid: _words(facts["source"]) for oid, facts in self.facts.items()}
         by_name: dict[str, set[str]] = {}
@@ -81,9 +91,30 @@ class Functions:
         return any(
             self.facts[oid]["language"] not in ("sql", "plpgsql", "internal")
             or (self.facts[oid]["language"] == "plpgsql" and "execute" in self._words[oid])
+            or self._words[oid] & _RUN_TEXT
             for oid in oids
             if self.facts[oid]["kind"] != "a"
         )
+
+    def reads_state(self, oids: set[str], relations: Iterable[str]) -> bool:
+        """Return whether what functions return depends on more than their arguments."""
+        if self.dynamic(oids):
+            return True
+        names = {name.lower() for name in relations}
+        for oid in oids:
+            words = self._words[oid]
+            if words & _STATE or (
+                words & {"from", "join"} and (words & names or _CATALOGUE.search(self._lower(oid)))
+            ):
+                return True
+        return False
+
+    def _lower(self, oid: str) -> str:
+        return str(self.facts[oid]["source"]).lower()
+
+
+def _uncommented(source: str) -> str:
+    return _COMMENT.sub(lambda match: match[1] or " ", source)
 
 
 def _words(source: str) -> set[str]:
@@ -232,15 +263,14 @@ class Paths:
             if exposed is None or proven is False:
                 continue
             table, why = exposed
-            severity: Severity = "leak" if proven or self._plain(facts) else "risk"
+            # One that says yes or no tells less than rows: it may well be meant.
+            told = (proven or self._plain(facts)) and facts["returns"] != "boolean"
+            severity: Severity = "leak" if told else "risk"
             text = f"runs with the rights of {owner} and may show or change rows of {table}: {why}"
             if severity == "risk":
                 text += "; whether it keeps to the user's own rows is not proven"
-            kind = "AGGREGATE" if facts["kind"] == "a" else "ROUTINE"
-            if facts["kind"] == "a":
-                fix = f"REVOKE EXECUTE ON FUNCTION {facts['object']} FROM {facts['grantees']};"
-            elif self._may_read(table):
-                fix = f"ALTER {kind} {facts['object']} SECURITY INVOKER;"
+            if facts["kind"] != "a" and self._may_read(table):
+                fix = f"ALTER ROUTINE {facts['object']} SECURITY INVOKER;"
             else:
                 fix = f"REVOKE EXECUTE ON ROUTINE {facts['object']} FROM {facts['grantees']};"
             self._add("security-definer", f"function {facts['object']}", text, fix, severity)
@@ -270,18 +300,19 @@ class Paths:
                 if not facts["definer"]:
                     continue
                 exposed = self._exposed(facts["owner"], closure)
-                writes = self._writes(closure, {trigger["on"]})
-                if exposed and exposed[0] != trigger["on"] and writes:
+                writes = self._writes(closure)
+                if exposed and writes:
                     self._add(
                         "trigger-definer", f"trigger {trigger['name']} on {trigger['on']}",
-                        f"acts on {exposed[0]} with the rights of {facts['owner']}: {exposed[1]}",
+                        f"acts on {exposed[0]} with the rights of {facts['owner']}: {exposed[1]}; "
+                        "whether it keeps to the user's own rows is not proven",
                         f"ALTER FUNCTION {facts['object']} SECURITY INVOKER;", "risk",
                     )  # fmt: skip
 
-    def _writes(self, closure: set[str], but: set[str]) -> bool:
+    def _writes(self, closure: set[str]) -> bool:
         """Whether functions change, delete or read rows of protected tables, beside adding some."""
         text = " ".join(self.functions.sources(closure)).lower()
-        names = {self.tables[t]["name"].lower() for t in self.protected - but}
+        names = {self.tables[t]["name"].lower() for t in self.protected}
         return self.functions.dynamic(closure) or any(
             re.search(
                 rf'\b(update|from|using|join)\s+(only\s+)?("?\w+"?\.)?"?{re.escape(n)}"?\b', text
@@ -346,12 +377,8 @@ class Paths:
                     f"ALTER FUNCTION {facts['object']} NOT LEAKPROOF;",
                 )  # fmt: skip
             if oid in closure and facts["volatile"] == "i":
-                reads = any(
-                    "current_setting" in text.lower()
-                    or re.search(r"\b(select|from)\b", text.lower())
-                    for text in self.functions.sources(self.functions.closure({oid}))
-                )
-                if reads:
+                relations = [r["name"] for r in (*self.tables.values(), *self.views.values())]
+                if self.functions.reads_state(self.functions.closure({oid}), relations):
                     why = (
                         "is IMMUTABLE, so that a plan made for one user holds that user's id and "
                         "serves another's: a policy leans on it"
@@ -367,7 +394,7 @@ class Paths:
                     self._add(
                         "function-sets-identity", name,
                         f"runs with {setting} set by its own SET clause, whoever calls it",
-                        f"ALTER FUNCTION {facts['object']} RESET {setting};",
+                        f"ALTER ROUTINE {facts['object']} RESET {setting};",
                     )  # fmt: skip
                 elif facts["callable"] and re.search(
                     rf"set_config\s*\(\s*'{re.escape(setting.lower())}'"
@@ -378,7 +405,7 @@ class Paths:
                         "function-sets-identity", name,
                         f"sets {setting}, and with it who the user is, for the rest of the "
                         "transaction or session",
-                        f"REVOKE EXECUTE ON FUNCTION {facts['object']} FROM {facts['grantees']};",
+                        f"REVOKE EXECUTE ON ROUTINE {facts['object']} FROM {facts['grantees']};",
                         "risk",
                     )  # fmt: skip
 
@@ -427,8 +454,14 @@ class Paths:
                 body = re.sub(r"\(", f"({owner}, ", unique["definition"], count=1)
             if unique["constraint"] and not unique["referenced"]:
                 body = re.sub("PRIMARY KEY", "UNIQUE", body)
+                # https://www.postgresql.org/docs/18/btree-gist.html: equality for scalar types.
+                more = (
+                    "CREATE EXTENSION IF NOT EXISTS btree_gist; "
+                    if unique["exclusion"] and "USING gist" in body
+                    else ""
+                )
                 fix = (
-                    f"ALTER TABLE {unique['on']} DROP CONSTRAINT {name}, "
+                    f"{more}ALTER TABLE {unique['on']} DROP CONSTRAINT {name}, "
                     f"ADD CONSTRAINT {name} {body};"
                 )
             elif unique["constraint"]:
@@ -535,7 +568,8 @@ class Paths:
                 self._add(
                     "history-table", name,
                     f"holds copies of rows of {source} that every user may see: it has no RLS",
-                    revoke,
+                    # What fills it as the user goes on.
+                    f"REVOKE SELECT, UPDATE, DELETE ON {name} FROM {table['grantees']};",
                 )  # fmt: skip
 
     def _filled_from(self, name: str) -> str | None:
@@ -547,6 +581,11 @@ class Paths:
                     rf'\binto\s+("?\w+"?\.)?"?{re.escape(short)}"?\b', facts["source"].lower()
                 ):
                     return str(trigger["on"])
+        for _, rule in self.catalogue.facts.get("rule", []):
+            if rule["on"] in self.protected and re.search(
+                rf'\binto\s+("?\w+"?\.)?"?{re.escape(short)}"?\b', rule["definition"].lower()
+            ):
+                return str(rule["on"])
         for table in sorted(self.protected):
             base = re.escape(self.tables[table]["name"].lower().removesuffix("s"))
             if re.fullmatch(

@@ -21,6 +21,8 @@ _SEVERITY: Final[dict[str, Severity]] = {
     "named": "risk",
     "partial": "risk",
     "foreign setting": "risk",
+    "ownerless": "risk",
+    "unowned": "risk",
 }
 
 _WHY: Final = {
@@ -33,6 +35,7 @@ _WHY: Final = {
     "row: the sub-select is not tied to the row",
     "policy-partial-identity": "lets a row pass of which one value of the identity alone fits",
     "shared-row-writable": "lets those who may read a shared row change it, or take it",
+    "policy-ownerless-rows": "lets every user change rows that name no owner",
     "policy-hidden-rows-shown": "shows other users' rows in a state that does not look meant for "
     "sharing",
 }
@@ -131,6 +134,7 @@ def _rule(
         ("nobody", "policy-open-without-context"),
         ("named", "shared-row-writable"),
         ("partial", "policy-partial-identity"),
+        ("ownerless", "policy-ownerless-rows"),
         ("foreign setting", "policy-ignores-setting"),
     ):
         if causes == {only}:

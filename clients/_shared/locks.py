@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import sys
-from _thread import RLock
+import threading
+from typing import TYPE_CHECKING
 
 __all__ = ["OwnedLock"]
+
+if TYPE_CHECKING:
+    from threading import RLock
+else:
+    # Where gevent or eventlet have replaced the lock of the standard library, theirs: the
+    # interpreter's own lock would let in every greenlet of the thread that holds it.
+    RLock = type(threading.RLock())
 
 
 class OwnedLock(RLock):  # type: ignore[misc]  # final for type checkers alone

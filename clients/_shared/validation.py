@@ -13,7 +13,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "LARGEST",
-    "can_be_looked_up",
     "checked_count",
     "checked_seconds",
     "is_readable",
@@ -97,18 +96,6 @@ def shown(value: object) -> str:
     except ValueError:
         # Python refuses to print whole numbers of thousands of digits.
         return "a huge number"
-
-
-def can_be_looked_up(host: str) -> bool:
-    """Return False when a part of *host* is empty or has more than 63 characters.
-
-    The resolver's own error is a UnicodeError that would come out of a connect.
-    """
-    try:
-        host.encode("idna")
-    except UnicodeError:
-        return False
-    return True
 
 
 def is_readable(path: str) -> bool:

@@ -8,7 +8,6 @@ Source: https://valkey.io/topics/cluster-spec/.
 
 from __future__ import annotations
 
-import os
 import time
 from collections import Counter
 from contextlib import suppress
@@ -26,6 +25,7 @@ from redis.exceptions import (
     TryAgainError,
 )
 
+from .._shared.fork import on_fork
 from .._shared.interrupts import is_interrupt
 from .._shared.locks import OwnedLock
 from .errors import PoolExhausted, ReplyLost, UnexpectedReply
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
     from .commands import Command
     from .connections import ConnectionFactory
+    from .silence import Place
 
 __all__ = ["ClusterNodes"]
 
@@ -60,9 +61,12 @@ class ClusterNodes:
         self._pools: dict[Address, ServerPool] = {}
         self._owners: dict[int, Address] = {}
         self._suspects: set[Address] = set()
-        self._stale = True
         self._closed = False
-        self._pid = os.getpid()
+        self._begin()
+        on_fork(self._begin)
+
+    def _begin(self) -> None:
+        self._stale = True
         self._lock = OwnedLock()
 
     def call(self, command: Command[Any], *, impatient: bool = False) -> Any:
@@ -147,6 +151,10 @@ class ClusterNodes:
         for address in sorted(set(self._owners.values())):
             self._watched(address, partial(self._pool(address).call, ("PING",), pong))
 
+    def peer(self, command: Command[Any]) -> Place:
+        """Return where *command* goes."""
+        return self._owners.get(_slot(command), "")
+
     def stats(self) -> dict[str, int]:
         """Return the numbers of all pools together."""
         total: Counter[str] = Counter()
@@ -157,7 +165,6 @@ class ClusterNodes:
     def close(self) -> None:
         """Close every connection."""
         self._closed = True
-        self._begin_anew_in_child()
         with self._lock:
             pools = list(self._pools.values())
         for pool in pools:
@@ -179,15 +186,7 @@ class ClusterNodes:
             raise reply
         return reply
 
-    def _begin_anew_in_child(self) -> None:
-        if self._pid != os.getpid():
-            # Another thread of the parent may have held the lock at the fork.
-            # The process last, so that no other thread of the child passes by before.
-            self._lock, self._stale = OwnedLock(), True
-            self._pid = os.getpid()
-
     def _owner(self, slot: int, *, impatient: bool = False) -> Address:
-        self._begin_anew_in_child()
         if self._stale:
             try:
                 # Who holds it may be waiting for a silent server.
@@ -271,6 +270,7 @@ class ClusterNodes:
                 factory.limits,
                 factory.source.generation,
                 factory.silent,
+                telemetry=factory.telemetry,
             )
             if self._closed:
                 pool.close()

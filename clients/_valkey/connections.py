@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import select
 from functools import partial
 from itertools import chain
+from ssl import SSLSocket
 from typing import TYPE_CHECKING, Any
 
 import hiredis
+from redis._parsers.hiredis import _HiredisParser
 from redis.backoff import NoBackoff
 from redis.connection import Connection, SSLConnection, UnixDomainSocketConnection
 from redis.exceptions import AuthenticationError, ReadOnlyError, ResponseError
 from redis.retry import Retry
 
 from .._shared.interrupts import forget_locals
+from .._shared.telemetry import Telemetry
 from .errors import ServerMoved, UnexpectedReply, server_code
 from .silence import AnyConnection, SilentServers
 from .url import Address, ValkeyTarget, parse_valkey_url
@@ -23,7 +27,7 @@ if TYPE_CHECKING:
     from .._shared.credentials import Candidate, UrlSource
     from .settings import Limits
 
-__all__ = ["Arguments", "ConnectionFactory", "connection_class", "pack"]
+__all__ = ["Arguments", "ConnectionFactory", "arrival_check", "connection_class", "pack"]
 
 #: One command's words, numbers as text: see ``pack``.
 Arguments = tuple[str, ...]
@@ -31,19 +35,33 @@ Arguments = tuple[str, ...]
 _REFUSED = "WRONGPASS"
 
 
-def pack(arguments: Arguments) -> bytes:
-    """Return one command as the protocol has it.
+#: Returns one command as the protocol has it. With hiredis and the connection's own socket and
+#: parser, and not through the driver's call path, which is slower and decides by itself what to
+#: close; tests/unit/test_redis_contract.py pins what this leans on.
+#:
+#: Text alone: a number takes hiredis through Python code, and a signal handler that raises there
+#: crashes the process. (hiredis's own annotation says a tuple of one.)
+pack: Callable[[Arguments], bytes] = hiredis.pack_command  # type: ignore[assignment]
 
-    With hiredis and the connection's own socket and parser, and not through the driver's call
-    path, which is slower and decides by itself what to close; tests/unit/test_redis_contract.py
-    pins what this leans on.
 
-    Text alone: a number takes hiredis through Python code, and a signal handler that raises there
-    crashes the process.
+def arrival_check(connection: AnyConnection) -> Callable[[], bool]:
+    """Return what tells whether anything has come on a connected *connection*, its end included.
+
+    The driver's ``can_read`` makes and registers a poll object at each call, which costs more than
+    the poll.
     """
-    # hiredis's own annotation says a tuple of one.
-    packed: bytes = hiredis.pack_command(arguments)  # type: ignore[arg-type]
-    return packed
+    parser, sock = connection._parser, connection._sock  # noqa: SLF001 - see pack
+    if not isinstance(parser, _HiredisParser) or not hasattr(select, "poll"):
+        return partial(parser.can_read, 0)
+    has_data = parser._reader.has_data  # noqa: SLF001 - see pack
+    poller = select.poll()
+    poller.register(sock, select.POLLIN)
+    poll = poller.poll
+    if not isinstance(sock, SSLSocket):
+        return lambda: has_data() or bool(poll(0))
+    # It may have decrypted what the socket below no longer has.
+    pending = sock.pending
+    return lambda: has_data() or pending() > 0 or bool(poll(0))
 
 
 class ConnectionFactory:
@@ -62,6 +80,8 @@ class ConnectionFactory:
         self.patient = False
         #: The servers that did not answer in time.
         self.silent = SilentServers()
+        #: Records how long connections are made, waited for and used.
+        self.telemetry = Telemetry({}, "")
 
     def resolve(self) -> ValkeyTarget:
         """Return what the URL says now."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import threading
+import time
 from typing import TYPE_CHECKING, Any, Protocol
 
 from redis.exceptions import (
@@ -19,11 +22,11 @@ from .replies import pong, texts
 from .url import Address
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from .commands import Command
     from .connections import ConnectionFactory
-    from .silence import AnyConnection
+    from .silence import AnyConnection, Place
 
 __all__ = ["Link", "SentinelPrimary", "SingleServer", "call_on", "request"]
 
@@ -43,6 +46,9 @@ class Link(Protocol):
     def ping(self) -> None:
         """Ask every server that takes writes whether it is there."""
 
+    def peer(self, command: Command[Any]) -> Place:
+        """Return where *command* goes, as far as is known without a request; "" otherwise."""
+
     def stats(self) -> dict[str, int]:
         """Return the numbers of the pool, or of all pools together."""
 
@@ -59,7 +65,11 @@ class SingleServer:
 
     def __init__(self, factory: ConnectionFactory) -> None:
         self.pool = ServerPool(
-            lambda **_: factory.make(), factory.limits, factory.source.generation, factory.silent
+            lambda **_: factory.make(),
+            factory.limits,
+            factory.source.generation,
+            factory.silent,
+            telemetry=factory.telemetry,
         )
 
     def call(self, command: Command[Any], *, impatient: bool = False) -> Any:
@@ -74,6 +84,10 @@ class SingleServer:
     def ping(self) -> None:
         self.pool.call(("PING",), pong)
 
+    def peer(self, command: Command[Any]) -> Place:
+        del command
+        return self.pool.place
+
     def stats(self) -> dict[str, int]:
         return self.pool.stats()
 
@@ -83,8 +97,8 @@ class SingleServer:
 
 def call_on(pool: ServerPool, command: Command[Any], *, impatient: bool = False) -> Any:
     """Send *command* through *pool*; a script goes by its name while the server knows it."""
-    _, _, shape, _, writes, script = command
-    if script is None:
+    shape, writes = command.shape, command.writes
+    if command.script is None:
         return pool.call(command.words, shape, writes=writes, impatient=impatient)
     try:
         return pool.call(command.short_words, shape, writes=writes, impatient=impatient)
@@ -107,14 +121,17 @@ class SentinelPrimary(SingleServer):
 
     def __init__(self, factory: ConnectionFactory) -> None:
         self._factory = factory
-        # Whoever answered last is asked first: a frozen sentinel costs a whole time-out.
+        # Whoever answered last is asked first.
         self._preferred: Address | None = None
+        #: The sentinels that a thread waits for: since when, and which thread.
+        self._asked: dict[Address, tuple[float, int]] = {}
         # When one connection fails, the others may lead to the same dead or demoted server.
         self.pool = ServerPool(
             self._make,
             factory.limits,
             factory.source.generation,
             factory.silent,
+            telemetry=factory.telemetry,
             drop_idle_on_failure=True,
         )
 
@@ -125,7 +142,7 @@ class SentinelPrimary(SingleServer):
         target = self._factory.resolve()
         failures = []
         last_resort: Address | None = None
-        for sentinel in sorted(target.addresses, key=lambda one: one != self._preferred):
+        for sentinel in self._in_turn(target.addresses):
             try:
                 if impatient:
                     self._factory.silent.refuse(sentinel)
@@ -146,6 +163,31 @@ class SentinelPrimary(SingleServer):
         if last_resort is not None:
             return last_resort
         raise DriverConnectionError(f"no sentinel names a primary ({'; '.join(failures)})")
+
+    def _in_turn(self, sentinels: tuple[Address, ...]) -> Iterator[Address]:
+        """Yield all sentinels, and last those that may cost a whole time-out.
+
+        That is one that is known to be silent, and before it one that another thread waits for:
+        where it is frozen, one thread finds out for all.
+        """
+        mine = (time.monotonic(), threading.get_ident())
+        later: list[tuple[tuple[float, int], Address]] = []
+        for one in sorted(sentinels, key=lambda one: one != self._preferred):
+            claim = self._asked.setdefault(one, mine)
+            if claim != mine:
+                later.append((claim, one))
+                continue
+            try:
+                if self._factory.silent.is_silent(one):
+                    later.append(((-math.inf, 0), one))
+                else:
+                    yield one
+            finally:
+                # An interrupt before the try leaves it there until then: it is asked later.
+                self._asked.pop(one, None)
+        # The longer somebody has been waiting, the less an answer is to be expected.
+        for _, one in sorted(later, reverse=True):
+            yield one
 
     def _ask(self, sentinel: Address, service: str) -> tuple[Address | None, bool]:
         """Return the primary that *sentinel* names, and whether it sees that one down."""

@@ -10,7 +10,6 @@ traceback: no frame in it still holds a connection that counts.
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 import weakref
@@ -26,9 +25,11 @@ from redis.exceptions import (
     ResponseError,
 )
 
+from .._shared.fork import on_fork
 from .._shared.interrupts import is_interrupt
 from .._shared.locks import OwnedLock
-from .connections import pack
+from .._shared.telemetry import is_enabled
+from .connections import arrival_check, pack
 from .errors import TIMEOUTS, PoolExhausted, ReplyLost, ServerMoved
 from .replies import identity
 from .silence import ServerSilent, place_of
@@ -36,12 +37,15 @@ from .silence import ServerSilent, place_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from .._shared.telemetry import Telemetry
     from .connections import Arguments
     from .settings import Limits
     from .silence import AnyConnection, Place, SilentServers
 
 __all__ = ["Batch", "Request", "ServerPool"]
 
+#: The pool's name in its metrics.
+_NAME = "valkey"
 # A waiter is woken by whoever frees a place; it looks by itself only in case that an interrupt
 # swallowed the wake-up.
 _LOOK_AGAIN = 0.05
@@ -77,6 +81,7 @@ class ServerPool:
         limits: The pool's size, and how long a caller may wait for a place in it.
         generation: Returns a number that grows when connections made before are to be given up,
             because their credential is.
+        telemetry: Records how long connections are made, waited for and used.
         drop_idle_on_failure: Close the idle connections, too, when one fails: the next call
             then asks anew where the server is.
     """
@@ -88,9 +93,11 @@ class ServerPool:
         generation: Callable[[], int],
         silent: SilentServers,
         *,
+        telemetry: Telemetry,
         drop_idle_on_failure: bool = False,
     ) -> None:
         self._make = make
+        self._telemetry = telemetry
         self._drop_idle_on_failure = drop_idle_on_failure
         self._limits = limits
         self._silent = silent
@@ -101,9 +108,11 @@ class ServerPool:
         self._checkouts = self._connects = self._connect_failures = 0
         self._stale = self._retired = self._exhausted = 0
         #: Where the last connection was to lead, and when it was made.
-        self._place: Place = ""
+        self.place: Place = ""
         self._made_at = 0.0
         self._reset()
+        # The sockets are the parent's: dropping them here only closes the child's copies.
+        on_fork(self._reset)
 
     def _reset(self) -> None:
         self._idle: list[AnyConnection] = []
@@ -112,8 +121,6 @@ class ServerPool:
         # them locked for ever.
         self._lock = OwnedLock()
         self._waiters: deque[threading.Lock] = deque()
-        # Last: until here another thread of a forked child must not take what is its parent's.
-        self._pid = os.getpid()
 
     def call(
         self,
@@ -159,7 +166,10 @@ class ServerPool:
             raise reply
         # Here and not in a method, where an interrupt at its entry would come before.
         self._idle.append(connection)
-        self._after_give_back()
+        if connection.taken_at:
+            self._record_use(connection)
+        if self._waiters or self._closed:
+            self._after_give_back()
         if refused:
             raise reply
         return reply
@@ -207,15 +217,23 @@ class ServerPool:
     def close(self) -> None:
         """Close the idle connections now, and the others as soon as their call ends."""
         self._closed = True
-        if self._pid == os.getpid():
-            self.drop_idle()
+        self.drop_idle()
 
     def take(self, *, impatient: bool = False) -> AnyConnection:
         """Return a connection that owes no reply; ``give_back``, ``leave`` or ``abandon`` it."""
-        if self._pid != os.getpid():
-            # A forked child: these sockets are its parent's. Dropping them here only closes
-            # this process's copies.
-            self._reset()
+        if not is_enabled():
+            return self._take(impatient=impatient)
+        started = time.perf_counter()
+        connection = self._take(impatient=impatient)
+        try:
+            connection.taken_at = time.perf_counter()
+            self._telemetry.measure("wait_time", connection.taken_at - started, _NAME)
+        except BaseException:
+            self.discard(connection)
+            raise
+        return connection
+
+    def _take(self, *, impatient: bool) -> AnyConnection:
         generation = self._newest_generation()
         if generation > self._generation:
             self._generation = generation
@@ -224,7 +242,7 @@ class ServerPool:
         connection = self._take_idle()
         if connection is None:
             if impatient and time.monotonic() - self._made_at < _SAME_SERVER:
-                self._silent.refuse(self._place)
+                self._silent.refuse(self.place)
             return self._open_or_wait(impatient=impatient)
         if impatient:
             self._refuse_silent(connection)
@@ -239,8 +257,7 @@ class ServerPool:
                 return None
             try:
                 # Readable means closed by the server, or a reply that nobody asked for.
-                is_clean = not connection._parser.can_read(0)  # noqa: SLF001 - see pack
-                if not is_clean:
+                if connection.has_arrivals():
                     self._stale += 1
                 elif connection.credential_generation >= self._generation:
                     return connection
@@ -298,7 +315,12 @@ class ServerPool:
             if impatient:
                 self._silent.refuse(place_of(connection))
             self._connects += 1
+            started = time.perf_counter()
             connection.connect()
+            connection.has_arrivals = arrival_check(connection)
+            if is_enabled():
+                took = time.perf_counter() - started
+                self._telemetry.measure("create_time", took, _NAME)
         except BaseException as error:
             if not isinstance(error, ServerMoved):
                 self._connect_failures += 1
@@ -322,7 +344,9 @@ class ServerPool:
         generation = self._newest_generation()
         connection = self._make(impatient=impatient)
         connection.credential_generation = generation
-        self._place, self._made_at = place_of(connection), time.monotonic()
+        # When telemetry saw it taken; 0.0 without a provider.
+        connection.taken_at = 0.0
+        self.place, self._made_at = place_of(connection), time.monotonic()
         try:
             with self._lock:
                 if len(self._alive) >= self._limits.max_connections:
@@ -352,6 +376,8 @@ class ServerPool:
     def give_back(self, connection: AnyConnection) -> None:
         """Take a connection back that owes no reply."""
         self._idle.append(connection)
+        if connection.taken_at:
+            self._record_use(connection)
         self._after_give_back()
 
     def abandon(
@@ -379,9 +405,15 @@ class ServerPool:
         self.discard(connection)
         self.drop_idle()
 
+    def _record_use(self, connection: AnyConnection) -> None:
+        taken_at, connection.taken_at = connection.taken_at, 0.0
+        self._telemetry.measure("use_time", time.perf_counter() - taken_at, _NAME)
+
     def discard(self, connection: AnyConnection) -> None:
         """Close a connection, and free its place."""
         connection.disconnect()
+        if connection.taken_at:
+            self._record_use(connection)
         with self._lock:
             self._alive.pop(id(connection), None)
         self._wake()

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import unquote
 
+from .._shared.authority import servers_in, stray_character
 from .._shared.credentials import UrlSource
-from .._shared.validation import can_be_looked_up
 from ..errors import ValkeyConfigurationError
 
 if TYPE_CHECKING:
@@ -19,9 +19,7 @@ __all__ = ["Address", "ValkeyTarget", "parse_valkey_url", "url_source"]
 _TLS_BY_SCHEME = {"redis": False, "valkey": False, "rediss": True, "valkeys": True, "unix": False}
 _PORT = 6379
 _SENTINEL_PORT = 26379
-_LARGEST_PORT = 65535
 _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
-_HOST_NAME = re.compile(r"[A-Za-z0-9._-]+")
 _TLS_OPTIONS = frozenset(
     {
         "ssl_ca_certs",
@@ -192,9 +190,9 @@ def _refuse_unescaped(rest: str) -> None:
                 raise _unescaped(character, escape)
     if _BAD_ESCAPE.search(rest):
         raise _unescaped("%", "%25")
-    if not rest.isprintable():
+    if stray := stray_character(rest):
         raise ValkeyConfigurationError(
-            "the Valkey URL holds a control character: is there a line end from a file in it?"
+            f"the Valkey URL {stray}: is there a line end from a file in it?"
         )
     if not _is_utf8(rest):
         raise ValkeyConfigurationError(
@@ -232,41 +230,14 @@ def _login(login: str) -> tuple[str | None, str | None]:
 
 def _addresses(hosts: str, kind: str) -> tuple[Address, ...]:
     default_port = _SENTINEL_PORT if kind == "sentinel" else _PORT
-    found = tuple(_address(one, default_port) for one in hosts.split(","))
+    found = servers_in(hosts)
+    if isinstance(found, str):
+        raise ValkeyConfigurationError(f"the Valkey URL {found}")
     if len(found) > 1 and not kind:
         raise ValkeyConfigurationError(
             "the Valkey URL names several hosts: that needs +sentinel or +cluster in its scheme"
         )
-    return found
-
-
-def _address(text: str, default_port: int) -> Address:
-    if text.startswith("["):
-        host, bracket, port_part = text[1:].partition("]")
-        usable = bool(bracket) and re.fullmatch(r"[0-9A-Fa-f:.%]+", host) is not None
-        usable = usable and port_part[:1] in {"", ":"}
-    else:
-        host, colon, port_text = text.partition(":")
-        port_part = colon + port_text
-        usable = _HOST_NAME.fullmatch(host) is not None
-    if not usable:
-        raise ValkeyConfigurationError(
-            "the Valkey URL names no usable host: write redis://host:port/db, and an IPv6 "
-            "address in brackets"
-        )
-    if not can_be_looked_up(host):
-        raise ValkeyConfigurationError(
-            "the Valkey URL names a host with an empty part or one of more than 63 characters"
-        )
-    if not port_part:
-        return Address(host, default_port)
-    digits = port_part[1:]
-    if not (digits.isascii() and digits.isdigit() and 0 < int(digits[:6]) <= _LARGEST_PORT):
-        # Not shown: behind an unescaped character it could be a part of a password.
-        raise ValkeyConfigurationError(
-            f"the Valkey URL's port is no number from 1 to {_LARGEST_PORT}"
-        )
-    return Address(host, int(digits))
+    return tuple(Address(host, port or default_port) for host, port in found)
 
 
 def _path(path: str, kind: str, db_option: str | None) -> tuple[str, str]:

@@ -9,11 +9,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote
 
+from .._shared.authority import host_problem, port_of
 from .._shared.secrecy import Masked
-from .fields import SecretFields, is_port
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from .fields import SecretFields
 
 __all__ = ["postgres_url", "valkey_url"]
 
@@ -133,22 +135,29 @@ def _quoted(part: Masked | None) -> str:
 
 def _hosts(fields: SecretFields, host: Masked | None, port: Masked | None) -> str:
     """Return the hosts with their ports; libpq takes several, with one port or one for each."""
-    hosts = [one.strip() for one in ("" if host is None else host.reveal()).split(",")]
-    numbers = Masked("" if port is None else port.reveal())
-    if any(not is_port(one.strip()) for one in numbers.reveal().split(",") if numbers.reveal()):
+    hosts = [_bare(one.strip()) for one in ("" if host is None else host.reveal()).split(",")]
+    for one in hosts:
+        if problem := host_problem(one):
+            raise fields.error("host", problem)
+    ports = [] if port is None else [Masked(one.strip()) for one in port.reveal().split(",")]
+    if any(port_of(one.reveal()) is None for one in ports):
         raise fields.error("port", "is no port")
-    ports = [one.strip() for one in numbers.reveal().split(",")] if numbers.reveal() else []
     if len(ports) == 1:
         ports *= len(hosts)
     if ports and len(ports) != len(hosts):
         raise fields.error("port", f"names {len(ports)} ports for {len(hosts)} hosts")
-    ends = [f":{one}" for one in ports] or [""] * len(hosts)
+    ends = [f":{one.reveal()}" for one in ports] or [""] * len(hosts)
     return ",".join(f"{_bracketed(one)}{end}" for one, end in zip(hosts, ends, strict=True))
 
 
+def _bare(host: str) -> str:
+    # Only an IPv6 address may stand in brackets.
+    in_brackets = host.startswith("[") and host.endswith("]") and ":" in host
+    return host[1:-1] if in_brackets else host
+
+
 def _bracketed(host: str) -> str:
-    bare = host.removeprefix("[").removesuffix("]")
-    return f"[{bare}]" if ":" in bare else quote(bare, safe="")
+    return f"[{host.replace('%', '%25')}]" if ":" in host else host
 
 
 def _options(fields: SecretFields, known: frozenset[str]) -> dict[str, Masked | None]:

@@ -8,15 +8,17 @@ no answer in time                                 VaultConnectionError         y
 bad certificate, TLS file, URL or header          VaultConfigurationError      no
 TLS ended unanswered, no client certificate       VaultConnectionError         yes
 412, 429, 5xx                                     VaultConnectionError         yes
-501, 503 "sealed"                                 VaultConnectionError         no
+501, 503 of a sealed server                       VaultConnectionError         no
 3xx to elsewhere, 200 that is no JSON object      VaultConnectionError         no
 an answer that is no HTTP                         VaultConnectionError         no
 login, unwrapping: 400, 401, 403                  VaultAuthenticationError     no
 else: 401, 403                                    VaultAuthenticationError     no
 404                                               VaultSecretNotFoundError     no
-lease: 400 "unknown role"                         VaultSecretNotFoundError     no
+new lease: 400 with errors                        VaultSecretNotFoundError     no
 other 4xx                                         VaultError                   no
 ================================================= ============================ =====
+
+No word of the server decides anything: where status and structure do not tell, ``probes`` does.
 """
 
 from __future__ import annotations
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from .paths import SecretPath
+    from .probes import State
 
 __all__ = [
     "Answer",
@@ -74,7 +77,9 @@ class Operation:
         kv: The version of the KV engine that is asked.
     """
 
-    kind: Literal["read", "list", "mount", "login", "unwrap", "token", "lease", "health"]
+    kind: Literal[
+        "read", "list", "mount", "login", "unwrap", "token", "lease", "renew", "revoke", "health"
+    ]
     text: str
     addr: str
     check: str = "check role id, secret id and namespace"
@@ -95,12 +100,14 @@ class Answer:
         errors: Its ``errors``, scrubbed.
         metadata: The metadata of a deleted or destroyed version.
         retry_after: Seconds that it asked to wait.
+        state: What a second request found; None where there was none, or it did not tell.
     """
 
     status: int
     errors: tuple[str, ...] = ()
     metadata: dict[str, Any] | None = None
     retry_after: float | None = None
+    state: State | None = None
 
     @property
     def words(self) -> str:
@@ -115,7 +122,8 @@ def error_from_answer(operation: Operation, answer: Answer) -> VaultError:
     said = f"HTTP {status}{answer.words}"
     if status == HTTPStatus.NOT_FOUND:
         return _not_found(operation, answer)
-    if "unknown role" in answer.words and operation.kind == "lease":
+    if status == HTTPStatus.BAD_REQUEST and operation.kind == "lease" and answer.errors:
+        # The database secrets engine answers so to nothing else; its own faults are a 500.
         return VaultSecretNotFoundError(
             f"{operation}: there is no such role ({said}); make it, or name a static role by its "
             "path, as in 'database/static-creds/crm-app'",
@@ -257,24 +265,32 @@ def _speaks_no_http(root: BaseException) -> bool:
     )
 
 
+_UNINITIALISED = ("uninitialised", "Vault is not initialised; run `vault operator init`")
+_TROUBLE: dict[int | str, tuple[str, str]] = {
+    HTTPStatus.PRECONDITION_FAILED: (
+        "standby_behind",
+        "this standby does not have the latest state yet; try again",
+    ),
+    HTTPStatus.TOO_MANY_REQUESTS: (
+        "rate_limited",
+        "too many requests; send fewer, or raise the quota",
+    ),
+    HTTPStatus.NOT_IMPLEMENTED: _UNINITIALISED,
+    "uninitialised": _UNINITIALISED,
+    "sealed": ("sealed", "Vault is sealed; unseal it"),
+}
+
+
 def _trouble(answer: Answer) -> tuple[str, str] | None:
-    match answer.status:
-        case HTTPStatus.PRECONDITION_FAILED:
-            return "standby_behind", "this standby does not have the latest state yet; try again"
-        case HTTPStatus.TOO_MANY_REQUESTS:
-            return "rate_limited", "too many requests; send fewer, or raise the quota"
-        case HTTPStatus.NOT_IMPLEMENTED:
-            return "uninitialised", "Vault is not initialised; run `vault operator init`"
-        case HTTPStatus.SERVICE_UNAVAILABLE if "seal" in answer.words.lower():
-            return "sealed", "Vault is sealed; unseal it"
-        case status if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-            return "server_error", "Vault or a proxy before it fails; see its log"
+    told = answer.state if answer.status == HTTPStatus.SERVICE_UNAVAILABLE else None
+    if known := _TROUBLE.get(told or answer.status):
+        return known
+    if answer.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        return "server_error", "Vault or a proxy before it fails; see its log"
     return None
 
 
 def _refused(operation: Operation, answer: Answer, said: str) -> VaultAuthenticationError:
-    # A dead token gets the bare words, a policy's denial gets them in a list of errors. Other
-    # servers may word it otherwise: this chooses the message, and is a hint for all else.
     if operation.kind == "unwrap":
         return VaultAuthenticationError(
             f"{operation}: the wrapping token was used already, or has expired ({said}); if it "
@@ -288,9 +304,8 @@ def _refused(operation: Operation, answer: Answer, said: str) -> VaultAuthentica
             reason="login_refused",
             status=answer.status,
         )
-    bare = [one.strip() for one in answer.errors]
-    unauthorized = answer.status == HTTPStatus.UNAUTHORIZED
-    if unauthorized or bare == ["permission denied"] or "invalid token" in answer.words:
+    unauthorized = answer.status == HTTPStatus.UNAUTHORIZED and answer.state is None
+    if unauthorized or answer.state == "token_unknown":
         return VaultAuthenticationError(
             f"{operation}: the token is invalid, expired or revoked ({said}); get a new one",
             reason="token_invalid",
@@ -298,22 +313,21 @@ def _refused(operation: Operation, answer: Answer, said: str) -> VaultAuthentica
         )
     return VaultAuthenticationError(
         f"{operation}: permission denied by policy ({said}); grant the token the path"
-        f"{_shape_hint(operation)}",
+        f"{'' if answer.state else ', or get a new one if it has ended'}{_shape_hint(operation)}",
         reason="permission_denied",
         status=answer.status,
     )
 
 
 def _not_found(operation: Operation, answer: Answer) -> VaultError:
-    words = answer.words
     place = operation.path
     metadata = answer.metadata or {}
     # Only what looks like a number and a time: the rest of an answer may be anything.
     version = metadata.get("version")
     version = version if isinstance(version, int) else operation.version
-    if "namespace not found" in words:
+    if answer.state == "namespace_missing":
         reason, state = "namespace", "there is no such namespace; check VAULT_NAMESPACE"
-    elif "no handler for route" in words or "unsupported path" in words:
+    elif answer.errors:
         mount = f"KV mount {place.mount!r}" if place else "such mount"
         setting = "the role's path" if operation.kind == "lease" else "mount_point"
         reason, state = "mount", f"there is no {mount}; check {setting}"

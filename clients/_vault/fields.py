@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from .._shared.authority import port_of
 from .._shared.secrecy import Masked
 from ..errors import VaultError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["SecretFields", "is_port"]
-
-_LAST_PORT = 65535
+__all__ = ["SecretFields"]
 
 
 class SecretFields:
@@ -66,9 +65,12 @@ class SecretFields:
         """
         if self._get(name) is None:
             return default
-        if not is_port(self._get(name)):
+        port = port_of(
+            self._get(name).strip() if isinstance(self._get(name), str) else self._get(name)
+        )
+        if port is None:
             raise self.error(name, "is no port")
-        return str(self._get(name)).strip()
+        return str(port)
 
     def url(self, name: str) -> Masked | None:
         """Return a field that holds a URL, or None; a line end of the file it came from goes.
@@ -136,10 +138,3 @@ class SecretFields:
             "`vault kv patch`",
             reason="field",
         )
-
-
-def is_port(value: object) -> bool:
-    """Return whether *value* is a port, as a number or as text."""
-    text = str(value).strip()
-    is_number = text.isascii() and text.isdigit() and not isinstance(value, bool)
-    return is_number and len(text) <= len(str(_LAST_PORT)) and 0 < int(text) <= _LAST_PORT

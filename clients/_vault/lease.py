@@ -356,6 +356,7 @@ class LeasedUrl(Credential, Lifecycle):
         if lease is None or lease.user != new.user:
             self._serial += 1
         if lease is not None and lease.secret.reveal() != new.secret.reveal():
+            self.rotations += 1
             _log.info("the credential of %s was rotated: the user is %s", self.path, new.user)
         return new
 
@@ -432,9 +433,14 @@ class LeasedUrl(Credential, Lifecycle):
                 )
 
     def _operation(self, verb: Literal["read", "renew", "revoke"]) -> Operation:
-        what = {"read": "get", "renew": "renew", "revoke": "revoke"}[verb]
+        kinds: dict[str, tuple[Literal["lease", "renew", "revoke"], str]] = {
+            "read": ("lease", "get"),
+            "renew": ("renew", "renew"),
+            "revoke": ("revoke", "revoke"),
+        }
+        kind, what = kinds[verb]
         return Operation(
-            kind="lease",
+            kind=kind,
             text=f"{what} the credential of {self.path!r}",
             addr=self._session().options.addr,
         )

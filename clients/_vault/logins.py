@@ -160,9 +160,10 @@ class _OwnersToken(Login):
     def _token(self) -> Masked:
         if isinstance(self._auth, TokenFile):
             return read_text("the token", self._auth.path)
-        if isinstance(self._auth.token, Masked):
-            return self._auth.token
-        return call_for_text("the token", self._auth.token)
+        produce = self._auth.token
+        if produce is None or isinstance(produce, Masked):
+            raise AssertionError("only a callable gives another token")
+        return call_for_text("the token", produce)
 
 
 def _same(one: Masked, other: Masked | None) -> bool:

@@ -11,7 +11,7 @@ from .api import read_health
 from .errors import Operation, not_vault
 from .login_tokens import LoginTokens
 from .logins import login_for
-from .tokens import AgentTokens, StaticToken, TokenSource
+from .tokens import AgentTokens, StaticToken, TokenSource, WrappedToken
 from .transport import Body, VaultTransport
 
 if TYPE_CHECKING:
@@ -45,10 +45,7 @@ class VaultSession:
         """
         try:
             self.tokens.verify(deadline)
-        except VaultConnectionError as error:
-            self._tell_uninitialised(error, deadline)
-            raise self._explained(error) from error.__cause__
-        except VaultAuthenticationError as error:
+        except (VaultAuthenticationError, VaultConnectionError) as error:
             raise self._explained(error) from error.__cause__
 
     def ask(
@@ -114,7 +111,6 @@ class VaultSession:
                 self.tokens.denied(grant)
             raise self._explained(refusal) from refusal.__cause__
         except VaultConnectionError as error:
-            self._tell_uninitialised(error, deadline)
             raise self._explained(error) from error.__cause__
         self.tokens.accepted(grant)
         return body, grant
@@ -157,22 +153,14 @@ class VaultSession:
     def _explained(self, error: VaultError) -> VaultError:
         return self.tokens.explained(error)
 
-    def _tell_uninitialised(self, error: VaultConnectionError, deadline: Deadline) -> None:
-        # An uninitialised server says "sealed" to everything but a health check.
-        if error.reason != "sealed":
-            return
-        try:
-            self.health(deadline)
-        except VaultConnectionError as state:
-            if state.reason == "uninitialised":
-                raise state from error
-
 
 def _token_source(transport: VaultTransport) -> TokenSource:
     """Return the source that the options ask for."""
     auth = transport.options.auth
     if isinstance(auth, Agent):
         return AgentTokens(transport)
+    if isinstance(auth, Token) and auth.wrapped is not None:
+        return WrappedToken(transport, auth.wrapped)
     if isinstance(auth, Token) and isinstance(auth.token, Masked):
         return StaticToken(transport, auth.token)
     return LoginTokens(transport, login_for(auth))

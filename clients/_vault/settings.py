@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
+from .._shared.authority import server_in, stray_character
 from .._shared.environment import VaultSettings
 from .._shared.secrecy import Masked
 from .._shared.validation import (
@@ -75,8 +76,10 @@ class VaultOptions:
         """Return every value that no message may show."""
         auth = self.auth
         match auth:
-            case Token() | Jwt():
-                own: list[object] = [auth.token]
+            case Token():
+                own: list[object] = [auth.token, auth.wrapped]
+            case Jwt():
+                own = [auth.token]
             case AppRole():
                 own = [auth.secret_id, auth.wrapped_secret_id]
             case _:
@@ -325,23 +328,21 @@ def _credential(name: str, given: Masked | None, ambient: Masked | None) -> Mask
 
 def _address(addr: object) -> str:
     fix = "set it to a URL such as 'https://vault.example.com:8200'"
-    if not isinstance(addr, str) or not addr.isascii() or not addr.isprintable() or " " in addr:
+    if not isinstance(addr, str) or stray_character(addr):
         raise VaultConfigurationError(f"VAULT_ADDR is no URL: {fix}", reason="setting")
-    try:
-        parts = urlsplit(addr)
-        host, _ = parts.hostname, parts.port
-    except ValueError:
-        # The library's text repeats a part of the URL, and a password may be in it.
-        raise VaultConfigurationError(f"VAULT_ADDR is no URL: {fix}", reason="setting") from None
+    scheme, _, rest = addr.partition("://")
+    authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
     if "@" in addr:
         problem = "holds a user name or password, which Vault has no use for"
-    elif parts.scheme not in {"http", "https"}:
+    elif scheme.lower() not in {"http", "https"}:
         problem = "has no http:// or https:// in front"
-    elif not host:
+    elif not authority:
         problem = "has no host"
-    elif parts.query or parts.fragment:
+    elif isinstance(found := server_in(authority), str):
+        problem = f"is no URL, for it {found}"
+    elif "?" in rest or "#" in rest:
         problem = "has a query or fragment"
-    elif parts.path.strip("/"):
+    elif rest[len(authority) :].strip("/"):
         problem = "has a path, and the client itself adds the one of Vault's API"
     else:
         return addr.rstrip("/")

@@ -15,6 +15,7 @@ from .._shared.secrecy import Masked
 from ..errors import VaultAuthenticationError, VaultError
 from .api import is_duration, lookup_self, token_life_in
 from .errors import Operation, not_vault
+from .wrapping import unwrapped_token
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -28,6 +29,7 @@ __all__ = [
     "Grant",
     "StaticToken",
     "TokenSource",
+    "WrappedToken",
     "ask_for_token",
     "grant_in",
     "owners_grant",
@@ -269,6 +271,38 @@ class StaticToken(TokenSource):
 
     def _operation(self) -> Operation:
         return Operation(kind="token", text="verify the token", addr=self._transport.options.addr)
+
+
+class WrappedToken(StaticToken):
+    """The caller's own token, which comes response-wrapped.
+
+    Args:
+        transport: Where to unwrap it.
+        wrapping: The wrapping token.
+    """
+
+    def __init__(self, transport: VaultTransport, wrapping: Masked) -> None:
+        super().__init__(transport, None)
+        self._wrapping = wrapping
+
+    def current(self, deadline: Deadline) -> Grant:
+        """Return the token; the first call of the process unwraps it.
+
+        Raises:
+            VaultError: As for ``unwrapped_token``.
+        """
+        if self._grant.token is None:
+            self._grant = Grant(token=unwrapped_token(self._transport, self._wrapping, deadline))
+        return self._grant
+
+    def verify(self, deadline: Deadline) -> None:
+        """Unwrap the token, and look it up.
+
+        Raises:
+            VaultError: It cannot be unwrapped, or is invalid, expired or revoked.
+        """
+        self.current(deadline)
+        super().verify(deadline)
 
 
 #: Seconds that an agent, whose token was refused, is given to log in anew.

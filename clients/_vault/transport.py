@@ -33,6 +33,7 @@ from .errors import (
     root_of,
 )
 from .http import make_session
+from .probes import State, probe_for
 from .retry import Deadline, retry
 
 if TYPE_CHECKING:
@@ -54,7 +55,9 @@ _LARGEST_BODY = 32 * 1024 * 1024
 #: The HTTP library refuses a time-out of nothing.
 _SHORTEST = 0.001
 
-_SENT_ONCE = frozenset({"login", "unwrap", "lease"})
+_SENT_ONCE = frozenset({"login", "unwrap", "lease", "renew", "revoke"})
+#: These show no token, but what a token is got for.
+_LOGINS = frozenset({"login", "unwrap"})
 
 _DRIVER_ERRORS = (
     requests.exceptions.RequestException,
@@ -227,7 +230,9 @@ class VaultAdapter(_AdapterOfBodies):
         self.status = reply.status_code
         return self._body(reply)
 
-    def _send(self, method: str, url: str, kwargs: dict[str, Any]) -> requests.Response | Exception:
+    def _send(
+        self, method: str, url: str, kwargs: dict[str, Any], *, bare: bool = False
+    ) -> requests.Response | Exception:
         # Returns a failure instead of raising it: this frame and those below hold the token in
         # local variables, which error reporters collect from a traceback.
         left = self._answer_by.remaining()
@@ -235,9 +240,9 @@ class VaultAdapter(_AdapterOfBodies):
             return requests.exceptions.Timeout("the deadline has passed")
         timeout: Any = Timeout(connect=max(self._connect_by.remaining(), _SHORTEST), total=left)
         headers = {"X-Vault-Request": "true"}
-        if self._masked_token is not None:
+        if self._masked_token is not None and not bare:
             headers["X-Vault-Token"] = self._masked_token.reveal()
-        if self.namespace:
+        if self.namespace and not bare:
             headers["X-Vault-Namespace"] = self.namespace
         ambient = sys.exception()
         try:
@@ -296,10 +301,7 @@ class VaultAdapter(_AdapterOfBodies):
     def _body(self, reply: requests.Response) -> Body:
         if reply.status_code == HTTPStatus.NO_CONTENT:
             return {}
-        try:
-            body = json.loads(reply.content)
-        except (ValueError, RecursionError):
-            body = None
+        body = _json_of(reply)
         if reply.status_code == HTTPStatus.OK:
             if isinstance(body, dict):
                 return body
@@ -308,20 +310,38 @@ class VaultAdapter(_AdapterOfBodies):
         raise self._error_for(reply, body if isinstance(body, dict) else {})
 
     def _error_for(self, reply: requests.Response, body: Body) -> VaultError:
-        errors = body.get("errors") or body.get("warnings") or []
+        errors = body.get("errors")
+        told = errors if isinstance(errors, list) else []
         data = body.get("data")
         metadata = data.get("metadata") if isinstance(data, dict) else None
         return error_from_answer(
             self._operation,
             Answer(
                 status=reply.status_code,
-                errors=tuple(redact(one, *self._secrets()) for one in errors)
-                if isinstance(errors, list)
-                else (),
+                errors=tuple(redact(one, *self._secrets()) for one in told),
                 metadata=metadata if isinstance(metadata, dict) else None,
                 retry_after=_seconds(reply.headers.get("Retry-After")),
+                state=self._state(reply.status_code, told=bool(told)),
             ),
         )
+
+    def _state(self, status: int, *, told: bool) -> State | None:
+        """Find out what the answer to the request does not tell but in words."""
+        probe = probe_for(
+            status,
+            told=told,
+            namespace=bool(self.namespace),
+            login=self._operation.kind in _LOGINS,
+        )
+        if probe is None or self._operation.kind == "health":
+            return None
+        reply = self._send(
+            "get", self.base_uri + probe.path, {"params": probe.params}, bare=not probe.as_caller
+        )
+        if isinstance(reply, Exception):
+            return None
+        body = _json_of(reply)
+        return probe.read(reply.status_code, body if isinstance(body, dict) else {})
 
     def _secrets(self) -> tuple[str, ...]:
         own = (*self._own_secrets, *filter(None, [self._masked_token]))
@@ -337,6 +357,13 @@ def without_frames(error: BaseException) -> BaseException:
         one.__traceback__ = None
         one = one.__cause__ or one.__context__
     return error
+
+
+def _json_of(reply: requests.Response) -> object:
+    try:
+        return json.loads(reply.content)
+    except (ValueError, RecursionError):
+        return None
 
 
 def _seconds(retry_after: str | None) -> float | None:

@@ -1,4 +1,4 @@
-"""Secret ids that come response-wrapped: unwrapped once, and then kept for the process.
+"""Secret ids and tokens that come response-wrapped: unwrapped once, then kept for the process.
 
 A wrapping token works once. That it was used already is how a theft shows.
 Source: https://openbao.org/docs/concepts/response-wrapping/.
@@ -8,46 +8,48 @@ from __future__ import annotations
 
 import hashlib
 import re
+from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
-from .._shared.fork import on_fork
-from .._shared.locks import OwnedLock
 from .._shared.secrecy import Masked
-from ..errors import (
-    VaultAuthenticationError,
-    VaultConnectionError,
-)
+from .._shared.single_flight import SingleFlight, WaitTimeoutError
+from ..errors import VaultAuthenticationError, VaultConnectionError, VaultError
 from .api import look_up_wrapping, unwrap
-from .errors import Operation, not_vault
+from .errors import Operation
 from .sources import checked_text
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from .retry import Deadline
     from .transport import Body, VaultTransport
 
-__all__ = ["unwrapped_secret_id"]
-
-_CHECK = "revoke it, and have a new one wrapped"
+__all__ = ["unwrapped_secret_id", "unwrapped_token"]
 
 
-class _SecretIds:
-    """The secret ids of this process, each by a digest of its wrapping token."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Content:
+    """What a wrapping token must hold.
 
-    def __init__(self) -> None:
-        self.lock = OwnedLock()
-        self.known: dict[bytes, Masked] = {}
+    Args:
+        name: Its name, for messages.
+        made_by: A pattern of the paths that make one.
+        path: Such a path, for messages.
+        find: Returns it from the answer to the unwrapping; None where it is not there.
+    """
+
+    name: str
+    made_by: str
+    path: str
+    find: Callable[[Body], Masked | None]
 
 
-_secret_ids = _SecretIds()
+_Key: TypeAlias = tuple[str, bytes]
 
-
-def _renew_lock() -> None:
-    # A thread of the parent may have held it at the fork.
-    _secret_ids.lock = OwnedLock()
-
-
-on_fork(_renew_lock)
+#: What this process has unwrapped, by a digest of the wrapping token. A child of a fork has it too.
+_known: dict[_Key, Masked] = {}
+_unwrapping: SingleFlight[_Key, Masked] = SingleFlight(VaultError)
 
 
 def unwrapped_secret_id(
@@ -66,57 +68,90 @@ def unwrapped_secret_id(
             else; ``reason`` is ``wrapping_token_used`` or ``wraps_something_else``.
         VaultError: Vault could not be asked.
     """
-    digest = hashlib.sha256(wrapping.reveal().encode()).digest()
-    operation = Operation(
-        kind="unwrap", text="unwrap the secret id", addr=transport.options.addr, check=_CHECK
+    content = _Content(
+        name="secret id",
+        made_by=rf"auth/{re.escape(mount)}/role/[^/]+/(?:custom-)?secret-id",
+        path=f"auth/{mount}/role/.../secret-id",
+        find=lambda body: _text_in(body, "data", "secret_id"),
     )
-    lock = _secret_ids.lock
-    try:
-        if not lock.acquire(timeout=deadline.remaining()):
-            raise VaultConnectionError(
-                f"{operation}: another thread's request did not end in time; raise timeout, or "
-                "see why Vault is slow",
-                reason="timeout",
-            )
-        known = _secret_ids.known.get(digest)
-        if known is None:
-            known = _unwrapped(transport, wrapping, mount, operation, deadline)
-            _secret_ids.known[digest] = known
-        return known
-    finally:
-        try:
-            lock.release()
-        except RuntimeError:
-            pass  # it was not got
+    return _unwrapped(transport, wrapping, content, deadline)
+
+
+def unwrapped_token(transport: VaultTransport, wrapping: Masked, deadline: Deadline) -> Masked:
+    """Return the token; the first call of the process unwraps it.
+
+    Args:
+        transport: Where to unwrap it.
+        wrapping: The wrapping token.
+        deadline: When it must be over.
+
+    Raises:
+        VaultAuthenticationError: As for ``unwrapped_secret_id``.
+        VaultError: Vault could not be asked.
+    """
+    return _unwrapped(transport, wrapping, _TOKEN, deadline)
+
+
+_TOKEN = _Content(
+    name="token",
+    made_by=r"auth/(?:token/create(?:-orphan|/[^/]+)?|.+/login(?:/.+)?)",
+    path="auth/token/create' or 'auth/.../login",
+    find=lambda body: _text_in(body, "auth", "client_token"),
+)
 
 
 def _unwrapped(
+    transport: VaultTransport, wrapping: Masked, content: _Content, deadline: Deadline
+) -> Masked:
+    key = content.path, hashlib.sha256(wrapping.reveal().encode()).digest()
+    operation = Operation(
+        kind="unwrap", text=f"unwrap the {content.name}", addr=transport.options.addr
+    )
+
+    def make() -> Masked:
+        known = _known.get(key)
+        if known is None:
+            known = _known[key] = _asked(transport, wrapping, content, operation, deadline)
+        return known
+
+    try:
+        return _unwrapping.run(key, make, deadline.remaining())
+    except WaitTimeoutError:
+        raise VaultConnectionError(
+            f"{operation}: another thread's request did not end in time; raise timeout, or see "
+            "why Vault is slow",
+            reason="timeout",
+        ) from None
+
+
+def _asked(
     transport: VaultTransport,
     wrapping: Masked,
-    mount: str,
+    content: _Content,
     operation: Operation,
     deadline: Deadline,
 ) -> Masked:
-    made_by = _creation_path(
+    made_by = _text_in(
         transport.call(
             operation,
             partial(look_up_wrapping, wrapping=wrapping),
             deadline=deadline,
             secrets=(wrapping,),
-        )
+        ),
+        "data",
+        "creation_path",
     )
     # Whoever stole it could have wrapped something of their own in its place.
-    if made_by is None or not re.fullmatch(
-        rf"(?:.*/)?auth/{re.escape(mount)}/role/[^/]+/(?:custom-)?secret-id", made_by
-    ):
+    if made_by is None or not re.fullmatch(rf"(?:.*/)?{content.made_by}", made_by.reveal()):
+        told = "something unknown" if made_by is None else repr(made_by.reveal())
         raise VaultAuthenticationError(
-            f"{operation}: the wrapping token wraps something else, made by {made_by!r} and not "
-            f"by 'auth/{mount}/role/.../secret-id'; it was left alone: see who gave it to you",
+            f"{operation}: the wrapping token wraps something else than a {content.name}, made by "
+            f"{told} and not by '{content.path}'; it was left alone: see who gave it to you",
             reason="wraps_something_else",
         )
     try:
         # Not sent again: the answer may be lost, and the token used up all the same.
-        secret_id = _secret_id_in(
+        found = content.find(
             transport.call(
                 operation,
                 unwrap,
@@ -134,19 +169,16 @@ def _unwrapped(
             status=error.status,
             retry_after=error.retry_after,
         ) from error.__cause__
-    if secret_id is None:
-        raise not_vault(operation, "HTTP 200 without a secret id")
-    return checked_text("the wrapped secret id", secret_id)
+    if found is None:
+        raise VaultAuthenticationError(
+            f"{operation}: the wrapping token wrapped no {content.name}, although "
+            f"{made_by.reveal()!r} made it; have a new one wrapped",
+            reason="wraps_something_else",
+        )
+    return checked_text(f"the wrapped {content.name}", found)
 
 
-def _creation_path(body: Body) -> str | None:
-    data = body.get("data")
-    path = data.get("creation_path") if isinstance(data, dict) else None
-    return path if isinstance(path, str) else None
-
-
-def _secret_id_in(body: Body) -> Masked | None:
-    data = body.get("data")
-    if not isinstance(data, dict) or not isinstance(data.get("secret_id"), str):
-        return None
-    return Masked(data["secret_id"])
+def _text_in(body: Body, part: str, name: str) -> Masked | None:
+    inside = body.get(part)
+    text = inside.get(name) if isinstance(inside, dict) else None
+    return Masked(text) if isinstance(text, str) else None

@@ -44,7 +44,7 @@ __all__ = ["Board", "Row", "compare", "figure", "on_what"]
 
 _LIBRARIES = (
     *("hvac", "cachetools", "psycopg", "psycopg-pool", "SQLAlchemy", "Django"),
-    *("redis", "hiredis", "limits"),
+    *("redis", "hiredis", "valkey-glide-sync", "limits"),
 )
 _HEADINGS = ("area", "what", "ours", "against", "theirs", "ratio", "trips", "limit")
 

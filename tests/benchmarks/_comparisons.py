@@ -19,6 +19,7 @@ _POLICIES = (
 )
 _READERS = ("psycopg, named cursor", "psycopg, fetchall()", "execute()")
 _REDIS = ("redis-py, hiredis", "redis-py, no hiredis")
+_COMMON = ("get()", "set(), expiry", "incr()")
 _LIMITERS = ("limits, fixed window", "limits, moving window", "limits, sliding counter")
 _CACHES = ("hvac", "hvac + cachetools, lock", "hvac + cachetools, condition")
 _DRIVERS = "hvac, psycopg_pool, redis"
@@ -49,15 +50,21 @@ COMPARISONS = frozenset(
     | _every(*(f"get_secret(), cold, {link}" for link in _LINKS), against=_CACHES[:2])
     | _every("64 threads miss one secret", "64 threads miss one secret, time", against=_CACHES)
     | _every(
-        *("get()", "set(), expiry", "incr()", "get_json()", "pipeline of 100"),
+        *(*_COMMON, "get_json()", "pipeline of 100"),
         *(
             f"{name}, {link}"
-            for name in ("get()", "set(), expiry", "get_json()", "pipeline of 100")
+            for name in (*_COMMON, "get_json()", "pipeline of 100")
             for link in _LINKS
         ),
-        "get(), 8 threads, throughput",
+        *(f"{name}, 8 threads, throughput" for name in _COMMON),
         against=_REDIS,
     )
+    | _every(
+        *_COMMON,
+        *(f"{name}, {how}" for name in _COMMON for how in (*_LINKS, "8 threads, throughput")),
+        against=("valkey-glide-sync",),
+    )
+    | _every("get()", against=("a socket and hiredis",))
     | _every("rate_limit()", *(f"rate_limit(), {link}" for link in _LINKS), against=_LIMITERS)
     | _every(
         *("import clients", "from clients import *", "build_clients(), 5 connections"),

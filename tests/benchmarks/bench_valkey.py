@@ -1,19 +1,30 @@
-"""What Valkey's operations cost beside bare redis-py, with and without hiredis, and ``limits``.
+"""What Valkey's operations cost beside redis-py, with and without hiredis, GLIDE and ``limits``.
 
-The driver with hiredis is there twice: its ratio to itself shows the noise of the run.
+The driver with hiredis is there twice: its ratio to itself shows the noise of the run. The floor of
+a call is a socket with the same time-out, and hiredis to write the command and to read the reply.
 """
 
 from __future__ import annotations
 
 import json
+import socket
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import hiredis
 import limits
 import pytest
 import redis
+from glide_sync import (
+    ExpirySet,
+    ExpiryType,
+    GlideClient,
+    GlideClientConfiguration,
+    NodeAddress,
+    ServerCredentials,
+)
 from redis._parsers import _RESP3Parser
 from redis.connection import PythonRespSerializer
 
@@ -29,6 +40,7 @@ from utils._stack.valkey import ValkeyServer
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from clients._valkey.url import Address
     from tests.benchmarks._board import Board, Row
     from tests.benchmarks._pairs import Way
 
@@ -36,15 +48,18 @@ pytestmark = pytest.mark.bench
 
 _OURS, _HIREDIS, _PLAIN = "ours", "redis-py, hiredis", "redis-py, no hiredis"
 _AGAIN = "redis-py, hiredis, once more"
+_GLIDE, _FLOOR = "valkey-glide-sync", "a socket and hiredis"
 _VALUE = "x" * 100
 _RECORD = {"user": "ada", "roles": ["admin", "editor"], "visits": 17, "name": "x" * 100}
 _BATCH = 100
 _PROMISES = {
-    "get()": "get",
-    "set(), expiry": "set",
-    "incr()": "incr",
-    "pipeline of 100": "pipeline",
+    "get()": {_HIREDIS: "get", _GLIDE: "glide", _FLOOR: "floor"},
+    "set(), expiry": {_HIREDIS: "set", _GLIDE: "glide"},
+    "incr()": {_HIREDIS: "incr", _GLIDE: "glide"},
+    "pipeline of 100": {_HIREDIS: "pipeline"},
 }
+#: What the others have, too, in a form of its own.
+_COMMON = ("get()", "set(), expiry", "incr()")
 
 
 class PlainConnection(redis.Connection):
@@ -56,6 +71,34 @@ class PlainConnection(redis.Connection):
     def _construct_command_packer(self, packer: Any) -> Any:
         del packer
         return PythonRespSerializer(self._buffer_cutoff, self.encoder.encode)
+
+
+class Floor:
+    """The least that a call can take in Python: no pool, no errors, and a single thread.
+
+    Args:
+        place: The server's address.
+        password: Its password.
+        timeout: Seconds that a reply may take, as in any client: without, a call could hang.
+    """
+
+    def __init__(self, place: Address, password: str, timeout: float) -> None:
+        self._socket = socket.create_connection(place, timeout)
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._reader = hiredis.Reader(encoding="utf-8", notEnoughData=self)
+        self._buffer = bytearray(65536)
+        self.close = self._socket.close
+        assert self.call("AUTH", password) == "OK"
+
+    def call(self, *words: str) -> object:
+        """Send a command, and return its reply."""
+        self._socket.sendall(hiredis.pack_command(words))  # type: ignore[arg-type]  # as in pack
+        reply: object = self
+        while reply is self:
+            count = self._socket.recv_into(self._buffer)
+            self._reader.feed(self._buffer, 0, count)  # type: ignore[arg-type]  # any buffer
+            reply = self._reader.gets()
+        return reply
 
 
 class Contestants:
@@ -76,6 +119,18 @@ class Contestants:
                 (_AGAIN, {}),
             )
         }
+        target = self.ours.runner.target
+        place, password = target.addresses[0], target.password or ""
+        self.glide = GlideClient.create(
+            GlideClientConfiguration(
+                [NodeAddress(*place)],
+                credentials=ServerCredentials(password=password),
+                request_timeout=5000,
+            )
+        )
+        opened.callback(self.glide.close)
+        self.floor = Floor(place, password, timeout=5.0)
+        opened.callback(self.floor.close)
         storage = limits.storage.RedisStorage(url)
         opened.callback(storage.storage.close)
         limit = limits.RateLimitItemPerMinute(1_000_000)
@@ -100,14 +155,18 @@ class Contestants:
 
     def operations(self) -> dict[str, dict[str, Way]]:
         """Return the ways of each operation."""
-        ours = self.ours
+        ours, glide = self.ours, self.glide
+        minute = ExpirySet(ExpiryType.SEC, 60)
         return {
-            "get()": self.each(lambda: ours.get("a"), lambda driver: driver.get("a")),
+            "get()": self.each(lambda: ours.get("a"), lambda driver: driver.get("a"))
+            | {_GLIDE: lambda: glide.get("a"), _FLOOR: lambda: self.floor.call("GET", "a")},
             "set(), expiry": self.each(
                 lambda: ours.set("b", _VALUE, expire_seconds=60),
                 lambda driver: driver.set("b", _VALUE, ex=60),
-            ),
-            "incr()": self.each(lambda: ours.incr("n"), lambda driver: driver.incr("n")),
+            )
+            | {_GLIDE: lambda: glide.set("b", _VALUE, expiry=minute)},
+            "incr()": self.each(lambda: ours.incr("n"), lambda driver: driver.incr("n"))
+            | {_GLIDE: lambda: glide.incr("n")},
             "get_json()": self.each(
                 lambda: ours.get_json("record"), lambda driver: json.loads(driver.get("record"))
             ),
@@ -120,6 +179,13 @@ class Contestants:
                 **self.limiters,
             },
         }
+
+
+def _as_text(answer: object) -> object:
+    """Return what GLIDE gives as bytes, and as OK, as the others have it."""
+    if isinstance(answer, bytes):
+        return answer.decode()
+    return True if answer == "OK" else answer
 
 
 def _filled(pipe: Any) -> list[Any]:
@@ -146,7 +212,7 @@ def contestants(valkey: ValkeyServer) -> Iterator[Contestants]:
         assert found.drivers[_PLAIN].connection_pool.connection_class is PlainConnection
         operations = found.operations()
         for name in ("get()", "set(), expiry", "get_json()", "pipeline of 100"):
-            ours, *others = [way() for way in operations[name].values()]
+            ours, *others = [_as_text(way()) for way in operations[name].values()]
             assert others == [ours] * len(others)
         for way in operations["set(), expiry"].values():
             found.ours.delete("b")
@@ -170,11 +236,10 @@ def trips(valkey: ValkeyServer) -> dict[str, dict[str, float]]:
 
 
 def _compared(
-    what: str, times: Times, trips: dict[str, float], promise: str | None = None
+    what: str, times: Times, trips: dict[str, float], promises: dict[str, str] | None = None
 ) -> list[Row]:
     """Return the rows of an operation; the driver that is there twice has one."""
     others = Times({name: taken for name, taken in times.seconds.items() if name != _AGAIN})
-    promises = {} if promise is None else {_HIREDIS: promise}
     return compare("Valkey", what, others, _OURS, trips=trips, promises=promises)
 
 
@@ -200,20 +265,23 @@ def test_an_operation(
     assert trips[name][_OURS] == 1
 
 
+@pytest.mark.parametrize("name", _COMMON)
 def test_eight_threads(
-    contestants: Contestants, trips: dict[str, dict[str, float]], board: Board
+    contestants: Contestants, trips: dict[str, dict[str, float]], board: Board, name: str
 ) -> None:
     """Eight threads get more done in the same time."""
+    ways = {
+        one: way
+        for one, way in contestants.operations()[name].items()
+        if one not in {_AGAIN, _FLOOR}
+    }
     with Crew(8) as crew:
-        times = take_turns(contestants.operations()["get()"], rounds=21, calls=1200, crew=crew)
+        times = take_turns(ways, rounds=21, calls=1200, crew=crew)
+    promises = {_GLIDE: "glide threads"} | ({_HIREDIS: "threads"} if name == "get()" else {})
     rows = [
         # Calls for each second: the other way round than seconds for each call.
-        replace(row, ratio=1 / (row.ratio or 1), promise=promise)
-        for row, promise in zip(
-            _compared("get(), 8 threads, throughput", times, trips["get()"]),
-            ("threads", None),
-            strict=True,
-        )
+        replace(row, ratio=1 / (row.ratio or 1))
+        for row in _compared(f"{name}, 8 threads, throughput", times, trips[name], promises)
     ]
     assert board.add(*rows) == []
 
@@ -222,12 +290,17 @@ def test_eight_threads(
 def test_over_a_link(
     valkey: ValkeyServer, trips: dict[str, dict[str, float]], board: Board, milliseconds: int
 ) -> None:
-    """Over a network the round trips are what counts."""
+    """Over a network the round trips are what counts, and ours is still ahead of the drivers."""
     with DelayedLink(valkey.port, milliseconds / 1000) as link, ExitStack() as opened:
         url = valkey.url.replace(f":{valkey.port}/", f":{link.port}/")
         operations = Contestants(url, opened).operations()
-        for name in ("get()", "set(), expiry", "get_json()", "pipeline of 100", "rate_limit()"):
-            calls = 20 if milliseconds == 1 else 4
-            times = take_turns(operations[name], rounds=9, calls=calls)
+        for name in (*_COMMON, "get_json()", "pipeline of 100", "rate_limit()"):
+            is_near = milliseconds == 1
+            ways = {
+                one: way for one, way in operations[name].items() if one not in {_AGAIN, _FLOOR}
+            }
+            times = take_turns(ways, rounds=31 if is_near else 9, calls=10 if is_near else 4)
+            promises = dict.fromkeys((_HIREDIS, _GLIDE), "link")
             what = f"{name}, {milliseconds} ms link"
-            assert board.add(*_compared(what, times, trips[name])) == []
+            ahead = promises if is_near and name in _COMMON else {}
+            assert board.add(*_compared(what, times, trips[name], ahead)) == []

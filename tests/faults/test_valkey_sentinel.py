@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,6 +17,7 @@ from clients._valkey.url import Address, url_source
 from clients.errors import ValkeyConnectionError
 from clients.valkey_client import ValkeyClient, ValkeyError
 from tests.fault_proxy import FaultProxy
+from tests.valkey_helpers import at_once
 from tests.valkey_topologies import (
     PASSWORD,
     SERVICE,
@@ -71,20 +73,43 @@ def test_a_sentinel_that_is_behind_is_passed_over(
             ValkeyClient(alone)
 
 
+@contextmanager
+def _first_sentinel(topology: SentinelTopology) -> Iterator[tuple[str, FaultProxy]]:
+    """Put a proxy in front of a sentinel; it counts who begins to talk, and no probe's PING."""
+    with FaultProxy(topology.sentinels[0].port) as proxy:
+        proxy.watch = b"SETINFO"
+        yield topology.url.replace("@", f"@127.0.0.1:{proxy.port},"), proxy
+
+
+def _drop_all(topology: SentinelTopology) -> None:
+    with admin(topology.primary.port) as asked:
+        asked.client_kill_filter(_type="normal", skipme=True)
+
+
 def test_a_frozen_sentinel_is_waited_for_once(topology: SentinelTopology) -> None:
-    """It costs its time-out once, and then the one that answered is asked first."""
-    with FaultProxy(topology.sentinels[0].port) as frozen:
+    """It costs its time-out once, and then the others are asked before it."""
+    with _first_sentinel(topology) as (url, frozen):
         frozen.stall.set()
-        url = topology.url.replace("@", f"@127.0.0.1:{frozen.port},")
-        with (
-            ValkeyClient(url, connect_timeout=0.5) as client,
-            admin(topology.primary.port) as asked,
-        ):
+        with ValkeyClient(url, connect_timeout=0.5) as client:
             for _ in range(3):
-                asked.client_kill_filter(_type="normal", skipme=True)
+                _drop_all(topology)
                 assert client.set("a", "x") is True
 
-        assert frozen.connections == 1
+        assert frozen.seen == 1
+
+
+def test_one_thread_alone_waits_for_a_sentinel_that_freezes(topology: SentinelTopology) -> None:
+    """Many need a connection at once: one waits for it, and the others ask other sentinels."""
+    with (
+        _first_sentinel(topology) as (url, proxy),
+        ValkeyClient(url, connect_timeout=0.5) as client,
+    ):
+        proxy.reset_counts()
+        proxy.stall.set()
+        _drop_all(topology)
+
+        assert at_once(16, lambda: client.set("a", "x")) == [True] * 16
+        assert proxy.seen == 1
 
 
 def test_no_sentinel_is_a_clear_error(closed_port: int) -> None:

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from tests.vault_fixtures import VaultLab
 
 _KINDS = (
-    "token", "callable", "token_file", "secret_id", "secret_id_file", "wrapped", "kubernetes",
-    "jwt", "jwt_file",
+    "token", "wrapped_token", "callable", "token_file", "secret_id", "secret_id_file", "wrapped",
+    "kubernetes", "jwt", "jwt_file",
 )  # fmt: skip
 _JWT = f"aaaa.{SENTINEL}.cccc"
 _ECHO = f'{{"errors":["seen: {SENTINEL}"],"data":{{"x":"{SENTINEL}"}}}}'.encode()
@@ -41,6 +41,7 @@ def _auth(kind: str, path: Path, secret: str = SENTINEL) -> VaultAuth:
     path.write_text(jwt if kind in {"kubernetes", "jwt_file"} else secret)
     made: dict[str, Callable[[], VaultAuth]] = {
         "token": lambda: Token(secret),
+        "wrapped_token": lambda: Token(wrapped=secret),
         "callable": lambda: Token(path.read_text),
         "token_file": lambda: TokenFile(path),
         "secret_id": lambda: AppRole("a-role-id", secret),
@@ -131,6 +132,7 @@ def test_a_credential_with_an_invisible_character_is_not_shown(
     environ = {"VAULT_ADDR": vault_lab.url}
     calls: list[Callable[[], Any]] = [
         lambda: Token(text),
+        lambda: Token(wrapped=text),
         lambda: AppRole("r-id", text),
         lambda: AppRole("r-id", wrapped_secret_id=text),
         lambda: Jwt("role", text),

@@ -352,6 +352,103 @@ def test_a_wrapping_token_that_wraps_something_else_is_left_alone(login_lab: Log
     assert lab.admin.sys.unwrap(other)["auth"]["client_token"]
 
 
+def _wrapped_token(lab: VaultLab, ttl: str = "60s") -> str:
+    answer = lab.admin.auth.token.create(policies=["app"], wrap_ttl=ttl)
+    return str(answer["wrap_info"]["token"])
+
+
+def test_a_wrapped_token_is_unwrapped_once_for_a_process_and_its_children(
+    vault_lab: VaultLab, vault_proxy: HttpFaultProxy
+) -> None:
+    """Construction 3 requests, a second client 1; a forked child goes on with the same token."""
+    auth = Token(wrapped=f" {_wrapped_token(vault_lab)}\n")
+    with VaultClient(vault_proxy.url, auth=auth, environ={}) as client:
+        assert [one.path for one in vault_proxy.seen] == [
+            f"/v1/{path}"
+            for path in ("sys/wrapping/lookup", "sys/wrapping/unwrap", "auth/token/lookup-self")
+        ]
+        assert client.get_secret("app/db") == _FOUND
+        with VaultClient(vault_proxy.url, auth=auth, environ={}) as other:
+            assert other.get_secret("app/db") == _FOUND
+        child = os.fork()
+        if not child:
+            status = 1
+            try:
+                status = 0 if client.get_secret("app/db") == _FOUND else 2
+            finally:
+                os._exit(status)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert vault_proxy.count("wrapping/unwrap") == 1
+    assert vault_proxy.count("revoke-self") == 0
+
+
+def test_a_token_that_a_login_gave_wrapped_is_taken(vault_lab: VaultLab) -> None:
+    """A pipeline may log in for somebody else, who gets the token wrapped."""
+    role = vault_lab.role()
+    login = vault_lab.admin.auth.approle.login
+    vault_lab.admin.adapter.session.headers["X-Vault-Wrap-TTL"] = "60s"
+    try:
+        answer = login(role.role_id, role.secret_id, use_token=False)
+    finally:
+        del vault_lab.admin.adapter.session.headers["X-Vault-Wrap-TTL"]
+    auth = Token(wrapped=answer["wrap_info"]["token"])
+    with VaultClient(vault_lab.url, auth=auth, environ={}) as client:
+        assert client.get_secret("app/db") == _FOUND
+
+
+def test_a_wrapped_token_that_somebody_used_is_an_alarm(vault_lab: VaultLab) -> None:
+    """As for a wrapped secret id, likewise one that has expired and one that never was."""
+    stolen = _wrapped_token(vault_lab)
+    vault_lab.admin.sys.unwrap(stolen)
+    expired = _wrapped_token(vault_lab, "1s")
+    time.sleep(1.5)
+    for wrapping in (stolen, expired, "hvs.never-was"):
+        with pytest.raises(
+            VaultAuthenticationError, match="used already, or has expired"
+        ) as caught:
+            VaultClient(vault_lab.url, auth=Token(wrapped=wrapping), environ={})
+        assert caught.value.reason == "wrapping_token_used"
+        assert "cannot unwrap the token" in str(caught.value)
+        assert "somebody else has what it held" in str(caught.value)
+
+
+def test_what_wraps_no_token_is_left_alone(login_lab: LoginLab) -> None:
+    """A secret id, a secret, and anything that anybody may wrap."""
+    lab = login_lab.lab
+    session = lab.admin.adapter.session
+    session.headers["X-Vault-Wrap-TTL"] = "60s"
+    try:
+        secret = lab.admin.read("secret/data/app/db")["wrap_info"]["token"]
+        forged = lab.admin.write("sys/wrapping/wrap", token="hvs.x")["wrap_info"]["token"]
+    finally:
+        del session.headers["X-Vault-Wrap-TTL"]
+    for wrapping, made_by in (
+        (login_lab.wrapped(lab.role().name), "auth/approle/role/.*/secret-id"),
+        (secret, "secret/data/app/db"),
+        (forged, "sys/wrapping/wrap"),
+    ):
+        with pytest.raises(
+            VaultAuthenticationError, match=f"something else than a token, made by '{made_by}'"
+        ) as caught:
+            VaultClient(lab.url, auth=Token(wrapped=wrapping), environ={})
+        assert caught.value.reason == "wraps_something_else"
+        assert lab.admin.sys.unwrap(wrapping)
+
+
+def test_a_token_is_given_in_one_way() -> None:
+    """Both, none and an empty one are refused by name."""
+    with pytest.raises(VaultConfigurationError, match="neither token nor wrapped") as caught:
+        Token()
+    assert caught.value.reason == "missing_setting"
+    with pytest.raises(VaultConfigurationError, match="both token and wrapped") as caught:
+        Token("a", wrapped="b")
+    assert caught.value.reason == "contradiction"
+    with pytest.raises(VaultConfigurationError, match="wrapped is empty"):
+        Token(wrapped="  ")
+    with pytest.raises(VaultConfigurationError, match="token is empty"):
+        Token("")
+
+
 def test_a_lost_answer_to_the_unwrapping_is_not_sent_again(
     login_lab: LoginLab, vault_proxy: HttpFaultProxy
 ) -> None:

@@ -59,6 +59,10 @@ def test_check_speaks_json(stack: StackEndpoints, capsys: pytest.CaptureFixture[
     assert all(0 < one["credential"]["age"] < 86_400 for one in report["services"])
     assert 31 * 86_400 < report["services"][0]["credential"]["remaining"] <= 32 * 86_400
     assert [one["credential"]["remaining"] for one in report["services"][1:]] == [None, None]
+    assert list(report["stats"]) == ["vault", "postgres", "postgres admin", "valkey"]
+    assert report["stats"]["postgres"]["max"] == 1
+    assert report["stats"]["vault"]["cache_misses"] > 0
+    assert not any("stats" in one for one in report["services"])
 
 
 def test_an_identity_can_be_spelled(

@@ -15,22 +15,28 @@ from dagster import EnvVar
 
 from clients import (
     ClientError,
+    ConfigurationError,
     PostgresClient,
     PostgresConfigurationError,
     ValkeyClient,
+    VaultClient,
+    VaultConfigurationError,
     VaultSecretNotFoundError,
     build_clients,
 )
 from clients._dagster.registry import close_shared_clients
 from clients.dagster_adapter import ClientsResource, VaultSecretsResource
+from clients.vault_auth import Agent, AppRole, Jwt, Kubernetes, Token
 from tests.dagster_entry_points import nesting
 from tests.dagster_nested import FigureManager, FigureRepository, doubled, figure, pools_used
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from tests.rotation_lab import RotationLab
     from tests.vault_fixtures import VaultLab
+    from tests.vault_logins import LoginLab
     from utils.local_stack import StackEndpoints
 
 
@@ -204,6 +210,8 @@ def test_the_defaults_are_the_factorys() -> None:
     own = ClientsResource.model_fields.keys() - VaultSecretsResource.model_fields.keys()
 
     assert own == {
+        "postgres_options",
+        "valkey_options",
         "database_path",
         "valkey_path",
         "pool_size",
@@ -215,7 +223,7 @@ def test_the_defaults_are_the_factorys() -> None:
         "database_role",
         "valkey_role",
     }
-    for name in own:
+    for name in own - {"postgres_options", "valkey_options"}:
         default = factory[name].default
         if default is None and name in clients:
             default = clients[name].default
@@ -259,3 +267,164 @@ def test_the_secrets_may_lie_elsewhere(own_secrets: dict[str, str], vault_lab: V
     )
 
     assert resource.health_check() is True
+
+
+def test_every_setting_of_a_client_may_be_configured(
+    resource: ClientsResource, dagster_home: Path
+) -> None:
+    """As in the typed dicts of ``build_clients()``, and the same in a run as outside of one."""
+    settings: dict[str, Any] = {
+        "postgres_options": {
+            "pool_size": 3,
+            "pool_timeout": 1.5,
+            "admin_url": None,
+            "identity": {"tenant_id": "shop.tenant_id:int"},
+        },
+        "valkey_options": {"key_prefix": f"{resource.key_prefix}x:", "socket_timeout": 1.0},
+    }
+    clients = ClientsResource.from_env(**settings)
+    used: list[PostgresClient] = []
+    copy_context().run(
+        dg.materialize_to_memory,
+        [_asset_that(ClientsResource, lambda inside: used.append(inside.postgres))],
+        resources={"vault": clients},
+    )
+
+    assert used == [clients.postgres]
+    assert clients.postgres.stats()["max"] == 3
+    assert clients.postgres.stats(admin=True) == {}
+    assert clients.valkey.key_prefix == f"{resource.key_prefix}x:"
+    tenant = "SELECT current_setting('shop.tenant_id')"
+    assert clients.postgres.execute_scalar(tenant, identity={"tenant_id": 7}) == "7"
+    other = {**settings, "postgres_options": {"pool_size": 4, "admin_url": None}}
+    assert ClientsResource.from_env(**other).postgres is not clients.postgres
+    twice = ClientsResource.from_env(**settings, pool_size=5)
+    with pytest.raises(ConfigurationError, match="pool_size is given twice"):
+        _ = twice.postgres
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"postgres_options": {"pool_sise": 3}}, "postgres_options has no setting 'pool_sise'"),
+        ({"valkey_options": {"connection_url": "x"}}, "valkey_options has no setting"),
+        ({"postgres_options": {"configure": print}}, "no JSON"),
+        ({"valkey_options": {"json_default": str}}, "no JSON"),
+        ({"postgres_options": {"admin_url": "postgresql://u:p@h/d"}}, "put it into the secret"),
+        ({"postgres_options": {"pool_size": EnvVar.int("X")}}, "pool_size is a variable"),
+    ],
+)
+def test_an_option_that_cannot_be_configuration_is_refused_by_name(
+    options: dict[str, Any], words: str
+) -> None:
+    """When the resource is made, and without its value."""
+    with pytest.raises(ConfigurationError, match=words) as caught:
+        ClientsResource(**options)
+
+    assert "u:p@h" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", [VaultSecretsResource, ClientsResource])
+def test_a_login_may_be_an_object(
+    kind: Any,
+    login_lab: LoginLab,
+    own_secrets: dict[str, str],
+    dagster_home: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Stored as plain configuration, so that a run has it, too; a path may be a variable."""
+    del own_secrets
+    monkeypatch.setenv("A_TOKEN_PATH", str(login_lab.file(login_lab.issuer.service_account())))
+    role = login_lab.kubernetes_role()
+    auths: list[Any] = [
+        login_lab.case("kubernetes").auth,
+        {"method": "kubernetes", "role": role, "token_path": EnvVar("A_TOKEN_PATH")},
+        login_lab.case("jwt").auth,
+        login_lab.case("app_role_file").auth,
+        login_lab.case("token_file").auth,
+    ]
+    for auth in auths:
+        resource = kind(vault_addr=login_lab.lab.url, auth=auth)
+        read: list[object] = []
+
+        copy_context().run(
+            dg.materialize_to_memory,
+            [_asset_that(kind, lambda vault: read.append(_client_of(vault)))],  # noqa: B023 - run now
+            resources={"vault": resource},
+        )
+
+        assert read == [_client_of(resource)]
+        assert _client_of(resource).get_secret("app/db") == {"url": "postgresql://app"}
+
+
+def _client_of(resource: Any) -> VaultClient:
+    found: VaultClient = (
+        resource.vault if isinstance(resource, ClientsResource) else resource.client
+    )
+    return found
+
+
+def _asset_that(kind: type, use: Callable[[Any], object]) -> dg.AssetsDefinition:
+    # Any, because this file's annotations are text, and Dagster looks for the class.
+    def uses(vault: Any) -> None:
+        use(vault)
+
+    uses.__annotations__["vault"] = kind
+    return dg.asset(name="uses")(uses)
+
+
+@pytest.mark.parametrize(
+    ("auth", "words"),
+    [
+        (Token("canary"), "Token, which Dagster's configuration cannot carry.*EnvVar"),
+        (Token(lambda: "canary"), "Token, which Dagster's configuration cannot carry"),
+        (Token(wrapped="canary"), "Token, which Dagster's configuration cannot carry"),
+        (AppRole("role", "canary"), "AppRole with its secret id"),
+        (AppRole("role", wrapped_secret_id="canary"), "AppRole with its secret id"),
+        (Jwt("role", "canary.x.y"), "Jwt without a file"),
+    ],
+)
+def test_a_login_that_holds_a_secret_is_not_stored(auth: Any, words: str) -> None:
+    """Dagster keeps configuration in its database, in clear."""
+    with pytest.raises(VaultConfigurationError, match=words) as caught:
+        VaultSecretsResource(auth=auth)
+
+    assert "canary" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"auth": {"method": "ldap"}}, "auth's method is 'ldap': it must be one of"),
+        ({"auth": {"role": "x"}}, "auth's method is None"),
+        ({"auth": {"method": "kubernetes"}}, "auth has no 'role', which the method"),
+        ({"auth": {"method": "agent", "role": "x"}}, "auth has no 'role' for the method 'agent'"),
+        ({"auth": {"method": "jwt", "role": "x"}}, "auth has no 'path', which the method 'jwt'"),
+        ({"auth": Agent(), "token": "x"}, "auth and token contradict each other"),
+        ({"auth": {"method": "kubernetes", "role": EnvVar("UNSET_ROLE")}}, "auth has no 'role'"),
+        ({"auth": Agent(), "vault_addr": ""}, r"vault_addr \(VAULT_ADDR\) not set: auth needs it"),
+    ],
+)
+def test_an_unfit_login_is_named(settings: dict[str, Any], words: str) -> None:
+    """Before anything is sent."""
+    resource = VaultSecretsResource(**{"vault_addr": "http://127.0.0.1:1"} | settings)
+
+    with pytest.raises(VaultConfigurationError, match=words):
+        resource.get_secret("x")
+
+
+def test_a_login_that_is_spelled_out_stands_over_the_environment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """``from_env(auth=...)`` takes the address alone from the variables."""
+    for name in ("VAULT_ADDR", "VAULT_TOKEN", "VAULT_ROLE_ID"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    resource = VaultSecretsResource.from_env(auth=Kubernetes("shop", "/run/token"))
+
+    assert (resource.token, resource.role_id) == (None, None)
+    assert resource.auth == {
+        "method": "kubernetes",
+        "role": "shop",
+        "token_path": "/run/token",
+        "mount": "kubernetes",
+    }

@@ -55,6 +55,36 @@ def test_the_three_clients_work_together(environ: dict[str, str]) -> None:
         clients.valkey.delete("visits")
 
 
+def test_stats_are_in_the_words_of_the_metrics(environ: dict[str, str]) -> None:
+    """All clients and both pools in one call, and what is measured is counted under its name."""
+    with build_clients(environ=environ, pool_size=3, min_size=1) as clients:
+        clients.postgres.execute_admin("SELECT 1")
+        with clients.postgres.connection(uuid4()):
+            stats = clients.stats()
+        later = clients.stats()
+
+    assert list(stats) == ["vault", "postgres", "postgres admin", "valkey"]
+    assert (stats["postgres"]["used"], stats["postgres"]["max"]) == (1, 3)
+    assert (later["postgres"]["used"], later["postgres"]["checkouts"]) == (
+        0,
+        stats["postgres"]["checkouts"],
+    )
+    assert stats["postgres admin"]["connects"] == 1
+    words = {"idle", "used", "max", "pending_requests", "timeouts"}
+    for pool in ("postgres", "postgres admin", "valkey"):
+        assert words <= set(stats[pool])
+    assert stats["vault"]["cache_misses"] >= 2
+
+
+def test_administrators_without_a_url_of_their_own_have_no_numbers_of_their_own(
+    environ: dict[str, str],
+) -> None:
+    """They share the users' pool, which is not counted twice."""
+    with build_clients(environ=environ, postgres={"admin_url": None}) as clients:
+        assert clients.postgres.stats(admin=True) == {}
+        assert list(clients.stats()) == ["vault", "postgres", "valkey"]
+
+
 def test_an_identity_reaches_postgres(environ: dict[str, str]) -> None:
     """Names, settings and the role that users' transactions run under."""
     identity = {

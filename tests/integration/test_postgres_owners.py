@@ -6,13 +6,16 @@ import asyncio
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from contextvars import copy_context
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid4
 
 import greenlet
 import pytest
+import trio
+import trio.testing
 from fastapi import Depends, FastAPI
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -166,6 +169,55 @@ def test_a_greenlet_is_an_owner_of_its_own(client: PostgresClient, user: UUID) -
         first.switch()
 
     assert contact_names(client, user) == ["main", "second"]
+
+
+def test_tasks_of_trio_share_no_transaction(client: PostgresClient, user: UUID) -> None:
+    """What fails undoes its own, another user's task runs inside a block, and one's own joins."""
+    other = uuid4()
+
+    async def write(name: str, *, fails: bool) -> None:
+        with suppress(ZeroDivisionError), client.connection(user) as conn:
+            conn.execute(INSERT, (user, name))
+            await trio.sleep(0.02)
+            client.execute(INSERT, (user, f"{name}, joined"), user)
+            if fails:
+                raise ZeroDivisionError
+
+    async def audit() -> None:
+        client.execute(INSERT, (other, "audit"), other)
+
+    async def main() -> None:
+        with client.connection(user):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(partial(write, "undone", fails=True))
+                nursery.start_soon(partial(write, "kept", fails=False))
+                nursery.start_soon(audit)
+
+    trio.run(main)
+
+    assert contact_names(client, user) == ["kept", "kept, joined"]
+    assert contact_names(client, other) == ["audit"]
+
+
+def test_a_task_of_trio_is_named_where_it_holds_a_connection(
+    stack: StackEndpoints, user: UUID
+) -> None:
+    """Who waits in the same thread waits for nothing: no task runs meanwhile."""
+
+    async def hold(client: PostgresClient) -> None:
+        with client.connection(user):
+            await trio.sleep_forever()
+
+    async def main(client: PostgresClient) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(hold, client, name="the holder")
+            await trio.testing.wait_all_tasks_blocked()
+            with pytest.raises(PostgresConnectionError, match="held by: task the holder of Main"):
+                client.execute("SELECT 1", user_id=user)
+            nursery.cancel_scope.cancel()
+
+    with one_session_client(stack, pool_timeout=60) as client:
+        trio.run(main, client)
 
 
 def test_blocks_that_were_made_before_are_entered_later(client: PostgresClient, user: UUID) -> None:

@@ -8,13 +8,22 @@ import psycopg
 import pytest
 
 from clients._rls.check import Finding, check_rls
-from tests.rls_cases.cases import CASES, Case, CaseDatabase
+from tests.rls_cases.cases import CASES, Case, CaseDatabase, CaseServer, case_server
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from utils._stack.postgres import PostgresServer
 
 LEAKY = [case for case in CASES if case.kind == "leaky"]
 SAFE = [case for case in CASES if case.kind == "safe"]
+
+
+@pytest.fixture(scope="module")
+def cases(own_postgres: PostgresServer) -> Iterator[CaseServer]:
+    """One database, in which a case's schema follows another's."""
+    with case_server(own_postgres.url(dbname="postgres"), "rls_cases") as server:
+        yield server
 
 
 def _name(case: Case) -> str:
@@ -34,18 +43,18 @@ def _attacked(database: CaseDatabase) -> str | None:
 
 
 @pytest.mark.parametrize("case", LEAKY, ids=_name)
-def test_a_leak_is_found_and_its_fix_closes_it(own_postgres: PostgresServer, case: Case) -> None:
+def test_a_leak_is_found_and_its_fix_closes_it(cases: CaseServer, case: Case) -> None:
     """The attack works; a finding tells; its SQL ends both, and the owner loses nothing."""
-    url = own_postgres.url(dbname="postgres")
-    with case.database(url) as database:
+    with case.database(cases) as database:
+        told = _check(database)
         assert _attacked(database)
-    with case.database(url, case.text(".repair.sql")) as database:
+    with case.database(cases, case.text(".repair.sql")) as database:
         repaired = {(finding.rule, finding.object) for finding in _check(database)}
         assert _attacked(database) is None
-    with case.database(url) as database:
+    with case.database(cases) as database:
         found = [
             finding
-            for finding in _check(database)
+            for finding in told
             if finding.severity in ("leak", "risk")
             and (finding.rule, finding.object) not in repaired
         ]
@@ -60,9 +69,9 @@ def test_a_leak_is_found_and_its_fix_closes_it(own_postgres: PostgresServer, cas
 
 
 @pytest.mark.parametrize("case", SAFE, ids=_name)
-def test_a_safe_schema_is_called_no_leak(own_postgres: PostgresServer, case: Case) -> None:
+def test_a_safe_schema_is_called_no_leak(cases: CaseServer, case: Case) -> None:
     """No attack works, the owner has their rows, and no finding says that it leaks."""
-    with case.database(own_postgres.url(dbname="postgres")) as database:
+    with case.database(cases) as database:
         assert [str(f) for f in _check(database) if f.severity == "leak"] == []
         case.keeps(database)
         assert _attacked(database) is None

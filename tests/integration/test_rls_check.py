@@ -119,6 +119,7 @@ def test_tricky_names_in_another_schema_are_quoted(scratch: Scratch) -> None:
     assert rules(scratch) == [
         ("policy-column-without-index", name),
         ("rls-not-forced", name),
+        ("trigger-granted", name),
         ("truncate-granted", name),
         ("rls-disabled", "app.docs"),
         ("cast-without-nullif", f'policy "P "" 1" on {name}'),

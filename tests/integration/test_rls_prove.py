@@ -12,7 +12,7 @@ from clients import PostgresClient, prove_isolation
 from clients.__main__ import main
 from clients._rls.finding import Leak
 from clients.errors import PostgresConfigurationError
-from tests.rls_cases.cases import CASES, Case
+from tests.rls_cases.cases import CASES, Case, case_server
 from tests.rls_tables import BARE, CLEAN, DEFINER, MINE, policy
 
 if TYPE_CHECKING:
@@ -115,7 +115,8 @@ def test_a_safe_schema_holds(own_postgres: PostgresServer, case: Case) -> None:
     from clients._rls.prove import prove  # noqa: PLC0415 - what the client calls
 
     with (
-        case.database(own_postgres.url(dbname="postgres")) as database,
+        case_server(own_postgres.url(dbname="postgres"), "rls_safe") as server,
+        case.database(server) as database,
         database.connect() as application,
         psycopg.connect(database.url, autocommit=True) as admin,
     ):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -384,55 +383,6 @@ def test_another_thread_may_go_on_with_a_session(engine: Engine, ada: UUID) -> N
             assert pool.submit(session.scalar, COUNT).result() == 1
             pool.submit(session.commit).result()
         assert session.scalar(COUNT) == 1
-
-
-@pytest.mark.parametrize(
-    "wanted", [300, pytest.param(20_000, marks=pytest.mark.slow)], ids=["a few", "many"]
-)
-def test_no_schedule_of_sessions_shows_a_foreign_row(
-    own_postgres: PostgresServer, wanted: int
-) -> None:
-    """Users in threads write, fail, spoil, swallow and go on: nobody reads another's row."""
-    users = [uuid4() for _ in range(4)]
-    with PostgresClient(own_postgres.url("crm_user", "secret"), 2, pool_timeout=30.0) as client:
-        engine = create_engine(client)
-        with ThreadPoolExecutor(3) as threads:
-            parts = [threads.submit(_play, engine, users, seed, wanted // 3) for seed in range(3)]
-            reads = sum(part.result() for part in parts)
-        assert reads >= wanted
-        assert client.stats()["in_use"] == 0
-
-
-def _play(engine: Engine, users: list[UUID], seed: int, steps: int) -> int:
-    """Do one thread's operations, each on a session of a random user; return how many reads."""
-    chance, reads = random.Random(seed), 0  # noqa: S311 - no secret
-    for _ in range(steps):
-        me, other = chance.sample(users, 2)
-        with Session(engine, info=whose(me)) as session:
-            kind = chance.randrange(6)
-            with suppress(DBAPIError, TransactionAbortedError):
-                if kind == 0:
-                    session.add(Contact(user_id=me, name="mine"))
-                elif kind == 1:
-                    session.add(Contact(user_id=other, name="foreign"))
-                elif kind == 2:
-                    session.execute(
-                        text("SELECT set_config('app.current_user_id', :user, false)"),
-                        {"user": str(other)},
-                    )
-                elif kind == 3:
-                    with suppress(DBAPIError):
-                        session.execute(text("SELECT 1/0"))
-                elif kind == 4:
-                    session.execute(text("SET row_security = off"))
-                session.commit()
-            session.rollback()
-            owners = set(session.scalars(select(Contact.user_id)))
-            reads += 1
-            assert owners <= {me}
-            changed: Any = session.execute(text("DELETE FROM contacts WHERE name = 'foreign'"))
-            assert changed.rowcount == 0
-    return reads
 
 
 def test_an_identity_of_two_values(own_postgres: PostgresServer) -> None:

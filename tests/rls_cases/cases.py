@@ -18,7 +18,7 @@ from psycopg import sql
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-__all__ = ["CASES", "PEOPLE", "Case", "CaseDatabase"]
+__all__ = ["CASES", "PEOPLE", "Case", "CaseDatabase", "CaseServer", "case_server"]
 
 PEOPLE = ("11111111-1111-4111-8111-111111111111", "00000000-0000-4000-8000-00000000000b")
 NOBODY = "00000000-0000-0000-0000-000000000000"
@@ -31,20 +31,72 @@ _ROLES: tuple[tuple[str, LiteralString], ...] = (
 )
 
 
+@contextlib.contextmanager
+def case_server(url: str, dbname: str) -> Iterator[CaseServer]:
+    """Make the cases' roles, and a database in which one case after the other is set up.
+
+    Args:
+        url: A superuser's URL.
+        dbname: The name of the new database.
+    """
+    name = sql.Identifier(dbname)
+    with psycopg.connect(url, autocommit=True) as conn:
+        for role, attributes in _ROLES:
+            conn.execute(sql.SQL("CREATE ROLE {} " + attributes).format(sql.Identifier(role)))
+        conn.execute(sql.SQL("CREATE DATABASE {} OWNER app_owner").format(name))
+        try:
+            inside = psycopg.conninfo.make_conninfo(url, dbname=dbname)
+            with psycopg.connect(inside, autocommit=True) as superuser:
+                yield CaseServer(inside, superuser)
+        finally:
+            conn.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(name))
+            for role, _ in _ROLES:
+                conn.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(role)))
+
+
 @dataclass
-class CaseDatabase:
-    """One case's database, as superuser and as the application."""
+class CaseServer:
+    """A database for cases.
+
+    Args:
+        url: Its URL, as superuser.
+        superuser: A connection to it.
+    """
 
     url: str
-    case: Case
+    superuser: psycopg.Connection[tuple[Any, ...]]
 
     def run(self, statements: str) -> list[tuple[Any, ...]]:
         """Run statements as superuser, and return the rows of the last."""
-        with psycopg.connect(self.url, autocommit=True) as conn:
-            cursor = conn.execute(statements.encode())
-            while cursor.nextset():
-                pass
-            return cursor.fetchall() if cursor.description else []
+        cursor = self.superuser.execute(statements.encode())
+        while cursor.nextset():
+            pass
+        return cursor.fetchall() if cursor.description else []
+
+    def reset(self) -> None:
+        """Leave nothing but an empty schema."""
+        self.run(
+            "RESET ROLE; DROP SCHEMA public CASCADE;"
+            "CREATE SCHEMA public AUTHORIZATION pg_database_owner;"
+            "GRANT USAGE ON SCHEMA public TO PUBLIC"
+        )
+
+
+@dataclass
+class CaseDatabase:
+    """One case's schema, as superuser and as the application."""
+
+    server: CaseServer
+    case: Case
+
+    @property
+    def url(self) -> str:
+        """The superuser's URL."""
+        return self.server.url
+
+    def run(self, statements: str) -> list[tuple[Any, ...]]:
+        """Run statements as superuser, and return the rows of the last."""
+        return self.server.run(statements)
 
     def connect(self, *, autocommit: bool = True) -> psycopg.Connection[tuple[Any, ...]]:
         """Connect as the application's role."""
@@ -268,28 +320,19 @@ class Case:
         return (Path(__file__).parent / self.kind / f"{self.name}{suffix}").read_text()
 
     @contextlib.contextmanager
-    def database(self, url: str, change: str = "") -> Iterator[CaseDatabase]:
-        """Make a database of it, with a change; gone at the end, and its roles with it."""
-        name = sql.Identifier(f"case_{self.kind}_{self.name}")
-        with psycopg.connect(url, autocommit=True) as conn:
-            for role, attributes in _ROLES:
-                conn.execute(sql.SQL("CREATE ROLE {} " + attributes).format(sql.Identifier(role)))
-            if self.before:
-                conn.execute(self.before)
-            conn.execute(sql.SQL("CREATE DATABASE {} OWNER app_owner").format(name))
-            try:
-                dbname = f"case_{self.kind}_{self.name}"
-                database = CaseDatabase(psycopg.conninfo.make_conninfo(url, dbname=dbname), self)
-                database.run(self.text())
-                if change:
-                    database.run(change)
-                yield database
-            finally:
-                conn.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(name))
-                if self.after:
-                    conn.execute(self.after)
-                for role, _ in _ROLES:
-                    conn.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(role)))
+    def database(self, server: CaseServer, change: str = "") -> Iterator[CaseDatabase]:
+        """Set it up, with a change; gone at the end, and its roles with it."""
+        if self.before:
+            server.run(self.before)
+        try:
+            server.run(self.text())
+            if change:
+                server.run(change)
+            yield CaseDatabase(server, self)
+        finally:
+            server.reset()
+            if self.after:
+                server.run(self.after)
 
 
 _DOCS = _reads("SELECT title FROM docs")

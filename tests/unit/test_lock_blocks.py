@@ -59,7 +59,7 @@ def test_no_loop_runs_under_a_lock_in_the_same_frame() -> None:
 
 
 def test_every_lock_of_the_clients_is_an_owned_one() -> None:
-    """But for the one that wakes a waiter: nobody holds it over a block."""
+    """But for the one that wakes a waiter, and the one whose class an owned one is of."""
     others = {
         module_name(module): ast.unparse(node)
         for module in MODULES
@@ -68,7 +68,10 @@ def test_every_lock_of_the_clients_is_an_owned_one() -> None:
         and ast.unparse(node.func).endswith((".Lock", ".RLock", ".Condition"))
     }
 
-    assert others == {"clients._valkey.pool": "threading.Lock()"}
+    assert others == {
+        "clients._valkey.pool": "threading.Lock()",
+        "clients._shared.locks": "threading.RLock()",
+    }
 
 
 @pytest.mark.parametrize("module", MODULES, ids=module_name)

@@ -6,7 +6,7 @@ import inspect
 import pickle
 import re
 import ssl
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hvac.exceptions
 import pytest
@@ -26,10 +26,14 @@ from clients.errors import (
 )
 from tests.source_files import ROOT, found
 
+if TYPE_CHECKING:
+    from clients._vault.probes import State
+
 _READ = Operation(
     kind="read", text="read the secret 'a'", addr="http://v", path=secret_path("secret", "a")
 )
 _LOGIN = Operation(kind="login", text="log in", addr="http://v")
+_LEASE = Operation(kind="lease", text="get the credential", addr="http://v")
 
 
 def _classes(*modules: Any) -> list[type[Exception]]:
@@ -97,45 +101,51 @@ def test_the_message_has_the_first_cause_and_not_the_wrapping() -> None:
     assert "unreachable: [Errno 111] Connection refused; see" in str(error)
 
 
-_CASES = [
-    (_LOGIN, 400, ["invalid role or secret ID"], VaultAuthenticationError, "login_refused"),
-    (_LOGIN, 403, ["permission denied"], VaultAuthenticationError, "login_refused"),
-    (_LOGIN, 401, [], VaultAuthenticationError, "login_refused"),
-    (_LOGIN, 404, ["namespace not found"], VaultSecretNotFoundError, "namespace"),
-    (_LOGIN, 500, ["internal error"], VaultConnectionError, "server_error"),
-    (_READ, 400, ["bad"], VaultError, "invalid_request"),
-    (_READ, 401, [], VaultAuthenticationError, "token_invalid"),
-    (_READ, 403, ["permission denied"], VaultAuthenticationError, "token_invalid"),
-    (_READ, 403, ["2 errors: invalid token"], VaultAuthenticationError, "token_invalid"),
-    (
-        _READ,
-        403,
-        ["1 error occurred:\n\t* permission denied\n\n"],
-        VaultAuthenticationError,
-        "permission_denied",
-    ),
-    (_READ, 404, [], VaultSecretNotFoundError, "missing"),
-    (_READ, 404, ['no handler for route "x"'], VaultSecretNotFoundError, "mount"),
-    (_READ, 405, ["unsupported operation"], VaultError, "invalid_request"),
-    (_READ, 412, [], VaultConnectionError, "standby_behind"),
-    (_READ, 429, ["quota"], VaultConnectionError, "rate_limited"),
-    (_READ, 472, [], VaultError, "invalid_request"),
-    (_READ, 501, [], VaultConnectionError, "uninitialised"),
-    (_READ, 500, ["x"], VaultConnectionError, "server_error"),
-    (_READ, 502, [], VaultConnectionError, "server_error"),
-    (_READ, 503, ["Vault is sealed"], VaultConnectionError, "sealed"),
-    (_READ, 503, [], VaultConnectionError, "server_error"),
-    (_READ, 504, [], VaultConnectionError, "server_error"),
-    (_READ, 304, [], VaultConnectionError, "not_vault"),
+_CASES: list[tuple[Operation, int, list[str], State | None, type[VaultError], str]] = [
+    (_LOGIN, 400, ["x"], None, VaultAuthenticationError, "login_refused"),
+    (_LOGIN, 403, ["x"], None, VaultAuthenticationError, "login_refused"),
+    (_LOGIN, 401, [], None, VaultAuthenticationError, "login_refused"),
+    (_LOGIN, 404, ["x"], "namespace_missing", VaultSecretNotFoundError, "namespace"),
+    (_LOGIN, 500, ["x"], None, VaultConnectionError, "server_error"),
+    (_LEASE, 400, ["x"], None, VaultSecretNotFoundError, "missing"),
+    (_LEASE, 400, [], None, VaultError, "invalid_request"),
+    (_READ, 400, ["x"], None, VaultError, "invalid_request"),
+    (_READ, 401, [], None, VaultAuthenticationError, "token_invalid"),
+    (_READ, 401, [], "token_known", VaultAuthenticationError, "permission_denied"),
+    (_READ, 403, ["x"], "token_unknown", VaultAuthenticationError, "token_invalid"),
+    (_READ, 403, ["x"], "token_known", VaultAuthenticationError, "permission_denied"),
+    (_READ, 403, ["x"], None, VaultAuthenticationError, "permission_denied"),
+    (_READ, 404, [], None, VaultSecretNotFoundError, "missing"),
+    (_READ, 404, ["x"], None, VaultSecretNotFoundError, "mount"),
+    (_READ, 404, ["x"], "token_known", VaultSecretNotFoundError, "mount"),
+    (_READ, 404, ["x"], "namespace_missing", VaultSecretNotFoundError, "namespace"),
+    (_READ, 405, ["x"], None, VaultError, "invalid_request"),
+    (_READ, 412, [], None, VaultConnectionError, "standby_behind"),
+    (_READ, 429, ["x"], None, VaultConnectionError, "rate_limited"),
+    (_READ, 472, [], None, VaultError, "invalid_request"),
+    (_READ, 501, [], None, VaultConnectionError, "uninitialised"),
+    (_READ, 500, ["x"], None, VaultConnectionError, "server_error"),
+    (_READ, 502, [], None, VaultConnectionError, "server_error"),
+    (_READ, 503, ["x"], "sealed", VaultConnectionError, "sealed"),
+    (_READ, 503, ["x"], "uninitialised", VaultConnectionError, "uninitialised"),
+    (_READ, 503, ["x"], None, VaultConnectionError, "server_error"),
+    (_READ, 503, [], None, VaultConnectionError, "server_error"),
+    (_READ, 504, [], None, VaultConnectionError, "server_error"),
+    (_READ, 304, [], None, VaultConnectionError, "not_vault"),
 ]
 
 
-@pytest.mark.parametrize(("operation", "status", "errors", "kind", "reason"), _CASES)
+@pytest.mark.parametrize(("operation", "status", "errors", "state", "kind", "reason"), _CASES)
 def test_each_status_has_its_error(
-    operation: Operation, status: int, errors: list[str], kind: type[VaultError], reason: str
+    operation: Operation,
+    status: int,
+    errors: list[str],
+    state: State | None,
+    kind: type[VaultError],
+    reason: str,
 ) -> None:
     """The class says what a caller can do, the reason says why, the status is kept."""
-    error = error_from_answer(operation, Answer(status=status, errors=tuple(errors)))
+    error = error_from_answer(operation, Answer(status=status, errors=tuple(errors), state=state))
 
     assert (type(error), error.reason, error.status) == (kind, reason, status)
     assert str(status) in str(error) or isinstance(error, VaultSecretNotFoundError)

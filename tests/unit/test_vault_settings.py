@@ -184,7 +184,8 @@ def test_an_object_that_is_no_login_is_refused() -> None:
 
 
 @pytest.mark.parametrize("make", [
-    lambda: Token(_sentinel()), lambda: AppRole("role", _sentinel()),
+    lambda: Token(_sentinel()), lambda: Token(wrapped=_sentinel()),
+    lambda: AppRole("role", _sentinel()),
     lambda: AppRole("role", wrapped_secret_id=_sentinel()),
     lambda: Jwt("role", f"{_sentinel()}.x.y"),
 ])  # fmt: skip
