@@ -167,6 +167,8 @@ class Telemetry:
         self.attributes = dict(attributes)
         self.target = target
         self.system = system
+        #: Whether a call was recorded ever: cheaper to see than whether one is to be now.
+        self.has_recorded = False
         self._readings: Callable[[], Callable[[], Iterable[Reading]] | None] = _no_readings
         if readings is not None:
             self.observe(readings)
@@ -205,6 +207,7 @@ class Telemetry:
             tracing = None
         if tracing is None and instruments is None:
             return nullcontext()
+        self.has_recorded = True
         return Call(self, (tracing, instruments), operation, attributes, parent)
 
     def measure(self, name: str, seconds: float, pool: str) -> None:
