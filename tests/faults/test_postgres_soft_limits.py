@@ -39,29 +39,29 @@ def soft_limit(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def in_a_block(client: PostgresClient) -> object:
+def in_a_block(client: PostgresClient) -> None:
     with client.connection(ADA) as conn:
-        return conn.execute(SLEEP).fetchall()
+        conn.execute(SLEEP)
 
 
-def in_a_savepoint(client: PostgresClient) -> object:
+def in_a_savepoint(client: PostgresClient) -> None:
     with client.connection(ADA) as conn, conn.transaction():
-        return client.execute(SLEEP, (), ADA)
+        client.execute(SLEEP, (), ADA)
 
 
-def in_a_stream(client: PostgresClient) -> object:
+def in_a_stream(client: PostgresClient) -> None:
     with client.stream(SLEEP, user_id=ADA) as rows:
-        return list(rows)
+        list(rows)
 
 
-def in_a_stream_of_a_block(client: PostgresClient) -> object:
+def in_a_stream_of_a_block(client: PostgresClient) -> None:
     with client.connection(ADA) as conn, conn.cursor() as cursor:
-        return list(cursor.stream(SLEEP))
+        list(cursor.stream(SLEEP))
 
 
-def in_executemany(client: PostgresClient) -> object:
+def in_executemany(client: PostgresClient) -> None:
     with client.connection(ADA) as conn, conn.cursor() as cursor:
-        return cursor.executemany("SELECT pg_sleep(%s)", [(20,)])
+        cursor.executemany("SELECT pg_sleep(%s)", [(20,)])
 
 
 CALLS: dict[str, Callable[[Any], object]] = {

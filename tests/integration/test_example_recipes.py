@@ -61,7 +61,7 @@ def test_a_query_without_a_user_is_refused_after_and_leaks_before(service: Any) 
 
 def test_moving_makes_the_service_shorter() -> None:
     """What is deleted is what the clients do."""
-    lines = [len(Path(one.__file__).read_text().splitlines()) for one in (
+    lines = [len(Path(str(one.__file__)).read_text().splitlines()) for one in (
         before_by_hand, after_clients,
     )]  # fmt: skip
 

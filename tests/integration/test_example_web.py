@@ -210,7 +210,7 @@ def sessions_of(process: psutil.Process, stack: StackEndpoints) -> set[int]:
     return {
         one.laddr.port
         for one in process.net_connections("tcp")
-        if one.raddr and one.raddr.port == server
+        if getattr(one.raddr, "port", None) == server
     }
 
 
