@@ -16,10 +16,10 @@ from ._postgres.bulk import BulkInsert
 from ._postgres.configure import checked_configure
 from ._postgres.connector import Connector
 from ._postgres.execute import InBlock, OneRoundTrip
-from ._postgres.modes import PLAIN, Modes
+from ._postgres.modes import PLAIN, Modes, modes_of
 from ._postgres.pool import Pool
 from ._postgres.probe import answers, check_role, on_clean_session
-from ._postgres.recording import pool_readings, query_attributes, telemetry_of
+from ._postgres.recording import query_attributes, telemetry_of
 from ._postgres.retried import run_with_retries
 from ._postgres.rls_context import RlsContexts
 from ._postgres.rows import PLAIN_SHAPE, Rows, Shape
@@ -29,7 +29,7 @@ from ._rls.finding import Finding, Proof
 from ._shared.credentials import hidden
 from ._shared.lifecycle import Lifecycle
 from ._shared.pool_stats import with_metric_names
-from ._shared.telemetry import Reading, is_enabled
+from ._shared.telemetry import Reading, is_enabled, suppressed
 from ._shared.validation import checked_count
 from .errors import (
     NoRowsError,
@@ -95,7 +95,7 @@ class PostgresClient(Lifecycle):
     Raises:
         PostgresConfigurationError: A setting is unusable.
         PostgresConnectionError: The server cannot be reached or refuses the login; with its words.
-        RlsContextError: The role is not bound by row-level security; with the SQL that mends it.
+        RlsContextError: The role is not bound by row-level security; with the SQL that fixes it.
     """
 
     def __init__(
@@ -135,7 +135,7 @@ class PostgresClient(Lifecycle):
             role_is_bound,
             checked_configure(configure),
         )
-        self._pool = self._make_pool(self._connector, self._settings.min_size)
+        self._pool = self._make_pool(self._connector, self._settings.min_size, "postgres")
         self._admin_pool = self._pool
         self._cursor_numbers = count(1)
         self._probe(None if admin_url is None else url_source("admin_url", admin_url))
@@ -169,7 +169,7 @@ class PostgresClient(Lifecycle):
                 sessions.append(more)
             if admin is not None and admin.current() is not None:
                 connector = Connector(admin, self._settings, configure=self._connector.configure)
-                self._admin_pool = self._make_pool(connector, 0)
+                self._admin_pool = self._make_pool(connector, 0, "postgres admin")
                 self._admin_pool.add(self._connect_first(connector, opened))
             self._telemetry = telemetry_of(sessions[0], self._readings)
             self._pool.telemetry = self._admin_pool.telemetry = self._telemetry
@@ -190,9 +190,10 @@ class PostgresClient(Lifecycle):
         opened.callback(session.close)
         return session
 
-    def _make_pool(self, connector: Connector, min_size: int) -> Pool:
+    def _make_pool(self, connector: Connector, min_size: int, name: str) -> Pool:
         return Pool(
             connector,
+            name=name,
             min_size=min_size,
             max_size=self._settings.pool_size,
             timeout=self._settings.pool_timeout,
@@ -234,7 +235,7 @@ class PostgresClient(Lifecycle):
             PostgresConnectionError: No connection could be had, or it broke.
             PostgresError: The open block began with another isolation, access or time-out.
         """
-        modes = Modes(isolation, read_only, timeout)
+        modes = modes_of(isolation, read_only=read_only, timeout=timeout)
         context = self._contexts.of(user_id, identity).limited(modes.timeout_ms)
         return BlockEntry(self._pool_for(context), context, modes)
 
@@ -262,7 +263,7 @@ class PostgresClient(Lifecycle):
             PostgresConnectionError: No connection could be had, or it broke.
             TransactionAbortedError: At the end, when an SQL error was swallowed in the block.
         """
-        modes = Modes(isolation, read_only, timeout)
+        modes = modes_of(isolation, read_only=read_only, timeout=timeout)
         context = self._contexts.admin.limited(modes.timeout_ms)
         return BlockEntry(self._pool_for(context), context, modes)
 
@@ -522,12 +523,13 @@ class PostgresClient(Lifecycle):
         outer = open_block(pool, context)
         attributes: dict[str, str | int] = {}
         if is_enabled():
-            attributes |= query_attributes(query)
+            attributes |= query_attributes(query, rows)
             if isinstance(rows, Sized) and len(rows) > 1:
                 attributes["db.operation.batch.size"] = len(rows)
         with self._telemetry.call(attributes=attributes, parent=outer.call if outer else None):
             if outer is None:
-                return self._one_round_trip(context, "execute_many").run_many(query, rows)
+                many = OneRoundTrip(pool, context.to_prepare(), "execute_many")
+                return many.run_many(query, rows)
             return InBlock("execute_many", pool).run_many(outer, query, rows, modes)
 
     def bulk_insert(
@@ -671,7 +673,8 @@ class PostgresClient(Lifecycle):
         Raises:
             PostgresError: There is none; it says why.
         """
-        return answers(self._pool, "health_check")
+        with self._telemetry.call("health_check"):
+            return answers(self._pool, "health_check")
 
     def server_version(self) -> str:
         """Return the server's version, such as ``"18.6"``, as it said when we connected.
@@ -679,9 +682,10 @@ class PostgresClient(Lifecycle):
         Raises:
             PostgresError: No connection could be had.
         """
-        number = on_clean_session(
-            self._pool, "server_version", lambda session: session.pgconn.server_version
-        )
+        with self._telemetry.call("server_version"):
+            number = on_clean_session(
+                self._pool, "server_version", lambda session: session.pgconn.server_version
+            )
         return f"{number // 10000}.{number % 10000}"
 
     def check_rls(self) -> list[Finding]:
@@ -701,11 +705,14 @@ class PostgresClient(Lifecycle):
         from ._rls.check import check_rls  # noqa: PLC0415 - few need it
 
         contexts = self._contexts
-        return on_clean_session(
-            self._pool,
-            "check_rls",
-            lambda session: check_rls(session.conn, contexts.settings, role=contexts.local_role),
-        )
+        with self._telemetry.call("check_rls"), suppressed():
+            return on_clean_session(
+                self._pool,
+                "check_rls",
+                lambda session: check_rls(
+                    session.conn, contexts.settings, role=contexts.local_role
+                ),
+            )
 
     def prove_isolation(self) -> Proof:
         """Try to break the isolation of two users for real, and return what succeeded.
@@ -743,7 +750,8 @@ class PostgresClient(Lifecycle):
                 ),
             )
 
-        return on_clean_session(self._pool, "prove_isolation", run)
+        with self._telemetry.call("prove_isolation"), suppressed():
+            return on_clean_session(self._pool, "prove_isolation", run)
 
     def credential_life(self) -> CredentialLife:
         """Return how old the credential in use is and how long it still works, never itself."""
@@ -787,9 +795,6 @@ class PostgresClient(Lifecycle):
             raise RlsContextError("admin=True has no user: leave out user_id and identity")
         return self._contexts.admin
 
-    def _one_round_trip(self, context: RlsContext, method: str) -> OneRoundTrip:
-        return OneRoundTrip(self._pool_for(context), context.to_prepare(), method)
-
     def _execute(
         self,
         method: str,
@@ -812,36 +817,23 @@ class PostgresClient(Lifecycle):
             context = context.limited(modes.timeout_ms)
         pool = self._pool_for(context)
         outer = open_block(pool, context)
+        if outer is None:
+            run = OneRoundTrip(pool, context.to_prepare(), method).run
+        else:
+            run = partial(InBlock(method, pool).run, outer, modes)
         if not is_enabled():
-            return self._run(method, context, outer, (query, values), shape, modes)
+            return run(query, values, shape)
         parent = None if outer is None else outer.call
-        attributes = query_attributes(query)
+        attributes = query_attributes(query, values)
         with self._telemetry.call(attributes=attributes, parent=parent) as call:
-            rows = self._run(method, context, outer, (query, values), shape, modes)
+            rows = run(query, values, shape)
             if call is not None:
                 call.note("db.response.returned_rows", len(rows))
             return rows
 
-    def _run(  # noqa: PLR0917 - what one call has put together
-        self,
-        method: str,
-        context: RlsContext,
-        outer: Block | None,
-        statement: tuple[Query, Params | None],
-        shape: Shape,
-        modes: Modes,
-    ) -> Rows[Any]:
-        if outer is None:
-            return self._one_round_trip(context, method).run(*statement, shape)
-        return InBlock(method, self._pool_for(context)).run(outer, *statement, shape, modes)
-
     def _readings(self) -> list[Reading]:
-        found = pool_readings("postgres", self._pool.stats(), self._settings.min_size)
-        if self._admin_pool is not self._pool:
-            found += pool_readings("postgres admin", self._admin_pool.stats(), 0)
-        if (remaining := self.credential_life().remaining) is not None:
-            found.append(Reading("failfast.credential.remaining", remaining))
-        return found
+        pools = dict.fromkeys((self._pool, self._admin_pool))
+        return [reading for pool in pools for reading in pool.readings()]
 
 
 def prove_isolation(postgres: PostgresClient) -> Proof:

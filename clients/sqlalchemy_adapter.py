@@ -143,8 +143,7 @@ class _Connection:
         block, self._block, self._handle = self._block, None, None
         self._identity, self._info = None, {}
         if block is not None:
-            error = None if commits else PostgresError("rolled back")
-            block.__exit__(type(error) if error else None, error, None)
+            block.end(commits=commits)
 
     def close(self) -> None:
         self.closed = True

@@ -12,7 +12,8 @@ from ._shared.credentials import is_past_cache
 from ._shared.fork import on_fork
 from ._shared.lifecycle import Lifecycle
 from ._shared.secrecy import Masked, MaskedEnvironment
-from ._shared.validation import LARGEST, shown
+from ._shared.telemetry import Reading, credential_readings
+from ._shared.validation import checked_count
 from ._vault.api import lookup_self
 from ._vault.cache import CacheStats, SecretCache
 from ._vault.errors import Operation
@@ -312,6 +313,17 @@ class VaultClient(TypedGetters, Lifecycle):
         self._session = VaultSession(self._options)
         self._mounts = KvMounts(self._session)
         self._cache = SecretCache(self._options.cache_ttl)
+        self._session.transport.telemetry.observe(self._readings)
+
+    def _readings(self) -> list[Reading]:
+        cache, tokens = self._cache.stats(), self._session.tokens
+        logins, _ = tokens.counts()
+        return [
+            Reading("failfast.vault.cache.hits", cache["hits"]),
+            Reading("failfast.vault.cache.misses", cache["misses"]),
+            Reading("failfast.vault.cache.coalesced", cache["coalesced"]),
+            *credential_readings(tokens.life(), max(0, logins - 1)),
+        ]
 
     def _start_in_child(self) -> None:
         if self._closed:
@@ -337,10 +349,6 @@ def _checked_version(version: object) -> int | None:
     # The server takes 0 and negative numbers for "the latest".
     if version is None:
         return None
-    if isinstance(version, int) and not isinstance(version, bool) and 1 <= version <= LARGEST:
-        return int(version)
-    raise VaultConfigurationError(
-        f"version is {shown(version)}: it must be None or a whole number from 1 on, and at most "
-        f"{LARGEST}",
-        reason="setting",
+    return checked_count(
+        "version", version, partial(VaultConfigurationError, reason="setting"), minimum=1
     )

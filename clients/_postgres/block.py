@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import weakref
+from contextlib import nullcontext
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
@@ -102,7 +103,7 @@ class BlockEntry:
         self._modes = modes
         self._for_consumers = for_consumers
         self._entered: Block | JoinedBlock | None = None
-        self._recorded: AbstractContextManager[Call | None] | None = None
+        self._recorder: BlockRecorder | None = None
 
     def __enter__(self) -> GuardedConnection:
         if self._entered is not None:
@@ -117,28 +118,23 @@ class BlockEntry:
         else:
             self._entered = JoinedBlock(outer, self._modes)
         try:
-            if not is_enabled():
+            if outer is None or not is_enabled():
                 return self._entered.__enter__()
-            return self._enter_recorded(self._entered, outer)
+            return self._join_recorded(outer)
         except (ClientError, psycopg.Error):
             raise
         except Exception as error:
             raise unexpected_error(error, self._context.what, maybe_applied=False) from error
 
-    def _enter_recorded(
-        self, entered: Block | JoinedBlock, outer: Block | None
-    ) -> GuardedConnection:
-        telemetry = self._pool.telemetry
-        self._recorded = telemetry.call("TRANSACTION", parent=outer.call if outer else None)
-        call = self._recorded.__enter__()
+    def _join_recorded(self, outer: Block) -> GuardedConnection:
+        assert self._entered is not None  # noqa: S101 - see __enter__
+        recorder = BlockRecorder(self._pool.telemetry, outer.call)
         try:
-            handle = entered.__enter__()
+            handle = self._entered.__enter__()
         except BaseException as error:
-            self._recorded.__exit__(type(error), error, None)
+            recorder.end(error)
             raise
-        if isinstance(entered, Block):
-            entered.call = call
-        handle.recorder = BlockRecorder(telemetry, call)
+        self._recorder = handle.recorder = recorder
         return handle
 
     def __exit__(
@@ -149,17 +145,11 @@ class BlockEntry:
     ) -> None:
         if self._entered is None:
             raise PostgresError(f"{self._context.what} is not open")
-        if self._recorded is None:
+        if self._recorder is None:
             self._entered.__exit__(exc_type, exc, traceback)
             return
-        failure = exc
-        try:
+        with self._recorder.ending(exc):
             self._entered.__exit__(exc_type, exc, traceback)
-        except BaseException as error:
-            failure = error
-            raise
-        finally:
-            self._recorded.__exit__(type(failure) if failure else None, failure, None)
 
 
 class Block:
@@ -175,10 +165,9 @@ class Block:
 
     _state: BlockState | None = None
     _dropped = False
+    _recorder: BlockRecorder | None = None
     # The generator that has entered it, by the id of its frame, which would keep the block alive.
     _generator: int | None = None
-    #: What telemetry records of it.
-    call: Call | None = None
 
     def __init__(
         self,
@@ -194,9 +183,13 @@ class Block:
         self._for_consumers = for_consumers
         self.pool = pool
         self.context = context
-        self.what = context.what
         self.owner = current_owner()
         self._clean = False
+
+    @property
+    def what(self) -> str:
+        """What it is called in messages."""
+        return self.context.what
 
     @property
     def is_open(self) -> bool:
@@ -214,8 +207,13 @@ class Block:
             raise PostgresError(f"{self.what} is not open")
         return self._state
 
+    @property
+    def call(self) -> Call | None:
+        """What telemetry records of it."""
+        return None if self._recorder is None else self._recorder.call
+
     def __enter__(self) -> GuardedConnection:
-        return self._open(*self._begin(None))
+        return self._open(None)
 
     def begin_with(self, first: FirstStatement) -> GuardedConnection:
         """Open the transaction and run its first statement in the same round trip.
@@ -232,12 +230,31 @@ class Block:
             PostgresError: No transaction could be opened.
         """
         check_sendable(first.query, first.params, "execute()")
-        handle = self._open(*self._begin(first))
+        handle = self._open(first)
         if first.error is not None:
             self.state.note(first.error)
         return handle
 
-    def _open(self, session: Session, began: bytes) -> GuardedConnection:
+    def _open(self, first: FirstStatement | None) -> GuardedConnection:
+        return self._open_recorded(first) if is_enabled() else self._handle(*self._begin(first))
+
+    def _open_recorded(self, first: FirstStatement | None) -> GuardedConnection:
+        recorder = BlockRecorder(self.pool.telemetry)
+        statement: AbstractContextManager[Call | None] = nullcontext()
+        if first is not None:
+            statement = recorder.statement(first.query, first.params)
+        try:
+            with statement as call:
+                handle = self._handle(*self._begin(first))
+                if call is not None and first is not None:
+                    call.failure = first.error
+        except BaseException as error:
+            recorder.end(error)
+            raise
+        self._recorder = handle.recorder = recorder
+        return handle
+
+    def _handle(self, session: Session, began: bytes) -> GuardedConnection:
         self._state = BlockState(session, self.context, began)
         self.pool.pin(session)
         if self._joinable:
@@ -256,6 +273,27 @@ class Block:
         if self._dropped and exc is not None:
             # By the collector, which may end a generator after the block that it left open.
             return
+        self._end_recorded(exc, exc)
+
+    def end(self, *, commits: bool) -> None:
+        """End the transaction for an adapter, whose rollback is no failure.
+
+        Args:
+            commits: Whether to commit; it is rolled back otherwise.
+
+        Raises:
+            PostgresError: As at the end of a ``connection()`` block.
+        """
+        self._end_recorded(None if commits else PostgresError("rolled back"), None)
+
+    def _end_recorded(self, exc: BaseException | None, failure: BaseException | None) -> None:
+        if self._recorder is None:
+            self._end(exc)
+            return
+        with self._recorder.ending(failure):
+            self._end(exc)
+
+    def _end(self, exc: BaseException | None) -> None:
         state = self.state
         if state.pid != os.getpid():
             self._leave_to_the_parent(exc)
@@ -288,6 +326,8 @@ class Block:
         if state is not None and state.pid == os.getpid():
             state.ended = self.owner.has_ended = True
             self.pool.retire(state.session)
+            if self._recorder is not None:
+                self._recorder.end(None)
 
     def _leave_to_the_parent(self, exc: BaseException | None) -> None:
         """End a block that a forked child has inherited: the transaction is the parent's."""
@@ -466,9 +506,12 @@ class JoinedBlock:
 
 def _others_than(ended: Block) -> tuple[weakref.ref[Block], ...]:
     # A block that another thread ended stays in this thread's tuple until now.
+    opened = _open_blocks.get()
+    if not opened or (len(opened) == 1 and opened[0]() is ended):
+        return ()
     return tuple(
         ref
-        for ref in _open_blocks.get()
+        for ref in opened
         if (block := ref()) is not None and block is not ended and block.is_open
     )
 

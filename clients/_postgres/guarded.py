@@ -309,9 +309,7 @@ class GuardedCursor(_PartOfBlock):
             PostgresError: The block has ended, its context is lost (RlsContextError), or the
                 statement cannot be sent as it is; then nothing was sent.
         """
-        recorder = self._handle.recorder
-        recorded = nullcontext() if recorder is None else recorder.statement(query)
-        with recorded, self._use.guard():
+        with self._recorded(query, params), self._use.guard():
             check_sendable(query, params, "execute()")
             try:
                 self._raw.execute(query, params)
@@ -325,9 +323,7 @@ class GuardedCursor(_PartOfBlock):
     ) -> Self:
         """Run a statement once for each row of parameters; raises as ``execute`` does."""
         rows = CallersRows(params_seq)
-        recorder = self._handle.recorder
-        recorded = nullcontext() if recorder is None else recorder.statement(query)
-        with recorded, self._use.guard():
+        with self._recorded(query, rows), self._use.guard():
             check_sendable(query, (), "executemany()")
             try:
                 self._raw.executemany(query, _checked_rows(rows), returning=returning)
@@ -366,9 +362,15 @@ class GuardedCursor(_PartOfBlock):
         the block goes on.
         """
         state = self._use.state
-        with self._use.guard():
-            check_sendable(query, params, "stream()")
-            rows = _StatementRows(self._use, self._raw.stream(query, params))
+        with self._recorded(query, params):
+            with self._use.guard():
+                check_sendable(query, params, "stream()")
+                rows = _StatementRows(self._use, self._raw.stream(query, params))
+            yield from self._rows_of_stream(state, rows)
+
+    def _rows_of_stream(
+        self, state: BlockState, rows: _StatementRows
+    ) -> Generator[Any, None, None]:
         try:
             while True:
                 with self._use.guard(sends=False):
@@ -391,7 +393,8 @@ class GuardedCursor(_PartOfBlock):
         COPY FROM is PostgreSQL's to refuse on tables with row-level security.
         """
         check_sendable(statement, params, "copy()")
-        with self._use.guard(), self._raw.copy(statement, params) as raw:
+        recorded = self._recorded(statement, params)
+        with recorded, self._use.guard(), self._raw.copy(statement, params) as raw:
             use = self._use.part("this COPY has ended: open another with cursor.copy()")
             try:
                 yield GuardedCopy(use, raw)
@@ -403,6 +406,10 @@ class GuardedCursor(_PartOfBlock):
         with self._use.state.lock:
             if not self._handle.closed:
                 self._raw.close()
+
+    def _recorded(self, query: Query, params: object) -> AbstractContextManager[object]:
+        recorder = self._handle.recorder
+        return nullcontext() if recorder is None else recorder.statement(query, params)
 
     def _fetch(self, fetch: Callable[..., T], *args: Any) -> T:
         with self._use.guard(sends=self._fetch_sends):

@@ -22,6 +22,7 @@ import weakref
 from _thread import allocate_lock
 from collections import deque
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, cast
 
@@ -32,7 +33,13 @@ from psycopg_pool.pool import AddConnection, ReturnConnection
 from .._shared.fork import on_fork
 from .._shared.locks import OwnedLock
 from .._shared.single_flight import fresh_copy
-from .._shared.telemetry import Telemetry, is_enabled
+from .._shared.telemetry import (
+    Reading,
+    Telemetry,
+    credential_readings,
+    is_enabled,
+    pool_readings,
+)
 from ..errors import ClientError, PostgresConnectionError, PostgresError
 from .errors import is_read_only, is_role_gone
 from .owner import Owner, current_owner
@@ -82,6 +89,7 @@ class _Place:
     )
     _created_at: float
     _expire_at: float
+    _pool: _Places | None
 
     def __init__(self, home: weakref.ref[_Places]) -> None:
         self.home = home
@@ -256,8 +264,23 @@ class _Places(ConnectionPool[Any]):
 
     # -- taking one --
 
+    def take_idle(self) -> _Place | None:
+        """Take the place that came back last: the others may grow old and go.
+
+        What psycopg_pool does for a caller who need not wait, without what it does for others.
+        """
+        with self._lock:
+            idle = self._pool
+            if not idle or self._closed:
+                return None
+            place: _Place = idle.pop()
+            # The shrinking of the pool goes by it.
+            self._nconns_min = min(self._nconns_min, len(idle))
+        place._pool = self  # noqa: SLF001 - as psycopg_pool does; putconn() checks it
+        return place
+
     def take(self, timeout: float) -> _Place:
-        """Take a place, with a session or without one.
+        """Take a place, with a session or without one; wait for it where there is none.
 
         Raises:
             PoolTimeout: None came free in time.
@@ -281,12 +304,21 @@ class _Places(ConnectionPool[Any]):
         return place
 
     def _take_now(self) -> _Place | None:
-        # The most recently used first: the others may grow old and go.
-        self._pool.rotate(1)
-        # Without a time-out: a caller who has no time gets what is there, too.
-        if (place := super()._get_ready_connection(None)) is not None:
-            return cast("_Place", place)
-        return self._new_place() if self._has_room() else None
+        # A caller who has no time gets what is there, too.
+        place = self.take_idle()
+        return self._new_place() if place is None and self._has_room() else place
+
+    def put(self, place: _Place) -> None:
+        """Take back a place whose session can be lent again."""
+        with self._lock:
+            if not (self._waiting or self._closed or place.is_over_age or self._was_drained(place)):
+                place._pool = None  # noqa: SLF001 - as psycopg_pool does
+                self._pool.append(place)
+                return
+        self.putconn(place)
+
+    def _was_drained(self, place: _Place) -> bool:
+        return place._created_at <= self._drained_at  # noqa: SLF001 - psycopg_pool's own
 
     def _has_room(self) -> bool:
         limited = time.monotonic() < self._limit_ends
@@ -368,6 +400,7 @@ class Pool:
         min_size: How many idle ones stay open however long they are idle.
         max_size: How many there may be.
         timeout: Seconds to wait for one when all are taken; 0 is no wait.
+        name: What its metrics call it.
     """
 
     def __init__(
@@ -377,7 +410,9 @@ class Pool:
         min_size: int,
         max_size: int,
         timeout: float,
+        name: str = "postgres",
     ) -> None:
+        self.name = name
         self.min_size = min_size
         self.max_size = max_size
         self.timeout = timeout
@@ -426,11 +461,12 @@ class Pool:
                 began = time.monotonic()
                 session = self._connect_in(place)
                 if is_enabled():
-                    self.telemetry.measure("create_time", time.monotonic() - began)
+                    self.telemetry.measure("create_time", time.monotonic() - began, self.name)
         taken_at = time.monotonic()
         place.holder = Holder(owner or current_owner(), taken_at, calling_place())
         session.place = place
-        self._count("checkouts")
+        with self._lock:
+            self._counts["checkouts"] += 1
         if taken_at - started > _SLOW_CHECKOUT:
             _log.warning(
                 "%.1f s passed until a connection to %s was free; the others are held by: %s",
@@ -439,7 +475,7 @@ class Pool:
                 describe_holders(self._places.holders()),
             )
         if is_enabled():
-            self.telemetry.measure("wait_time", taken_at - started)
+            self.telemetry.measure("wait_time", taken_at - started, self.name)
         return session
 
     def is_busy(self) -> bool:
@@ -473,11 +509,12 @@ class Pool:
             return
         place.session = session
         if is_enabled() and place.holder is not None:
-            self.telemetry.measure("use_time", time.monotonic() - place.holder.since)
+            took = time.monotonic() - place.holder.since
+            self.telemetry.measure("use_time", took, self.name)
         place.holder = None
         # A forked child may come back with a session of its parent's pool.
         if session.reusable and place.home() is self._places:
-            self._places.putconn(place)
+            self._places.put(place)
         else:
             place.close()
         self._places.run_due()
@@ -505,6 +542,14 @@ class Pool:
         self._sessions.add(session)
         self._count("connects")
         self._places.add(session)
+
+    def readings(self) -> list[Reading]:
+        """Return what its metrics are, and those of its credential."""
+        source = self._connector.source
+        credential = credential_readings(
+            source.life(), source.rotations, {"db.client.connection.pool.name": self.name}
+        )
+        return [*pool_readings(self.name, self.stats(), self.min_size), *credential]
 
     def close(self) -> None:
         """Close all idle sessions, and the others when they return."""
@@ -534,7 +579,9 @@ class Pool:
     def _take(self, deadline: float) -> _Place:
         """Take a place, with a session that is alive or none yet."""
         while True:
-            place, why = self._take_or_why(max(0.0, deadline - time.monotonic()))
+            place = self._places.take_idle()
+            if place is None:
+                place, why = self._take_or_why(max(0.0, deadline - time.monotonic()))
             if place is None:
                 raise self._exhausted(why) from self._failure_of_late()
             if place.session is None:
@@ -641,11 +688,15 @@ class Holder(NamedTuple):
 def calling_place() -> str:
     """Return file and line of the caller outside this package."""
     frame = sys._getframe(2)  # noqa: SLF001 - the documented way to a caller without its cost
-    while frame.f_back is not None and (
-        frame.f_code.co_filename.startswith(_PACKAGE) or "contextlib" in frame.f_code.co_filename
-    ):
+    while _is_between(file := frame.f_code.co_filename) and frame.f_back is not None:
         frame = frame.f_back
-    return f"{frame.f_code.co_filename}:{frame.f_lineno}"
+    return f"{file}:{frame.f_lineno}"
+
+
+@lru_cache(maxsize=1024)
+def _is_between(file: str) -> bool:
+    """Whether a line of *file* is none of the caller's own."""
+    return file.startswith(_PACKAGE) or "contextlib" in file
 
 
 def describe_holders(holders: Iterable[Holder]) -> str:

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from .._shared.telemetry import Reading, Telemetry
-from .statements import text_of
+from .._shared.telemetry import Telemetry
+from .statements import text_of, without_literals
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
     from contextlib import AbstractContextManager
 
-    from .._shared.telemetry import Call
+    from .._shared.telemetry import Call, Reading
     from .session import Session
 
-__all__ = ["BlockRecorder", "pool_readings", "query_attributes", "telemetry_of"]
+__all__ = ["BlockRecorder", "query_attributes", "telemetry_of"]
 
 _DEFAULT_PORT = 5432
-_POOL = "db.client.connection."
 
 
 def telemetry_of(session: Session, readings: Callable[[], Iterable[Reading]]) -> Telemetry:
@@ -39,51 +40,66 @@ def telemetry_of(session: Session, readings: Callable[[], Iterable[Reading]]) ->
     return Telemetry(attributes, str(attributes["db.namespace"]), readings=readings)
 
 
-def pool_readings(name: str, stats: dict[str, int], min_size: int) -> list[Reading]:
-    """Return what is collected of one pool.
+def query_attributes(query: Any, params: Any) -> dict[str, str]:
+    """Return what a span says of a statement.
 
-    Args:
-        name: The pool's name.
-        stats: Its numbers.
-        min_size: How many idle connections it keeps.
-    """
-    pool = {f"{_POOL}pool.name": name}
-    return [
-        Reading(f"{_POOL}count", stats["idle"], {**pool, f"{_POOL}state": "idle"}),
-        Reading(f"{_POOL}count", stats["in_use"], {**pool, f"{_POOL}state": "used"}),
-        Reading(f"{_POOL}idle.max", stats["max_size"], pool),
-        Reading(f"{_POOL}idle.min", min_size, pool),
-        Reading(f"{_POOL}max", stats["max_size"], pool),
-        Reading(f"{_POOL}pending_requests", stats["waiting"], pool),
-        Reading(f"{_POOL}timeouts", stats["exhausted"], pool),
-    ]
-
-
-def query_attributes(query: Any) -> dict[str, str]:
-    """Return what a span says of a statement: its text with placeholders, and no value.
+    A text whose values are parameters is given as it is, and any other without its literals.
+    https://opentelemetry.io/docs/specs/semconv/database/database-spans/
 
     Args:
         query: The statement.
+        params: Its parameters.
     """
-    return {"db.query.text": text_of(query)}
+    text = text_of(query)
+    if params and isinstance(query, str | bytes):
+        return {"db.query.text": text}
+    return {"db.query.text": without_literals(text)}
 
 
 class BlockRecorder:
-    """Records the statements of one block, as parts of the block's own span.
+    """Records one block, which begins now, and the statements in it as parts of its own span.
 
     Args:
         telemetry: The client's.
-        parent: The block's call; None while nothing is recorded.
+        parent: The block that it has joined.
     """
 
-    def __init__(self, telemetry: Telemetry, parent: Call | None) -> None:
+    def __init__(self, telemetry: Telemetry, parent: Call | None = None) -> None:
         self._telemetry = telemetry
-        self._parent = parent
+        self._recorded = telemetry.call("TRANSACTION", parent=parent)
+        self._pid = os.getpid()
+        #: None where nothing is recorded.
+        self.call = self._recorded.__enter__()
 
-    def statement(self, query: Any) -> AbstractContextManager[object]:
+    def statement(self, query: Any, params: Any = None) -> AbstractContextManager[Call | None]:
         """Return a context manager that records one statement.
 
         Args:
             query: The statement.
+            params: Its parameters.
         """
-        return self._telemetry.call(attributes=query_attributes(query), parent=self._parent)
+        return self._telemetry.call(attributes=query_attributes(query, params), parent=self.call)
+
+    def end(self, error: BaseException | None) -> None:
+        """End the block's own span; a forked child leaves it to the parent.
+
+        Args:
+            error: What the block has failed with.
+        """
+        if self._pid == os.getpid():
+            self._recorded.__exit__(type(error) if error else None, error, None)
+
+    @contextmanager
+    def ending(self, error: BaseException | None) -> Iterator[None]:
+        """Record the end of the block, which comes in the ``with`` block.
+
+        Args:
+            error: What has ended it, unless its end fails itself.
+        """
+        try:
+            yield
+        except BaseException as failure:
+            error = failure
+            raise
+        finally:
+            self.end(error)

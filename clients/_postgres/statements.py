@@ -31,6 +31,7 @@ __all__ = [
     "refuse_unsendable",
     "refuse_unsuitable",
     "text_of",
+    "without_literals",
 ]
 
 #: The protocol counts parameters in 16 bits.
@@ -107,6 +108,8 @@ _QUOTED = re.compile(
     """,
     re.DOTALL | re.VERBOSE,
 )
+_LITERALS = frozenset({"escape", "literal", "dollar"})
+_NUMBER = re.compile(rf"(?<![{_NAME_PART}])(?:\d[\w.]*+(?:(?<=[eE])[+-]\d+)?|\.\d\w*)")
 _WHOLE_VALUE = (
     "pass the whole value instead, such as %s, 'prefix' || %s, make_interval(days => %s), or "
     "%s * interval '1 day'; write a percent sign as %%"
@@ -144,6 +147,10 @@ def refuse_unsuitable(query: Query, method: str, params: Params | None = None) -
     Raises:
         PostgresError: It is one of those; the message says what to use.
     """
+    if type(query) is str and len(query) <= _MAX_CACHED:
+        is_sound = _is_sound_alone if params is None else _is_sound_with_params
+        if is_sound(query) and (params is None or len(params) <= MAX_PARAMETERS):
+            return
     text = text_of(query)
     problem = (_cached_problem if len(text) <= _MAX_CACHED else _problem)(text)
     if problem is not None:
@@ -163,6 +170,14 @@ def refuse_unsendable(query: Query, params: Params | None, action: str) -> None:
         PostgresError: A placeholder stands where it is no parameter, or there are too many.
     """
     if params is None and isinstance(query, str | bytes | sql.Composable):
+        return
+    if (
+        type(query) is str
+        and params is not None
+        and len(query) <= _MAX_CACHED
+        and _cached_misplaced(query) is None
+        and len(params) <= MAX_PARAMETERS
+    ):
         return
     text = text_of(query, placeholders=params is not None)
     find = _cached_misplaced if len(text) <= _MAX_CACHED else _misplaced_placeholder
@@ -255,6 +270,33 @@ def text_of(query: Any, *, placeholders: bool = True) -> str:
     return ("%s" if placeholders or strings else "").join(strings)
 
 
+def without_literals(query: str) -> str:
+    """Return SQL with a question mark in place of every literal, for who may not see values.
+
+    Args:
+        query: The SQL.
+    """
+    return (_cached_masking if len(query) <= _MAX_CACHED else _masked)(query)
+
+
+def _masked(query: str) -> str:
+    parts, position = [], 0
+    while (region := _QUOTED.search(query, position)) is not None:
+        kind, start, end = region.lastgroup or "", *region.span()
+        if kind == "comment":
+            end = _end_of_comment(query, start)
+        parts.append(_NUMBER.sub("?", query[position:start]))
+        if kind == "name":
+            parts.append(query[start:end])
+        # A comment may quote what was commented out.
+        parts.append("?" if kind in _LITERALS else "")
+        position = end
+    return "".join([*parts, _NUMBER.sub("?", query[position:])])
+
+
+_cached_masking = lru_cache(maxsize=512)(_masked)
+
+
 def _bytes_of(query: sql.Composable) -> bytes:
     """Return what psycopg makes of *query*; ``NULL`` stands for values that it needs more for.
 
@@ -280,6 +322,16 @@ def _problem(query: str) -> str | None:
 
 
 _cached_problem = lru_cache(maxsize=512)(_problem)
+
+
+@lru_cache(maxsize=512)
+def _is_sound_alone(query: str) -> bool:
+    return _problem(query) is None
+
+
+@lru_cache(maxsize=512)
+def _is_sound_with_params(query: str) -> bool:
+    return _problem(query) is None and _misplaced_placeholder(query) is None
 
 
 def _unsuitable_phrase(query: str) -> tuple[str, str] | None:

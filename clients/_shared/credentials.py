@@ -60,6 +60,9 @@ class CredentialLife:
 class Credential(ABC):
     """A callable that gives a URL whose credential ends by itself, and sees to the next one."""
 
+    #: How often it has been replaced.
+    rotations = 0
+
     @abstractmethod
     def __call__(self, *, use_cache: bool = True) -> str:
         """Return the URL; with ``use_cache=False`` because the server refused the last one."""
@@ -193,7 +196,7 @@ class UrlSource:
         self._working: Masked | None = None
         self._accepted = Candidate("", 0.0, 0.0)
         self._in_use_since = self._last_accepted_at = time.monotonic()
-        self._generation = 0
+        self._generation = self._rotations = 0
         self._next_suspicion_at = 0.0
         #: One call for a fresh value serves all threads that were refused with the same one.
         self._refresh: SingleFlight[int, Masked | None] = SingleFlight(shared=Exception)
@@ -288,6 +291,7 @@ class UrlSource:
             self._in_use_since = time.monotonic()
             if not before.url or self._leased is not None:
                 return  # the first one; a lease tells of its changes itself
+            self._rotations += 1
             if self._describe(before.url) != self._describe(url.reveal()):
                 self._generation += 1
         where = self._describe(url.reveal())
@@ -314,6 +318,11 @@ class UrlSource:
         if self._leased is None:
             return self._generation
         return self._leased.generation()
+
+    @property
+    def rotations(self) -> int:
+        """How often the credential in use has been replaced."""
+        return self._rotations if self._leased is None else self._leased.rotations
 
     def suspect_revoked(self) -> None:
         """Note that the server behaves as if the credential were gone."""

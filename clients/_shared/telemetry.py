@@ -22,9 +22,20 @@ from .locks import OwnedLock
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
+    from .credentials import CredentialLife
+
     Attributes = Mapping[str, str | int | float | bool]
 
-__all__ = ["Call", "Reading", "Telemetry", "failure_attributes", "is_enabled", "suppressed"]
+__all__ = [
+    "Call",
+    "Reading",
+    "Telemetry",
+    "credential_readings",
+    "failure_attributes",
+    "is_enabled",
+    "pool_readings",
+    "suppressed",
+]
 
 _SCOPE = "failfast-clients"
 _DURATION = "db.client.operation.duration"
@@ -66,10 +77,9 @@ _MEASURED = (
 def is_enabled() -> bool:
     """Return whether a tracer provider or a meter provider is set."""
     # All in one: each call of the three clients comes by here.
-    modules = sys.modules
-    return (
-        getattr(modules.get(_TRACE), _TRACER_PROVIDER, None) is not None
-        or getattr(modules.get(_METRICS), _METER_PROVIDER, None) is not None
+    traces, metrics = sys.modules.get(_TRACE), sys.modules.get(_METRICS)
+    return (traces is not None and getattr(traces, _TRACER_PROVIDER, None) is not None) or (
+        metrics is not None and getattr(metrics, _METER_PROVIDER, None) is not None
     )
 
 
@@ -95,6 +105,44 @@ class Reading(NamedTuple):
     attributes: Attributes = MappingProxyType({})
 
 
+def pool_readings(name: str, stats: Mapping[str, int], min_size: int = 0) -> list[Reading]:
+    """Return what is collected of one pool.
+
+    Args:
+        name: The pool's name.
+        stats: Its numbers; none of them before it has any.
+        min_size: How many idle connections it keeps.
+    """
+    if not stats:
+        return []
+    pool = {f"{_POOL}pool.name": name}
+    return [
+        Reading(f"{_POOL}count", stats["idle"], {**pool, f"{_POOL}state": "idle"}),
+        Reading(f"{_POOL}count", stats["in_use"], {**pool, f"{_POOL}state": "used"}),
+        Reading(f"{_POOL}idle.max", stats["max_size"], pool),
+        Reading(f"{_POOL}idle.min", min_size, pool),
+        Reading(f"{_POOL}max", stats["max_size"], pool),
+        Reading(f"{_POOL}pending_requests", stats["waiting"], pool),
+        Reading(f"{_POOL}timeouts", stats["exhausted"], pool),
+    ]
+
+
+def credential_readings(
+    life: CredentialLife, rotations: int, attributes: Attributes = MappingProxyType({})
+) -> list[Reading]:
+    """Return what is collected of a credential.
+
+    Args:
+        life: How long it still works.
+        rotations: How often it has been replaced.
+        attributes: Beside those of the client.
+    """
+    found = [Reading("failfast.credential.rotations", rotations, attributes)]
+    if life.remaining is not None:
+        found.append(Reading("failfast.credential.remaining", life.remaining, attributes))
+    return found
+
+
 class Telemetry:
     """Records the calls of one client.
 
@@ -118,10 +166,21 @@ class Telemetry:
         self.attributes = dict(attributes)
         self.target = target
         self.system = system
-        self._readings = None if readings is None else weakref.WeakMethod(readings)
+        #: Whether a call was recorded ever: cheaper to see than whether one is to be now.
+        self.has_recorded = False
+        self._readings: Callable[[], Callable[[], Iterable[Reading]] | None] = _no_readings
         if readings is not None:
-            _observed.add(self)
-            _instruments()
+            self.observe(readings)
+
+    def observe(self, readings: Callable[[], Iterable[Reading]]) -> None:
+        """Read values at each collection from now on.
+
+        Args:
+            readings: As for the constructor.
+        """
+        self._readings = weakref.WeakMethod(readings)
+        _observed.add(self)
+        _instruments()
 
     def call(
         self,
@@ -147,22 +206,29 @@ class Telemetry:
             tracing = None
         if tracing is None and instruments is None:
             return nullcontext()
+        self.has_recorded = True
         return Call(self, (tracing, instruments), operation, attributes, parent)
 
-    def measure(self, name: str, seconds: float) -> None:
-        """Record a duration of the pool.
+    def measure(self, name: str, seconds: float, pool: str) -> None:
+        """Record a duration of a pool.
 
         Args:
             name: ``create_time``, ``wait_time`` or ``use_time``.
             seconds: How long it took.
+            pool: Which pool.
         """
         if (instruments := _instruments()) is not None:
-            instruments.record(_POOL + name, seconds, self.attributes)
+            attributes = {**self.attributes, f"{_POOL}pool.name": pool}
+            instruments.record(_POOL + name, seconds, attributes)
 
     def read(self) -> Iterable[Reading]:
         """Return the values that are to be collected now."""
-        readings = None if self._readings is None else self._readings()
+        readings = self._readings()
         return () if readings is None else readings()
+
+
+def _no_readings() -> None:
+    return None
 
 
 class Call(AbstractContextManager["Call"]):
@@ -197,6 +263,8 @@ class Call(AbstractContextManager["Call"]):
         self._span: Any = None
         #: The caller's span when this call began.
         self._around: Any = None
+        #: What it has failed with, where that is raised later or never.
+        self.failure: BaseException | None = None
 
     def __enter__(self) -> Self:
         self._started = time.perf_counter()
@@ -207,6 +275,7 @@ class Call(AbstractContextManager["Call"]):
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         took = time.perf_counter() - self._started
+        error = error or self.failure
         failure: Attributes = {} if error is None else failure_attributes(error)
         if self._span is not None and self._tracing is not None:
             self._tracing.end(self._span, failure)

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
     from .commands import Command
     from .connections import ConnectionFactory
+    from .silence import Place
 
 __all__ = ["ClusterNodes"]
 
@@ -149,6 +150,10 @@ class ClusterNodes:
             )
         for address in sorted(set(self._owners.values())):
             self._watched(address, partial(self._pool(address).call, ("PING",), pong))
+
+    def peer(self, command: Command[Any]) -> Place:
+        """Return where *command* goes."""
+        return self._owners.get(_slot(command), "")
 
     def stats(self) -> dict[str, int]:
         """Return the numbers of all pools together."""
@@ -265,6 +270,7 @@ class ClusterNodes:
                 factory.limits,
                 factory.source.generation,
                 factory.silent,
+                telemetry=factory.telemetry,
             )
             if self._closed:
                 pool.close()

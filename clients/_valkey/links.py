@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from .commands import Command
     from .connections import ConnectionFactory
-    from .silence import AnyConnection
+    from .silence import AnyConnection, Place
 
 __all__ = ["Link", "SentinelPrimary", "SingleServer", "call_on", "request"]
 
@@ -46,6 +46,9 @@ class Link(Protocol):
     def ping(self) -> None:
         """Ask every server that takes writes whether it is there."""
 
+    def peer(self, command: Command[Any]) -> Place:
+        """Return where *command* goes, as far as is known without a request; "" otherwise."""
+
     def stats(self) -> dict[str, int]:
         """Return the numbers of the pool, or of all pools together."""
 
@@ -62,11 +65,19 @@ class SingleServer:
 
     def __init__(self, factory: ConnectionFactory) -> None:
         self.pool = ServerPool(
-            lambda **_: factory.make(), factory.limits, factory.source.generation, factory.silent
+            lambda **_: factory.make(),
+            factory.limits,
+            factory.source.generation,
+            factory.silent,
+            telemetry=factory.telemetry,
         )
 
     def call(self, command: Command[Any], *, impatient: bool = False) -> Any:
-        return call_on(self.pool, command, impatient=impatient)
+        if command.script is not None:
+            return call_on(self.pool, command, impatient=impatient)
+        return self.pool.call(
+            command.words, command.shape, writes=command.writes, impatient=impatient
+        )
 
     def call_many(self, commands: Sequence[Command[Any]]) -> list[Any]:
         return self.pool.call_many([request(command) for command in commands])
@@ -76,6 +87,10 @@ class SingleServer:
 
     def ping(self) -> None:
         self.pool.call(("PING",), pong)
+
+    def peer(self, command: Command[Any]) -> Place:
+        del command
+        return self.pool.place
 
     def stats(self) -> dict[str, int]:
         return self.pool.stats()
@@ -120,6 +135,7 @@ class SentinelPrimary(SingleServer):
             factory.limits,
             factory.source.generation,
             factory.silent,
+            telemetry=factory.telemetry,
             drop_idle_on_failure=True,
         )
 

@@ -28,7 +28,8 @@ from redis.exceptions import (
 from .._shared.fork import on_fork
 from .._shared.interrupts import is_interrupt
 from .._shared.locks import OwnedLock
-from .connections import arrival_check, pack
+from .._shared.telemetry import is_enabled
+from .connections import arrival_checks, pack
 from .errors import TIMEOUTS, PoolExhausted, ReplyLost, ServerMoved
 from .replies import identity
 from .silence import ServerSilent, place_of
@@ -36,12 +37,15 @@ from .silence import ServerSilent, place_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from .._shared.telemetry import Telemetry
     from .connections import Arguments
     from .settings import Limits
     from .silence import AnyConnection, Place, SilentServers
 
 __all__ = ["Batch", "Request", "ServerPool"]
 
+#: The pool's name in its metrics.
+_NAME = "valkey"
 # A waiter is woken by whoever frees a place; it looks by itself only in case that an interrupt
 # swallowed the wake-up.
 _LOOK_AGAIN = 0.05
@@ -77,6 +81,7 @@ class ServerPool:
         limits: The pool's size, and how long a caller may wait for a place in it.
         generation: Returns a number that grows when connections made before are to be given up,
             because their credential is.
+        telemetry: Records how long connections are made, waited for and used.
         drop_idle_on_failure: Close the idle connections, too, when one fails: the next call
             then asks anew where the server is.
     """
@@ -88,9 +93,11 @@ class ServerPool:
         generation: Callable[[], int],
         silent: SilentServers,
         *,
+        telemetry: Telemetry,
         drop_idle_on_failure: bool = False,
     ) -> None:
         self._make = make
+        self._telemetry = telemetry
         self._drop_idle_on_failure = drop_idle_on_failure
         self._limits = limits
         self._silent = silent
@@ -101,7 +108,7 @@ class ServerPool:
         self._checkouts = self._connects = self._connect_failures = 0
         self._stale = self._retired = self._exhausted = 0
         #: Where the last connection was to lead, and when it was made.
-        self._place: Place = ""
+        self.place: Place = ""
         self._made_at = 0.0
         self._reset()
         # The sockets are the parent's: dropping them here only closes the child's copies.
@@ -114,6 +121,8 @@ class ServerPool:
         # them locked for ever.
         self._lock = OwnedLock()
         self._waiters: deque[threading.Lock] = deque()
+        # Whether a caller has waited in vain, and no place has become free since.
+        self._is_stuck = False
 
     def call(
         self,
@@ -159,7 +168,9 @@ class ServerPool:
             raise reply
         # Here and not in a method, where an interrupt at its entry would come before.
         self._idle.append(connection)
-        if self._waiters or self._closed:
+        if connection.taken_at:
+            self._record_use(connection)
+        if self._waiters or self._closed or self._is_stuck:
             self._after_give_back()
         if refused:
             raise reply
@@ -212,6 +223,7 @@ class ServerPool:
 
     def take(self, *, impatient: bool = False) -> AnyConnection:
         """Return a connection that owes no reply; ``give_back``, ``leave`` or ``abandon`` it."""
+        started = time.perf_counter() if self._telemetry.has_recorded else 0.0
         generation = self._newest_generation()
         if generation > self._generation:
             self._generation = generation
@@ -220,10 +232,11 @@ class ServerPool:
         connection = self._take_idle()
         if connection is None:
             if impatient and time.monotonic() - self._made_at < _SAME_SERVER:
-                self._silent.refuse(self._place)
-            return self._open_or_wait(impatient=impatient)
-        if impatient:
-            self._refuse_silent(connection)
+                self._silent.refuse(self.place)
+            connection = self._open_or_wait(impatient=impatient)
+            impatient = False  # that has looked at the server's silence already
+        if impatient or started:
+            self._inspect(connection, started, impatient=impatient)
         return connection
 
     def _take_idle(self) -> AnyConnection | None:
@@ -235,7 +248,7 @@ class ServerPool:
                 return None
             try:
                 # Readable means closed by the server, or a reply that nobody asked for.
-                if connection.has_arrivals():
+                if connection.has_read() or connection.can_read(0):
                     self._stale += 1
                 elif connection.credential_generation >= self._generation:
                     return connection
@@ -266,9 +279,13 @@ class ServerPool:
                         continue
                     raise
                 return connection
+            if impatient:
+                # Whoever holds the connections may be waiting for a silent server.
+                self._silent.refuse(self.place)
             remaining = min(deadline - time.monotonic(), timeout - waited)
-            if remaining <= 0:
+            if remaining <= 0 or (impatient and self._is_stuck):
                 self._exhausted += 1
+                self._is_stuck = True
                 raise PoolExhausted(
                     f"all {self._limits.max_connections} connections stayed in use for "
                     f"{timeout:g} s (pool_timeout): raise max_connections, or share the server "
@@ -284,8 +301,6 @@ class ServerPool:
                     self._waiters.remove(turn)
             connection = self._take_idle()
             if connection is not None:
-                if impatient:
-                    self._refuse_silent(connection)
                 return connection
 
     def _connect(self, connection: AnyConnection, *, impatient: bool) -> None:
@@ -293,8 +308,12 @@ class ServerPool:
             if impatient:
                 self._silent.refuse(place_of(connection))
             self._connects += 1
+            started = time.perf_counter()
             connection.connect()
-            connection.has_arrivals = arrival_check(connection)
+            connection.has_read, connection.can_read = arrival_checks(connection)
+            if is_enabled():
+                took = time.perf_counter() - started
+                self._telemetry.measure("create_time", took, _NAME)
         except BaseException as error:
             if not isinstance(error, ServerMoved):
                 self._connect_failures += 1
@@ -302,10 +321,20 @@ class ServerPool:
             self.discard(connection)
             raise
 
-    def _refuse_silent(self, connection: AnyConnection) -> None:
-        if self._silent.is_silent(place_of(connection)):
+    def _inspect(self, connection: AnyConnection, started: float, *, impatient: bool) -> None:
+        """Record the wait for *connection* since *started*, and refuse it where it is silent."""
+        try:
+            if impatient:
+                self._silent.refuse(place_of(connection))
+            if started:
+                connection.taken_at = time.perf_counter()
+                self._telemetry.measure("wait_time", connection.taken_at - started, _NAME)
+        except ServerSilent:
             self.give_back(connection)
-            self._silent.refuse(place_of(connection))
+            raise
+        except BaseException:
+            self.discard(connection)
+            raise
 
     def _note_silence(self, connection: AnyConnection, error: BaseException) -> None:
         if isinstance(error, TIMEOUTS) and not isinstance(error, ServerSilent):
@@ -318,7 +347,9 @@ class ServerPool:
         generation = self._newest_generation()
         connection = self._make(impatient=impatient)
         connection.credential_generation = generation
-        self._place, self._made_at = place_of(connection), time.monotonic()
+        # When telemetry saw it taken; 0.0 without a provider.
+        connection.taken_at = 0.0
+        self.place, self._made_at = place_of(connection), time.monotonic()
         try:
             with self._lock:
                 if len(self._alive) >= self._limits.max_connections:
@@ -340,14 +371,15 @@ class ServerPool:
                 del self._alive[number]
 
     def _after_give_back(self) -> None:
-        if self._waiters:
-            self._wake()
+        self._wake()
         if self._closed:
             self.drop_idle()
 
     def give_back(self, connection: AnyConnection) -> None:
         """Take a connection back that owes no reply."""
         self._idle.append(connection)
+        if connection.taken_at:
+            self._record_use(connection)
         self._after_give_back()
 
     def abandon(
@@ -375,14 +407,21 @@ class ServerPool:
         self.discard(connection)
         self.drop_idle()
 
+    def _record_use(self, connection: AnyConnection) -> None:
+        taken_at, connection.taken_at = connection.taken_at, 0.0
+        self._telemetry.measure("use_time", time.perf_counter() - taken_at, _NAME)
+
     def discard(self, connection: AnyConnection) -> None:
         """Close a connection, and free its place."""
         connection.disconnect()
+        if connection.taken_at:
+            self._record_use(connection)
         with self._lock:
             self._alive.pop(id(connection), None)
         self._wake()
 
     def _wake(self) -> None:
+        self._is_stuck = False
         try:
             self._waiters.popleft().release()
         except IndexError:

@@ -5,7 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from .._shared.interrupts import forget_locals, is_interrupt
-from .._shared.telemetry import Reading, Telemetry, is_enabled
+from .._shared.telemetry import (
+    Reading,
+    Telemetry,
+    credential_readings,
+    is_enabled,
+    pool_readings,
+)
 from ..errors import ClientError, ValkeyConnectionError, ValkeyError
 from .cluster import ClusterNodes
 from .connections import ConnectionFactory
@@ -14,6 +20,7 @@ from .links import Link, SentinelPrimary, SingleServer
 from .replies import identity
 from .settings import check_tls_files
 from .unavailable import Outage
+from .url import Address
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,6 +35,7 @@ __all__ = ["Runner"]
 T = TypeVar("T")
 
 _DRIVERS = ("redis", "hiredis")
+_DEFAULT_PORT = 6379
 
 
 class Runner:
@@ -57,14 +65,17 @@ class Runner:
             ) from error
         self._closed = False
         self.outage = Outage(self.target.where)
-        self._telemetry = Telemetry(_attributes(self.target), "", readings=self._readings)
+        self._telemetry = Telemetry(_attributes(self.target), "")
+        self.factory.telemetry = self._telemetry
         self.link = self._open_link()
+        self._telemetry.observe(self._readings)
 
     def _readings(self) -> list[Reading]:
-        life = self.factory.source.life()
-        if life.remaining is None:
-            return []
-        return [Reading("failfast.credential.remaining", life.remaining)]
+        source = self.factory.source
+        return [
+            *pool_readings("valkey", self.link.stats()),
+            *credential_readings(source.life(), source.rotations),
+        ]
 
     def _open_link(self) -> Link:
         if self.target.kind == "cluster":
@@ -125,8 +136,13 @@ class Runner:
         """
         if not is_enabled():
             return self._run(command, impatient=impatient)
-        with self._telemetry.call(command.name, attributes=command.telemetry):
-            return self._run(command, impatient=impatient)
+        with self._telemetry.call(command.name, attributes=command.telemetry) as call:
+            try:
+                return self._run(command, impatient=impatient)
+            finally:
+                if call is not None and isinstance(place := self.link.peer(command), Address):
+                    call.note("network.peer.address", place.host)
+                    call.note("network.peer.port", place.port)
 
     def _run(self, command: Command[T], *, impatient: bool) -> T:
         if self._closed:
@@ -227,5 +243,7 @@ def _attributes(target: ValkeyTarget) -> dict[str, str | int]:
         return {**known, "server.address": target.path}
     if target.addresses:
         first = target.addresses[0]
-        known |= {"server.address": first.host, "server.port": first.port}
+        known["server.address"] = first.host
+        if first.port != _DEFAULT_PORT:
+            known["server.port"] = first.port
     return known

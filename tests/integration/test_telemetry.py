@@ -139,7 +139,7 @@ def test_attributes_are_the_conventions(recorded: dict[str, Any]) -> None:
     batch = [one[3] for one in spans if "db.operation.batch.size" in one[3]]
     script = next(one[3] for one in spans if one[0] == "EVALSHA")
 
-    assert texts[:3] == ["SELECT %s AS sentinel", "SELECT 1/0", "UPDATE contacts SET name = %s"]
+    assert texts[:3] == ["SELECT %s AS sentinel", "SELECT ?/?", "UPDATE contacts SET name = %s"]
     assert (execute["db.system.name"], execute["db.namespace"]) == ("postgresql", "crm")
     assert (execute["server.address"], execute["db.response.returned_rows"]) == ("127.0.0.1", 1)
     assert [one["db.operation.batch.size"] for one in batch] == [2, 2]

@@ -84,6 +84,7 @@ def test_the_numbers_are_those_of_the_other_pools(server: ValkeyServer) -> None:
         assert list(client.stats()) == [
             *("max_size", "size", "idle", "in_use", "waiting"),
             *("checkouts", "connects", "connect_failures", "stale", "retired", "exhausted"),
+            *("used", "max", "pending_requests", "timeouts"),
         ]
 
 
