@@ -38,8 +38,9 @@ SAME_FUNCTIONS = (
 )
 
 # What the body of a function needs in order to read a setting, a table that policies filter, or
-# anything in a roundabout way. A function of another language may do all of that.
-_READS = b"setting|show|execute|from|table|_to_xml"
+# anything in a roundabout way; and a name in Unicode escapes, which may be any of them. A function
+# of another language may do all of that.
+_READS = b'setting|show|execute|from|table|_to_xml|u&"'
 
 #: Its columns: the versions of the functions, and whether one may carry an identity into a plan.
 PLAN_CHECK = b"""

@@ -44,7 +44,8 @@ class RlsSetting:
             which is sent as JSON with sorted keys; any other with *encode*.
         required: Whether a call without this value is refused; when False, an absent value is read
             as ``''``.
-        encode: Makes the text that the setting gets of a value.
+        encode: Makes the text that the setting gets of a value. It gets instances of *type*; of
+            the four types above no subclass.
 
     Raises:
         PostgresConfigurationError: An argument is unusable.
@@ -103,7 +104,11 @@ class RlsSetting:
         return _ENCODERS[self.type] if self.encode is None else self._encoded
 
     def _encoded(self, name: str, value: object) -> bytes:
-        if not isinstance(value, self.type) or (self.type is not bool and isinstance(value, bool)):
+        # As without encode: a subclass of these may show itself in another way than it compares.
+        is_one = (
+            type(value) is self.type if self.type in _ENCODERS else isinstance(value, self.type)
+        )
+        if not is_one or (self.type is not bool and isinstance(value, bool)):
             raise _wrong_type(name, value, self.type.__name__)
         failure = ""
         try:
@@ -218,6 +223,9 @@ def _of_dict(name: str, value: object) -> bytes:
         text = "" if problem else json.dumps(value, ensure_ascii=False, sort_keys=True)
     except RecursionError:
         problem = "is nested too deeply"
+    except ValueError:
+        # https://docs.python.org/3/library/stdtypes.html#int-max-str-digits
+        problem = "has a number of thousands of digits in it"
     if problem:
         raise RlsContextError(f"{_named(name)} {problem}")
     return _checked_text(name, text)

@@ -101,7 +101,7 @@ class Bypass(NamedTuple):
     fix: str
 
     def __str__(self) -> str:
-        return f"{self.why}; mend it with: {self.fix}"
+        return f"{self.why}; fix it with: {self.fix}"
 
 
 def find_bypass(connection: psycopg.Connection[Any], local_role: str | None = None) -> list[Bypass]:

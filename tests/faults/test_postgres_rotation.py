@@ -187,9 +187,9 @@ def test_a_role_that_bypasses_rls_is_refused_when_a_callable_returns_it_later(
         kill_sessions(conn)
 
     for _ in range(3):
-        with pytest.raises(RlsContextError, match="crm_admin has BYPASSRLS; mend it with"):
+        with pytest.raises(RlsContextError, match="crm_admin has BYPASSRLS; fix it with"):
             client.execute(query, user_id=USER)
-        with pytest.raises(RlsContextError, match="crm_admin has BYPASSRLS; mend it with"):
+        with pytest.raises(RlsContextError, match="crm_admin has BYPASSRLS; fix it with"):
             client.connection(USER).__enter__()
     assert client.stats()["size"] == 0
     assert lenient.execute(query, user_id=USER) == [{"role": "crm_admin"}]

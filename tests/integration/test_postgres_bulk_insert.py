@@ -145,6 +145,9 @@ def test_it_is_a_savepoint_of_an_open_block(db: PostgresClient) -> None:
         ("Bulk Rows", ("user_id", "none"), [], "no column 'none'"),
         ("Bulk Rows", COLUMNS, [(ADA, "a"), (ADA,)], "row 2"),
         ("Bulk Rows", COLUMNS, [(ADA, "a"), "ab"], "row 2"),
+        # Its keys are no values, and a set has no order.
+        ("Bulk Rows", COLUMNS, [(ADA, "a"), {"user_id": ADA, "the key": "b"}], "row 2"),
+        ("Bulk Rows", COLUMNS, [{ADA, "a"}], "row 1"),
         ("Bulk Rows", COLUMNS, [(ADA, object())], "object"),
         ("Bulk Rows", COLUMNS, [(ADA, "nul\0")], ""),
         ("Bulk Rows", (*COLUMNS, "amount"), [(ADA, "a", "much")], ""),
@@ -176,6 +179,9 @@ def test_what_cannot_be_stored_is_our_error_and_stores_nothing(
         ("Bulk Rows", ("user_id", "user_id"), None),
         ("Bulk Rows", COLUMNS, "update"),
         ("Bulk Rows", COLUMNS, ["other"]),
+        ("Bulk Rows", 7, None),
+        ("Bulk Rows", COLUMNS, 7),
+        ("Bulk Rows", COLUMNS, [["user_id"]]),
     ],
 )
 def test_an_unusable_argument_is_refused_before_a_connection_is_taken(

@@ -229,7 +229,7 @@ def test_a_bypassing_role_is_refused(
     error, _ = fails(caplog, RlsContextError, url, min_size=3)
 
     assert "row-level security does not bind" in str(error)
-    assert "mend it with" in str(error)
+    assert "fix it with" in str(error)
     assert re.search(r"\w; or connect as another role$", str(error))
 
 

@@ -297,6 +297,17 @@ def test_a_transaction_that_is_open_already_cannot_be_run_again(db: PostgresClie
         assert conn.execute("SELECT 1").fetchone()
 
 
+def test_work_that_cannot_be_called_is_refused_before_a_connection_is_taken(
+    db: PostgresClient,
+) -> None:
+    """By name."""
+    before = db.stats()["checkouts"]
+    with pytest.raises(PostgresConfigurationError, match="work is int"):
+        db.run_transaction(7, ADA)  # type: ignore[arg-type]  # it is no function
+
+    assert db.stats()["checkouts"] == before
+
+
 class Mood(enum.Enum):
     """An enum of the database."""
 

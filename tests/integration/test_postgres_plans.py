@@ -78,6 +78,11 @@ TABLE = (
     "CREATE FUNCTION plans.uid() RETURNS uuid LANGUAGE plpgsql IMMUTABLE AS "
     "$$ BEGIN RETURN (TABLE plans.uids); END $$"
 )
+ESCAPED = (
+    "CREATE FUNCTION plans.uid() RETURNS uuid LANGUAGE plpgsql IMMUTABLE AS "
+    "$$ BEGIN RETURN "
+    "NULLIF(U&\"current_s\\0065tting\"('app.current_user_id', true), '')::uuid; END $$"
+)
 HELPERS = {
     "sql": (SQL, "plans.uid()"),
     "plpgsql": (PLPGSQL, "plans.uid()"),
@@ -88,6 +93,7 @@ HELPERS = {
     "in a view": (VIEW, "(SELECT id FROM plans.me)"),
     "behind an operator": (OPERATOR, "plans.uid()"),
     "reads a table": (TABLE, "plans.uid()"),
+    "in Unicode escapes": (ESCAPED, "plans.uid()"),
 }
 READS = "SELECT note FROM plans.notes"
 READS_WITH = "SELECT note FROM plans.notes WHERE note LIKE %s"

@@ -7,13 +7,14 @@ import logging
 import signal
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid4
 
 import psycopg_pool
 import pytest
 
-from clients.errors import PostgresConnectionError, PostgresError, RlsContextError
+from clients.errors import PostgresConnectionError, PostgresError, RlsContextError, VaultError
 from clients.postgres_client import PostgresClient
 from tests.postgres_helpers import contact_names, one_session_client, open_sockets, run_in_thread
 
@@ -347,3 +348,31 @@ def test_without_time_to_wait_a_place_that_is_free_is_taken(
             client.execute("SELECT 1", user_id=user)
         holder.end()
         assert client.execute_scalar("SELECT 1", user_id=user) == 1
+
+
+class OwnVaultError(VaultError):
+    """An error of an application, whose constructor takes more than a text."""
+
+    def __init__(self, message: str, *, path: str) -> None:
+        super().__init__(message)
+        self.path = path
+
+
+def test_what_the_url_callable_raises_comes_out_as_it_is(stack: StackEndpoints) -> None:
+    """Also an error of ours that an application has derived, which cannot be copied by its text."""
+    failure = OwnVaultError("the secret is away", path="crm/database")
+    answers = iter([stack.database_url])
+
+    def url() -> str:
+        for answer in answers:
+            return answer
+        raise failure
+
+    with (
+        PostgresClient(url, 2, min_size=1, pool_timeout=0.2) as client,
+        client.connection(uuid4()),
+        ThreadPoolExecutor(1) as other,
+    ):
+        asked = other.submit(client.execute, "SELECT 1", (), uuid4())
+
+        assert asked.exception() is failure

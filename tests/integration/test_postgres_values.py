@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Sequence
 from contextlib import nullcontext
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,8 @@ from uuid import UUID, uuid4
 import psycopg
 import pytest
 from psycopg import sql
+from psycopg.adapt import Dumper
+from psycopg.rows import tuple_row
 from psycopg.types.json import Jsonb
 
 from clients.errors import PostgresError
@@ -151,6 +154,102 @@ def test_what_cannot_be_sent_is_our_error_and_the_session_stays(
     with pytest.raises(PostgresError, match=words):
         call()
     assert client.execute_scalar("SELECT pg_backend_pid()", user_id=user) == before
+
+
+class BrokenRow(Sequence[Any]):
+    """Parameters whose own code fails."""
+
+    def __len__(self) -> int:
+        raise OwnError("length", code=1)
+
+    def __getitem__(self, _: Any) -> Any:
+        raise OwnError("value", code=2)
+
+
+class OwnError(Exception):
+    """An error of the caller's, whose constructor takes more than a text."""
+
+    def __init__(self, what: str, *, code: int) -> None:
+        super().__init__(what)
+        self.code = code
+
+
+@pytest.mark.parametrize(
+    ("query", "params"),
+    [
+        (sql.SQL("SELECT {}").format(sql.Literal(object())), ()),
+        (sql.SQL("SELECT {}").format(sql.Literal("\ud800")), ()),
+        (sql.SQL("SELECT {}").format(sql.Identifier("a\0b")), ()),
+        ("SELECT %s", BrokenRow()),
+    ],
+    ids=["no type", "no text", "a NUL", "no length"],
+)
+@pytest.mark.parametrize(
+    "call",
+    [
+        PostgresClient.execute,
+        PostgresClient.execute_one,
+        PostgresClient.execute_scalar,
+        lambda client, query, params, user: client.execute_many(query, [params], user),
+        lambda client, query, params, user: client.stream(query, params, user_id=user).__enter__(),
+    ],
+    ids=["execute", "execute_one", "execute_scalar", "execute_many", "stream"],
+)
+def test_a_composed_query_or_row_whose_own_code_fails_is_our_error(
+    client: PostgresClient, user: UUID, *, query: Any, params: Any, call: Any
+) -> None:
+    """Nothing is sent, and nothing raw comes out before the statement is even made."""
+    connects = client.stats()["connects"]
+    with pytest.raises(PostgresError):
+        call(client, query, params, user)
+
+    assert client.execute_scalar("SELECT 1", user_id=user) == 1
+    assert client.stats()["connects"] == connects
+
+
+def test_a_type_that_the_connection_alone_knows_can_be_composed(stack: StackEndpoints) -> None:
+    """A literal of it needs the connection that configure= has prepared."""
+
+    class Mood:
+        pass
+
+    class MoodDumper(Dumper):
+        oid = 25
+
+        def dump(self, obj: Any) -> bytes:
+            assert isinstance(obj, Mood)
+            return b"fine"
+
+    def configure(conn: psycopg.Connection[Any]) -> None:
+        conn.adapters.register_dumper(Mood, MoodDumper)
+
+    query = sql.SQL("SELECT {} AS mood").format(sql.Literal(Mood()))
+    with one_session_client(stack, configure=configure) as client:
+        assert client.execute(query, user_id=uuid4()) == [{"mood": "fine"}]
+        with client.connection(uuid4()) as conn:
+            assert conn.execute(query).fetchall() == [{"mood": "fine"}]
+
+
+def test_a_row_that_would_lose_a_column_is_refused_everywhere(
+    client: PostgresClient, user: UUID
+) -> None:
+    """A dict has one value for each name: in a block, by its iterator, and in a stream as well."""
+    query = "SELECT 1 AS id, 2 AS name, 3 AS id"
+    with client.connection(user) as conn:
+        for read in ("fetchone", "fetchmany", "fetchall", "__next__"):
+            with pytest.raises(PostgresError, match=r"two columns of one name \(id\)"):
+                getattr(conn.execute(query), read)()
+        with pytest.raises(PostgresError, match="two columns of one name"):
+            list(conn.cursor().stream(query))
+        with pytest.raises(PostgresError, match="two columns of one name"):
+            conn.cursor("named").execute(query).fetchall()
+        assert conn.cursor(row_factory=tuple_row).execute(query).fetchall() == [(1, 2, 3)]
+        assert conn.execute("SELECT 1 AS id").fetchall() == [{"id": 1}]
+    with (
+        pytest.raises(PostgresError, match="two columns of one name"),
+        client.stream(query, user_id=user) as rows,
+    ):
+        list(rows)
 
 
 @pytest.mark.parametrize("form", [str, str.encode, sql.SQL])

@@ -187,6 +187,7 @@ REFUSED: list[tuple[type, object]] = [
     (dict, {"sub": Text("abc")}),
     (dict, {"sub": "\ud800"}),
     (dict, {"sub": "x" * 8192}),
+    (dict, {"sub": 10**5000}),
 ]
 
 
@@ -264,6 +265,17 @@ def test_other_types_have_an_encoder() -> None:
     numbers = contexts(n=RlsSetting("shop.n", int, encode=str))
     with pytest.raises(RlsContextError, match="n must be of type int, and is bool"):
         numbers.of(None, {"n": True})
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [(int, Number.ONE), (str, Text("abc")), (UUID, Shown(int=1)), (str, Word.ONE)],
+)
+def test_an_encoder_of_a_plain_type_gets_no_subclass(kind: type, value: object) -> None:
+    """Its text may be another than what it compares as, with an encoder as without one."""
+    known = contexts(n=RlsSetting("shop.n", kind, encode=str))
+    with pytest.raises(RlsContextError, match="n must be of type"):
+        known.of(None, {"n": value})
 
 
 def test_there_is_no_partial_identity() -> None:
