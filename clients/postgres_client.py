@@ -16,7 +16,7 @@ from ._postgres.bulk import BulkInsert
 from ._postgres.configure import checked_configure
 from ._postgres.connector import Connector
 from ._postgres.execute import InBlock, OneRoundTrip
-from ._postgres.modes import PLAIN, Modes
+from ._postgres.modes import PLAIN, Modes, modes_of
 from ._postgres.pool import Pool
 from ._postgres.probe import answers, check_role, on_clean_session
 from ._postgres.recording import query_attributes, telemetry_of
@@ -235,7 +235,7 @@ class PostgresClient(Lifecycle):
             PostgresConnectionError: No connection could be had, or it broke.
             PostgresError: The open block began with another isolation, access or time-out.
         """
-        modes = Modes(isolation, read_only, timeout)
+        modes = modes_of(isolation, read_only=read_only, timeout=timeout)
         context = self._contexts.of(user_id, identity).limited(modes.timeout_ms)
         return BlockEntry(self._pool_for(context), context, modes)
 
@@ -263,7 +263,7 @@ class PostgresClient(Lifecycle):
             PostgresConnectionError: No connection could be had, or it broke.
             TransactionAbortedError: At the end, when an SQL error was swallowed in the block.
         """
-        modes = Modes(isolation, read_only, timeout)
+        modes = modes_of(isolation, read_only=read_only, timeout=timeout)
         context = self._contexts.admin.limited(modes.timeout_ms)
         return BlockEntry(self._pool_for(context), context, modes)
 
@@ -528,7 +528,8 @@ class PostgresClient(Lifecycle):
                 attributes["db.operation.batch.size"] = len(rows)
         with self._telemetry.call(attributes=attributes, parent=outer.call if outer else None):
             if outer is None:
-                return self._one_round_trip(context, "execute_many").run_many(query, rows)
+                many = OneRoundTrip(pool, context.to_prepare(), "execute_many")
+                return many.run_many(query, rows)
             return InBlock("execute_many", pool).run_many(outer, query, rows, modes)
 
     def bulk_insert(
@@ -794,9 +795,6 @@ class PostgresClient(Lifecycle):
             raise RlsContextError("admin=True has no user: leave out user_id and identity")
         return self._contexts.admin
 
-    def _one_round_trip(self, context: RlsContext, method: str) -> OneRoundTrip:
-        return OneRoundTrip(self._pool_for(context), context.to_prepare(), method)
-
     def _execute(
         self,
         method: str,
@@ -819,28 +817,19 @@ class PostgresClient(Lifecycle):
             context = context.limited(modes.timeout_ms)
         pool = self._pool_for(context)
         outer = open_block(pool, context)
+        if outer is None:
+            run = OneRoundTrip(pool, context.to_prepare(), method).run
+        else:
+            run = partial(InBlock(method, pool).run, outer, modes)
         if not is_enabled():
-            return self._run(method, context, outer, (query, values), shape, modes)
+            return run(query, values, shape)
         parent = None if outer is None else outer.call
         attributes = query_attributes(query, values)
         with self._telemetry.call(attributes=attributes, parent=parent) as call:
-            rows = self._run(method, context, outer, (query, values), shape, modes)
+            rows = run(query, values, shape)
             if call is not None:
                 call.note("db.response.returned_rows", len(rows))
             return rows
-
-    def _run(  # noqa: PLR0917 - what one call has put together
-        self,
-        method: str,
-        context: RlsContext,
-        outer: Block | None,
-        statement: tuple[Query, Params | None],
-        shape: Shape,
-        modes: Modes,
-    ) -> Rows[Any]:
-        if outer is None:
-            return self._one_round_trip(context, method).run(*statement, shape)
-        return InBlock(method, self._pool_for(context)).run(outer, *statement, shape, modes)
 
     def _readings(self) -> list[Reading]:
         pools = dict.fromkeys((self._pool, self._admin_pool))

@@ -101,6 +101,8 @@ class FaultProxy:
             except OSError:
                 client.close()
                 continue
+            # That was for connecting alone: an idle connection is none to cut.
+            server.settimeout(None)
             self.connections += 1
             for one in (client, server):
                 one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

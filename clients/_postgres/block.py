@@ -183,9 +183,13 @@ class Block:
         self._for_consumers = for_consumers
         self.pool = pool
         self.context = context
-        self.what = context.what
         self.owner = current_owner()
         self._clean = False
+
+    @property
+    def what(self) -> str:
+        """What it is called in messages."""
+        return self.context.what
 
     @property
     def is_open(self) -> bool:
@@ -502,9 +506,12 @@ class JoinedBlock:
 
 def _others_than(ended: Block) -> tuple[weakref.ref[Block], ...]:
     # A block that another thread ended stays in this thread's tuple until now.
+    opened = _open_blocks.get()
+    if not opened or (len(opened) == 1 and opened[0]() is ended):
+        return ()
     return tuple(
         ref
-        for ref in _open_blocks.get()
+        for ref in opened
         if (block := ref()) is not None and block is not ended and block.is_open
     )
 

@@ -66,7 +66,6 @@ class BlockState:
 
     def __init__(self, session: Session, context: RlsContext, began: bytes) -> None:
         self.session = session
-        self.what = context.what
         self.pid = os.getpid()
         #: The first SQL error that nobody has handled yet by a rollback to a savepoint.
         self.swallowed: psycopg.Error | None = None
@@ -90,6 +89,11 @@ class BlockState:
         self.context_was_lost = False
         #: Whether the driver failed in a way that leaves its state unknown.
         self.is_tainted = False
+
+    @property
+    def what(self) -> str:
+        """What the block is called in messages."""
+        return self._context.what
 
     def refresh_context(self) -> bool:
         """Return True when the transaction that had the context has ended."""
@@ -191,9 +195,7 @@ class BlockUse:
     ) -> None:
         self.state = state
         self._parent = parent
-        self._ended_words = ended_words or (
-            f"{state.what} has ended, and its connection with it: open a new connection()"
-        )
+        self._ended_words = ended_words
         self._alive = True
 
     @property
@@ -223,7 +225,11 @@ class BlockUse:
         if self._parent is not None:
             self._parent.check_open()
         if not self._alive or self.state.ended:
-            raise PostgresError(self._ended_words)
+            raise PostgresError(
+                self._ended_words
+                or f"{self.state.what} has ended, and its connection with it: open a new "
+                "connection()"
+            )
         if self.state.pid != os.getpid():
             raise PostgresError(
                 f"{self.state.what} belongs to the parent process: open one in this process"

@@ -56,6 +56,7 @@ __all__ = ["BATCH_ROWS", "InBlock", "OneRoundTrip", "rows_of"]
 # What the guard fails with when a function was made or replaced.
 _OTHER_FUNCTIONS = "22003"
 _FULL_RESET = (RESET, BEGIN)
+_PREPARED_RESET: tuple[Statement, ...] = (GUARD, *PREPARED_RESET)
 #: How many rows one batch of execute_many() takes.
 BATCH_ROWS = 1000
 
@@ -257,18 +258,17 @@ class OneRoundTrip:
         if prepared.functions is None:
             self._checks_plans = prepared.enabled and not prepared.plans_are_unsafe
         else:
-            self._reset_is_prepared = bool(prepared) and not prepared.full
+            self._reset_is_prepared = bool(prepared.names) and not prepared.full
         if self._checks_plans:
             head = (RESET, PLAN_CHECK, BEGIN)
         elif self._reset_is_prepared:
-            head = (GUARD, *PREPARED_RESET)
+            head = _PREPARED_RESET
         self._user_index = len(head) + 1
         return (*head, session.limited(self._context))
 
     def _learn_from_head(self, session: Session, results: Sequence[PGresult]) -> None:
         prepared, context = session.prepared, results[self._user_index - 1]
-        # A pooler answers the start-up with a number of its own.
-        prepared.enabled = context.get_value(0, 0) == b"%d" % session.pgconn.backend_pid
+        prepared.enabled = context.get_value(0, 0) == session.backend_pid
         if self._checks_plans:
             prepared.plans_are_unsafe = results[1].get_value(0, 1) != b"f"
             prepared.functions = None if prepared.plans_are_unsafe else results[1].get_value(0, 0)
@@ -368,7 +368,7 @@ class InBlock:
         self._pool = pool
 
     def run(
-        self, outer: Block, query: Query, params: Params | None, shape: Shape, modes: Modes
+        self, outer: Block, modes: Modes, query: Query, params: Params | None, shape: Shape
     ) -> Rows[Any]:
         """Run *query* as a savepoint of *outer*, and return its rows."""
         with self._mapped(), JoinedBlock(outer, modes) as conn:

@@ -11,7 +11,7 @@ from ..errors import PostgresConfigurationError, PostgresError
 from .settings import LONGEST_STATEMENT
 from .sql import BEGIN
 
-__all__ = ["PLAIN", "Isolation", "Modes"]
+__all__ = ["PLAIN", "Isolation", "Modes", "modes_of"]
 
 #: PostgreSQL's levels; its "read uncommitted" is "read committed".
 #: https://www.postgresql.org/docs/18/transaction-iso.html
@@ -54,6 +54,8 @@ class Modes:
     @property
     def begin(self) -> bytes:
         """The statement that opens the transaction."""
+        if self.isolation is None and self.read_only is None:
+            return BEGIN
         level = b"" if self.isolation is None else b" ISOLATION LEVEL " + self.isolation.encode()
         access = {None: b"", True: b" READ ONLY", False: b" READ WRITE"}[self.read_only]
         return BEGIN + level + access
@@ -84,3 +86,21 @@ class Modes:
 
 #: A transaction without demands of its own.
 PLAIN = Modes()
+
+
+def modes_of(
+    isolation: Isolation | None = None, *, read_only: bool | None, timeout: float | None
+) -> Modes:
+    """Return what a call asks of its transaction; `PLAIN` when it asks nothing.
+
+    Args:
+        isolation: As for `Modes`.
+        read_only: As for `Modes`.
+        timeout: As for `Modes`.
+
+    Raises:
+        PostgresConfigurationError: One of them is unusable.
+    """
+    if isolation is None and read_only is None and timeout is None:
+        return PLAIN
+    return Modes(isolation, read_only, timeout)

@@ -86,12 +86,14 @@ class Owner:
     def begin_block(self) -> None:
         """Note that a block of this owner is open in the current context."""
         self._in_block = True
-        _in_blocks.set((*(one for one in _in_blocks.get() if not one.has_ended), self))
+        others = _in_blocks.get()
+        _in_blocks.set((*_not_ended(others), self) if others else (self,))
 
     def end_block(self) -> None:
         """Note that the block has ended, in whichever context and thread."""
         self.has_ended = True
-        _in_blocks.set(tuple(one for one in _in_blocks.get() if not one.has_ended))
+        others = _in_blocks.get()
+        _in_blocks.set(() if others == (self,) else _not_ended(others))
 
     def blocks_caller(self) -> bool:
         """Return whether what it holds cannot come back while the caller waits.
@@ -104,6 +106,10 @@ class Owner:
         if self._thread is not _here.mark:
             return False
         return self._task is not None or not self._in_block or self in _in_blocks.get()
+
+
+def _not_ended(owners: tuple[Owner, ...]) -> tuple[Owner, ...]:
+    return tuple(one for one in owners if not one.has_ended)
 
 
 def current_owner() -> Owner:

@@ -22,6 +22,7 @@ import weakref
 from _thread import allocate_lock
 from collections import deque
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, cast
 
@@ -88,6 +89,7 @@ class _Place:
     )
     _created_at: float
     _expire_at: float
+    _pool: _Places | None
 
     def __init__(self, home: weakref.ref[_Places]) -> None:
         self.home = home
@@ -262,8 +264,23 @@ class _Places(ConnectionPool[Any]):
 
     # -- taking one --
 
+    def take_idle(self) -> _Place | None:
+        """Take the place that came back last: the others may grow old and go.
+
+        What psycopg_pool does for a caller who need not wait, without what it does for others.
+        """
+        with self._lock:
+            idle = self._pool
+            if not idle or self._closed:
+                return None
+            place: _Place = idle.pop()
+            # The shrinking of the pool goes by it.
+            self._nconns_min = min(self._nconns_min, len(idle))
+        place._pool = self  # noqa: SLF001 - as psycopg_pool does; putconn() checks it
+        return place
+
     def take(self, timeout: float) -> _Place:
-        """Take a place, with a session or without one.
+        """Take a place, with a session or without one; wait for it where there is none.
 
         Raises:
             PoolTimeout: None came free in time.
@@ -287,12 +304,21 @@ class _Places(ConnectionPool[Any]):
         return place
 
     def _take_now(self) -> _Place | None:
-        # The most recently used first: the others may grow old and go.
-        self._pool.rotate(1)
-        # Without a time-out: a caller who has no time gets what is there, too.
-        if (place := super()._get_ready_connection(None)) is not None:
-            return cast("_Place", place)
-        return self._new_place() if self._has_room() else None
+        # A caller who has no time gets what is there, too.
+        place = self.take_idle()
+        return self._new_place() if place is None and self._has_room() else place
+
+    def put(self, place: _Place) -> None:
+        """Take back a place whose session can be lent again."""
+        with self._lock:
+            if not (self._waiting or self._closed or place.is_over_age or self._was_drained(place)):
+                place._pool = None  # noqa: SLF001 - as psycopg_pool does
+                self._pool.append(place)
+                return
+        self.putconn(place)
+
+    def _was_drained(self, place: _Place) -> bool:
+        return place._created_at <= self._drained_at  # noqa: SLF001 - psycopg_pool's own
 
     def _has_room(self) -> bool:
         limited = time.monotonic() < self._limit_ends
@@ -439,7 +465,8 @@ class Pool:
         taken_at = time.monotonic()
         place.holder = Holder(owner or current_owner(), taken_at, calling_place())
         session.place = place
-        self._count("checkouts")
+        with self._lock:
+            self._counts["checkouts"] += 1
         if taken_at - started > _SLOW_CHECKOUT:
             _log.warning(
                 "%.1f s passed until a connection to %s was free; the others are held by: %s",
@@ -487,7 +514,7 @@ class Pool:
         place.holder = None
         # A forked child may come back with a session of its parent's pool.
         if session.reusable and place.home() is self._places:
-            self._places.putconn(place)
+            self._places.put(place)
         else:
             place.close()
         self._places.run_due()
@@ -552,7 +579,9 @@ class Pool:
     def _take(self, deadline: float) -> _Place:
         """Take a place, with a session that is alive or none yet."""
         while True:
-            place, why = self._take_or_why(max(0.0, deadline - time.monotonic()))
+            place = self._places.take_idle()
+            if place is None:
+                place, why = self._take_or_why(max(0.0, deadline - time.monotonic()))
             if place is None:
                 raise self._exhausted(why) from self._failure_of_late()
             if place.session is None:
@@ -659,11 +688,15 @@ class Holder(NamedTuple):
 def calling_place() -> str:
     """Return file and line of the caller outside this package."""
     frame = sys._getframe(2)  # noqa: SLF001 - the documented way to a caller without its cost
-    while frame.f_back is not None and (
-        frame.f_code.co_filename.startswith(_PACKAGE) or "contextlib" in frame.f_code.co_filename
-    ):
+    while _is_between(file := frame.f_code.co_filename) and frame.f_back is not None:
         frame = frame.f_back
-    return f"{frame.f_code.co_filename}:{frame.f_lineno}"
+    return f"{file}:{frame.f_lineno}"
+
+
+@lru_cache(maxsize=1024)
+def _is_between(file: str) -> bool:
+    """Whether a line of *file* is none of the caller's own."""
+    return file.startswith(_PACKAGE) or "contextlib" in file
 
 
 def describe_holders(holders: Iterable[Holder]) -> str:

@@ -65,7 +65,6 @@ class PreparedStatements:
     __slots__ = (
         "_bytes_counted",
         "_bytes_prepared",
-        "_names",
         "_number",
         "_uses",
         "compared_functions",
@@ -75,6 +74,7 @@ class PreparedStatements:
         "guard_is_unnamed",
         "is_guarded",
         "last_context",
+        "names",
         "plans_are_unsafe",
     )
 
@@ -98,13 +98,14 @@ class PreparedStatements:
         self.is_guarded = False
         self._bytes_counted = 0
         self._bytes_prepared = 0
-        # By context and text; the types are compared, since one text may come with others.
-        self._names: dict[_Key, tuple[bytes, tuple[int, ...]]] = {}
+        #: Names and types by context and text; the types are compared, since one text may come
+        #: with others.
+        self.names: dict[_Key, tuple[bytes, tuple[int, ...]]] = {}
         self._uses: dict[_Key, int] = {}
         self._number = 0
 
     def __bool__(self) -> bool:
-        return bool(self._names)
+        return bool(self.names)
 
     def key_of(self, statement: PostgresQuery | OwnStatement) -> _Key:
         """Return what a statement is remembered by."""
@@ -115,13 +116,13 @@ class PreparedStatements:
 
     def name_of(self, statement: PostgresQuery | OwnStatement) -> bytes | None:
         """Return the name under which it is prepared, or None."""
-        found = self._names.get(self.key_of(statement))
+        found = self.names.get(self.key_of(statement))
         return found[0] if found is not None and found[1] == statement.types else None
 
     def name_to_prepare(self, statement: PostgresQuery | OwnStatement) -> bytes | None:
         """Count one more use; return a name to prepare it under, or None."""
         key = self.key_of(statement)
-        if not self.enabled or self.plans_are_unsafe or self.full or key in self._names:
+        if not self.enabled or self.plans_are_unsafe or self.full or key in self.names:
             return None
         if isinstance(statement, OwnStatement):
             return self.new_name()
@@ -156,18 +157,18 @@ class PreparedStatements:
 
     def add(self, parse: Parse) -> None:
         """Remember a preparation that the server has confirmed."""
-        self._names[parse.key] = (parse.name, parse.types)
+        self.names[parse.key] = (parse.name, parse.types)
         self._bytes_prepared += len(parse.key if isinstance(parse.key, bytes) else parse.key[1])
 
     def forget(self) -> None:
         """Forget all names: the server is told to."""
-        self._names.clear()
+        self.names.clear()
         self._bytes_prepared = 0
 
     @property
     def full(self) -> bool:
         """Whether a statement that is worth it now would find no place."""
-        return len(self._names) >= _MAX_PREPARED or self._bytes_prepared > _MAX_BYTES
+        return len(self.names) >= _MAX_PREPARED or self._bytes_prepared > _MAX_BYTES
 
     def is_out_of_date(self, error: psycopg.Error) -> bool:
         """Return True when the server refused a prepared statement before it ran any of it.

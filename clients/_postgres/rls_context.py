@@ -153,6 +153,9 @@ class RlsContexts:
         Raises:
             RlsContextError: A value is missing, unknown or unfit; the message has its name alone.
         """
+        if identity is None and user_id is not None and self._user_alone:
+            # The usual call, without what only others need.
+            return RlsContext(self, (self._items[0][2]("user_id", user_id),))
         given = self._given(user_id, identity)
         if len(given) < len(self._items):
             given = self._with_ambient(given)

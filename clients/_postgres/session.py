@@ -22,7 +22,7 @@ from psycopg.pq import ConnStatus, DiagnosticField, ExecStatus, TransactionStatu
 
 from .errors import was_terminated_by_server
 from .poller import READ, WRITE, new_poller
-from .prepared import Parse, PreparedStatements, without_parses
+from .prepared import OwnStatement, Parse, PreparedStatements, without_parses
 from .sql import COMMIT, GUARD, LAST_COMMIT, RESET
 
 if TYPE_CHECKING:
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from psycopg._queries import PostgresQuery
     from psycopg.pq.abc import PGresult
 
-    from .prepared import OwnStatement
     from .watchdog import SilenceWatch
 
 __all__ = ["BatchError", "Session", "Statement"]
@@ -44,7 +43,9 @@ _SYNC = int(ExecStatus.PIPELINE_SYNC)
 # libpq 17 and later.
 _CAN_CLOSE = psycopg.capabilities.has_send_close_prepared()
 _FATAL = int(ExecStatus.FATAL_ERROR)
+_OK, _IDLE = int(ConnStatus.OK), int(TransactionStatus.IDLE)
 _COPY = frozenset(map(int, (ExecStatus.COPY_IN, ExecStatus.COPY_OUT, ExecStatus.COPY_BOTH)))
+_NOT_DONE = _COPY | {_FATAL}
 
 
 class BatchError(Exception):
@@ -85,6 +86,7 @@ class Session:
     __slots__ = (
         "__weakref__",
         "application_name",
+        "backend_pid",
         "born",
         "conn",
         "encoding",
@@ -105,6 +107,8 @@ class Session:
         self.conn = conn
         self.pgconn = conn.pgconn
         self.watch = watch
+        #: Who answers, unless a pooler stands between, which gives a number of its own.
+        self.backend_pid = b"%d" % self.pgconn.backend_pid
         #: Where the pool keeps it: a place is free when the session that has it is dropped.
         self.place: object = None
         self.prepared = PreparedStatements()
@@ -145,8 +149,8 @@ class Session:
         """Whether the next borrower may have it: connected, outside any transaction, readable."""
         try:
             return (
-                self.pgconn.status == ConnStatus.OK
-                and self.pgconn.transaction_status == TransactionStatus.IDLE
+                self.pgconn.status == _OK
+                and self.pgconn.transaction_status == _IDLE
                 and self.pgconn.parameter_status(b"client_encoding") == self.encoding
             )
         except Exception:  # noqa: BLE001 - whatever it is, nobody should have this session
@@ -184,13 +188,22 @@ class Session:
             BatchError: The server refused one, or the connection broke and is closed now.
         """
         pgconn = self.pgconn
+        send_prepared, names = pgconn.send_query_prepared, self.prepared.names
         results: list[PGresult] = []
         parses: list[Parse] = []
         commit: int | None = None
         try:
             pgconn.enter_pipeline_mode()
             for index, statement in enumerate(statements):
-                if statement is LAST_COMMIT or statement is COMMIT:
+                if (
+                    # Most of a batch: statements of our own that were prepared before.
+                    type(statement) is OwnStatement
+                    and statement is not LAST_COMMIT
+                    and (found := names.get(statement.query)) is not None
+                    and found[1] == statement.types
+                ):
+                    send_prepared(found[0], statement.params, statement.formats)
+                elif statement is LAST_COMMIT or statement is COMMIT:
                     # Its place among the results. Before it is sent, nothing can be committed; but
                     # libpq sends on closing what it still has.
                     is_named = statement is LAST_COMMIT and self._leaves_unnamed_alone
@@ -201,7 +214,7 @@ class Session:
                 else:
                     self._send_by_name(index, statement, parses)
             pgconn.pipeline_sync()
-            self._read_to_sync(results)
+            failed = self._read_to_sync(results)
             pgconn.exit_pipeline_mode()
         except Exception as error:  # noqa: BLE001 - whatever it is, what was sent may have run
             self._raise_loss(error, results, parses, commit)
@@ -210,7 +223,8 @@ class Session:
             raise
         if parses:
             results = without_parses(results, parses, self.prepared)
-        self._raise_failure(results, statements, commit)
+        if failed:
+            self._raise_failure(results, statements, commit)
         return results
 
     def run_rows(
@@ -345,16 +359,17 @@ class Session:
                 statement.query, statement.params, statement.types or None, statement.formats
             )
 
-    def _read_to_sync(self, results: list[PGresult]) -> None:
+    def _read_to_sync(self, results: list[PGresult]) -> bool:
+        """Read into *results* up to the Sync; return whether the server refused a statement."""
         self._flush()
-        pgconn = self.pgconn
-        nothing = 0
+        is_busy, get_result = self.pgconn.is_busy, self.pgconn.get_result
+        failed, nothing = False, 0
         # The hot loop: a batch has a dozen statements, and two looks for each.
         while True:
-            while pgconn.is_busy():
+            while is_busy():
                 self._wait(READ)
-                pgconn.consume_input()
-            result = pgconn.get_result()
+                self.pgconn.consume_input()
+            result = get_result()
             if result is None:
                 # One None ends each statement's results; two in a row mean that none are left.
                 nothing += 1
@@ -364,9 +379,11 @@ class Session:
             nothing = 0
             status = result.status
             if status == _SYNC:
-                return
-            if status in _COPY:
-                raise psycopg.NotSupportedError("COPY cannot run here")
+                return failed
+            if status in _NOT_DONE:
+                if status != _FATAL:
+                    raise psycopg.NotSupportedError("COPY cannot run here")
+                failed = True
             results.append(result)
 
     def _next_result(self) -> PGresult | None:

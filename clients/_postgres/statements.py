@@ -147,6 +147,10 @@ def refuse_unsuitable(query: Query, method: str, params: Params | None = None) -
     Raises:
         PostgresError: It is one of those; the message says what to use.
     """
+    if type(query) is str and len(query) <= _MAX_CACHED:
+        is_sound = _is_sound_alone if params is None else _is_sound_with_params
+        if is_sound(query) and (params is None or len(params) <= MAX_PARAMETERS):
+            return
     text = text_of(query)
     problem = (_cached_problem if len(text) <= _MAX_CACHED else _problem)(text)
     if problem is not None:
@@ -166,6 +170,14 @@ def refuse_unsendable(query: Query, params: Params | None, action: str) -> None:
         PostgresError: A placeholder stands where it is no parameter, or there are too many.
     """
     if params is None and isinstance(query, str | bytes | sql.Composable):
+        return
+    if (
+        type(query) is str
+        and params is not None
+        and len(query) <= _MAX_CACHED
+        and _cached_misplaced(query) is None
+        and len(params) <= MAX_PARAMETERS
+    ):
         return
     text = text_of(query, placeholders=params is not None)
     find = _cached_misplaced if len(text) <= _MAX_CACHED else _misplaced_placeholder
@@ -310,6 +322,16 @@ def _problem(query: str) -> str | None:
 
 
 _cached_problem = lru_cache(maxsize=512)(_problem)
+
+
+@lru_cache(maxsize=512)
+def _is_sound_alone(query: str) -> bool:
+    return _problem(query) is None
+
+
+@lru_cache(maxsize=512)
+def _is_sound_with_params(query: str) -> bool:
+    return _problem(query) is None and _misplaced_placeholder(query) is None
 
 
 def _unsuitable_phrase(query: str) -> tuple[str, str] | None:

@@ -94,10 +94,13 @@ class SilenceWatch:
         Raises:
             SilenceError: It is not worth to go on; the caller closes the connection.
         """
+        if ready := poller.poll(_ATTENTION_MS):
+            return ready[0][1]
         heard = _Silence()
-        while not (ready := poller.poll(_ATTENTION_MS)):
+        while True:
             heard = self._in_silence(heard, pgconn)
-        return ready[0][1]
+            if ready := poller.poll(_ATTENTION_MS):
+                return ready[0][1]
 
     def over(self, generator: PQGen[T], pgconn: PGconn) -> PQGen[T]:
         """Run psycopg's *generator*, and check whenever it has waited for too long."""

@@ -77,10 +77,9 @@ _MEASURED = (
 def is_enabled() -> bool:
     """Return whether a tracer provider or a meter provider is set."""
     # All in one: each call of the three clients comes by here.
-    modules = sys.modules
-    return (
-        getattr(modules.get(_TRACE), _TRACER_PROVIDER, None) is not None
-        or getattr(modules.get(_METRICS), _METER_PROVIDER, None) is not None
+    traces, metrics = sys.modules.get(_TRACE), sys.modules.get(_METRICS)
+    return (traces is not None and getattr(traces, _TRACER_PROVIDER, None) is not None) or (
+        metrics is not None and getattr(metrics, _METER_PROVIDER, None) is not None
     )
 
 
@@ -167,6 +166,8 @@ class Telemetry:
         self.attributes = dict(attributes)
         self.target = target
         self.system = system
+        #: Whether a call was recorded ever: cheaper to see than whether one is to be now.
+        self.has_recorded = False
         self._readings: Callable[[], Callable[[], Iterable[Reading]] | None] = _no_readings
         if readings is not None:
             self.observe(readings)
@@ -205,6 +206,7 @@ class Telemetry:
             tracing = None
         if tracing is None and instruments is None:
             return nullcontext()
+        self.has_recorded = True
         return Call(self, (tracing, instruments), operation, attributes, parent)
 
     def measure(self, name: str, seconds: float, pool: str) -> None:

@@ -29,7 +29,7 @@ from .._shared.fork import on_fork
 from .._shared.interrupts import is_interrupt
 from .._shared.locks import OwnedLock
 from .._shared.telemetry import is_enabled
-from .connections import arrival_check, pack
+from .connections import arrival_checks, pack
 from .errors import TIMEOUTS, PoolExhausted, ReplyLost, ServerMoved
 from .replies import identity
 from .silence import ServerSilent, place_of
@@ -121,6 +121,8 @@ class ServerPool:
         # them locked for ever.
         self._lock = OwnedLock()
         self._waiters: deque[threading.Lock] = deque()
+        # Whether a caller has waited in vain, and no place has become free since.
+        self._is_stuck = False
 
     def call(
         self,
@@ -168,7 +170,7 @@ class ServerPool:
         self._idle.append(connection)
         if connection.taken_at:
             self._record_use(connection)
-        if self._waiters or self._closed:
+        if self._waiters or self._closed or self._is_stuck:
             self._after_give_back()
         if refused:
             raise reply
@@ -221,19 +223,7 @@ class ServerPool:
 
     def take(self, *, impatient: bool = False) -> AnyConnection:
         """Return a connection that owes no reply; ``give_back``, ``leave`` or ``abandon`` it."""
-        if not is_enabled():
-            return self._take(impatient=impatient)
-        started = time.perf_counter()
-        connection = self._take(impatient=impatient)
-        try:
-            connection.taken_at = time.perf_counter()
-            self._telemetry.measure("wait_time", connection.taken_at - started, _NAME)
-        except BaseException:
-            self.discard(connection)
-            raise
-        return connection
-
-    def _take(self, *, impatient: bool) -> AnyConnection:
+        started = time.perf_counter() if self._telemetry.has_recorded else 0.0
         generation = self._newest_generation()
         if generation > self._generation:
             self._generation = generation
@@ -243,9 +233,10 @@ class ServerPool:
         if connection is None:
             if impatient and time.monotonic() - self._made_at < _SAME_SERVER:
                 self._silent.refuse(self.place)
-            return self._open_or_wait(impatient=impatient)
-        if impatient:
-            self._refuse_silent(connection)
+            connection = self._open_or_wait(impatient=impatient)
+            impatient = False  # that has looked at the server's silence already
+        if impatient or started:
+            self._inspect(connection, started, impatient=impatient)
         return connection
 
     def _take_idle(self) -> AnyConnection | None:
@@ -257,7 +248,7 @@ class ServerPool:
                 return None
             try:
                 # Readable means closed by the server, or a reply that nobody asked for.
-                if connection.has_arrivals():
+                if connection.has_read() or connection.can_read(0):
                     self._stale += 1
                 elif connection.credential_generation >= self._generation:
                     return connection
@@ -288,9 +279,13 @@ class ServerPool:
                         continue
                     raise
                 return connection
+            if impatient:
+                # Whoever holds the connections may be waiting for a silent server.
+                self._silent.refuse(self.place)
             remaining = min(deadline - time.monotonic(), timeout - waited)
-            if remaining <= 0:
+            if remaining <= 0 or (impatient and self._is_stuck):
                 self._exhausted += 1
+                self._is_stuck = True
                 raise PoolExhausted(
                     f"all {self._limits.max_connections} connections stayed in use for "
                     f"{timeout:g} s (pool_timeout): raise max_connections, or share the server "
@@ -306,8 +301,6 @@ class ServerPool:
                     self._waiters.remove(turn)
             connection = self._take_idle()
             if connection is not None:
-                if impatient:
-                    self._refuse_silent(connection)
                 return connection
 
     def _connect(self, connection: AnyConnection, *, impatient: bool) -> None:
@@ -317,7 +310,7 @@ class ServerPool:
             self._connects += 1
             started = time.perf_counter()
             connection.connect()
-            connection.has_arrivals = arrival_check(connection)
+            connection.has_read, connection.can_read = arrival_checks(connection)
             if is_enabled():
                 took = time.perf_counter() - started
                 self._telemetry.measure("create_time", took, _NAME)
@@ -328,10 +321,20 @@ class ServerPool:
             self.discard(connection)
             raise
 
-    def _refuse_silent(self, connection: AnyConnection) -> None:
-        if self._silent.is_silent(place_of(connection)):
+    def _inspect(self, connection: AnyConnection, started: float, *, impatient: bool) -> None:
+        """Record the wait for *connection* since *started*, and refuse it where it is silent."""
+        try:
+            if impatient:
+                self._silent.refuse(place_of(connection))
+            if started:
+                connection.taken_at = time.perf_counter()
+                self._telemetry.measure("wait_time", connection.taken_at - started, _NAME)
+        except ServerSilent:
             self.give_back(connection)
-            self._silent.refuse(place_of(connection))
+            raise
+        except BaseException:
+            self.discard(connection)
+            raise
 
     def _note_silence(self, connection: AnyConnection, error: BaseException) -> None:
         if isinstance(error, TIMEOUTS) and not isinstance(error, ServerSilent):
@@ -368,8 +371,7 @@ class ServerPool:
                 del self._alive[number]
 
     def _after_give_back(self) -> None:
-        if self._waiters:
-            self._wake()
+        self._wake()
         if self._closed:
             self.drop_idle()
 
@@ -419,6 +421,7 @@ class ServerPool:
         self._wake()
 
     def _wake(self) -> None:
+        self._is_stuck = False
         try:
             self._waiters.popleft().release()
         except IndexError:

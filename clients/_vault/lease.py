@@ -20,6 +20,7 @@ from .._shared.fork import on_fork
 from .._shared.lifecycle import Lifecycle
 from .._shared.locks import OwnedLock
 from .._shared.secrecy import Masked
+from .._shared.validation import checked_callable
 from ..errors import VaultConfigurationError, VaultConnectionError, VaultError
 from .api import (
     DatabaseCredential,
@@ -90,6 +91,7 @@ _REVOKE_TIMEOUT = 2.0
 _REISSUE_PAUSE = 5.0
 
 _log = logging.getLogger("clients.credentials")
+_refusal = partial(VaultConfigurationError, reason="setting")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,13 +148,7 @@ class LeasedUrl(Credential, Lifecycle):
         timeout: float,
     ) -> None:
         self.path = database_path(role)
-        if not callable(base_url):
-            # Not shown: it may hold a password.
-            raise VaultConfigurationError(
-                f"base_url is {type(base_url).__name__}: pass a callable that returns the URL, "
-                "such as get_database_url",
-                reason="setting",
-            )
+        checked_callable("base_url", base_url, _refusal, that="returns a URL: get_database_url")
         self._session = session
         self._base_url = base_url
         self._timeout = timeout

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import signal
+import threading
 import time
 from collections import Counter
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from redis.crc import key_slot
+from redis.exceptions import ResponseError
 
 from clients.errors import ValkeyConfigurationError, ValkeyConnectionError, ValkeyError
 from clients.valkey_client import RateLimit, SessionStore, ValkeyClient
@@ -29,7 +33,7 @@ SILENCE = 0.5
 @pytest.fixture(scope="module")
 def server() -> Iterator[ValkeyServer]:
     """A server that these tests hurt, and leave well."""
-    with ValkeyServer() as started:
+    with ValkeyServer(directives=("enable-debug-command local",)) as started:
         yield started
 
 
@@ -104,6 +108,72 @@ def _read_only(server: ValkeyServer, _client: ValkeyClient) -> Iterator[None]:
 
 
 @contextmanager
+def _refusing(server: ValkeyServer, client: ValkeyClient) -> Iterator[None]:
+    client.runner.link.pool.drop_idle()  # type: ignore[attr-defined]  # one server
+    with ValkeyClient(server.url) as admin:
+        before = int(admin.client.config_get("maxclients")["maxclients"] or 0)
+        admin.client.config_set("maxclients", "1")
+        try:
+            yield
+        finally:
+            admin.client.config_set("maxclients", before)
+
+
+@contextmanager
+def _loading(server: ValkeyServer, _client: ValkeyClient) -> Iterator[None]:
+    with ValkeyClient(server.url, socket_timeout=60.0) as admin:
+        admin.set_many({f"k{number}": "x" * 100 for number in range(10_000)})
+        admin.client.save()
+        admin.client.config_set("loading-process-events-interval-bytes", "1024")
+        admin.client.config_set("key-load-delay", "1000")
+        loader = threading.Thread(target=lambda: raw(admin, "DEBUG", "RELOAD", "NOSAVE"))
+        loader.start()
+        try:
+            wait_until("it loads", lambda: _code_of(lambda: admin.get("k1")) == "LOADING")
+            yield
+        finally:
+            wait_until("it has time", lambda: admin.client.config_set("key-load-delay", "0"))
+            loader.join()
+
+
+def _code_of(call: Callable[[], object]) -> str | None:
+    try:
+        call()
+    except ValkeyError as error:
+        return error.code
+    return None
+
+
+@contextmanager
+def _blocked_by_a_script(server: ValkeyServer, _client: ValkeyClient) -> Iterator[None]:
+    with ValkeyClient(server.url, socket_timeout=60.0) as admin:
+        admin.client.config_set("busy-reply-threshold", "50")
+        script = threading.Thread(target=_run_for_ever, args=(admin,))
+        script.start()
+        try:
+            wait_until("it is busy", lambda: _code_of(lambda: admin.get("a")) == "BUSY")
+            yield
+        finally:
+            raw(admin, "SCRIPT", "KILL")
+            script.join()
+
+
+def _run_for_ever(admin: ValkeyClient) -> None:
+    with suppress(ResponseError):
+        raw(admin, "EVAL", "while true do end", "0")
+
+
+@contextmanager
+def _short_of_replicas(server: ValkeyServer, _client: ValkeyClient) -> Iterator[None]:
+    with ValkeyClient(server.url) as admin:
+        admin.client.config_set("min-replicas-to-write", "1")
+        try:
+            yield
+        finally:
+            admin.client.config_set("min-replicas-to-write", "0")
+
+
+@contextmanager
 def _exhausted(_server: ValkeyServer, client: ValkeyClient) -> Iterator[None]:
     pool: Any = client.runner.link.pool  # type: ignore[attr-defined]  # one server
     held = [pool.take(), pool.take()]
@@ -114,35 +184,114 @@ def _exhausted(_server: ValkeyServer, client: ValkeyClient) -> Iterator[None]:
             pool.give_back(one)
 
 
-FAULTS = [_stopped, _frozen, _frozen_without_connections, _out_of_memory, _read_only, _exhausted]
+TOPOLOGY_FAULTS: dict[str, tuple[Any, signal.Signals]] = {
+    "behind Sentinel, and the primary is stopped": (SentinelTopology, signal.SIGKILL),
+    "behind Sentinel, and the primary is frozen": (SentinelTopology, signal.SIGSTOP),
+    "a Cluster, and the key's primary is stopped": (ClusterTopology, signal.SIGKILL),
+    "a Cluster, and the key's primary is frozen": (ClusterTopology, signal.SIGSTOP),
+}
+#: As the table of the reference names them.
+FAULTS = {
+    "stopped": _stopped,
+    "frozen": _frozen,
+    "frozen, and no connection is open": _frozen_without_connections,
+    "out of connections (`maxclients`)": _refusing,
+    "loading its data": _loading,
+    "blocked by a script": _blocked_by_a_script,
+    "out of memory": _out_of_memory,
+    "a read-only replica": _read_only,
+    "short of replicas (`min-replicas-to-write`)": _short_of_replicas,
+    "well, and all connections of the pool stay in use": _exhausted,
+}
+_PAGE = (Path(__file__).parents[2] / "clients/README.md").read_text()
+_TABLE = {
+    row[0]: row[1:]
+    for row in re.findall(
+        r"^\| (.+?) \| (.+?) \| (.+?) \|$",
+        _PAGE.partition("## While Valkey is away")[2].partition("\n## ")[0],
+        re.MULTILINE,
+    )[1:]
+}
 
 
-@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__.strip("_"))
+def test_the_reference_has_every_fault() -> None:
+    """And no row that nobody tries."""
+    assert _TABLE.keys() == FAULTS.keys() | TOPOLOGY_FAULTS.keys()
+
+
+def _told(error: ValkeyError) -> set[str]:
+    """Return what the table says of an error: its reason and its code."""
+    kind = error.code if error.code not in {None, "ERR"} else None
+    return {f"`{word}`" for word in (error.reason, kind) if word}
+
+
+def _seconds(call: Callable[[], object]) -> float:
+    start = time.monotonic()
+    call()
+    return time.monotonic() - start
+
+
+@pytest.mark.parametrize("name", FAULTS)
 def test_each_policy_answers_and_ends_by_itself(
-    server: ValkeyServer, client: ValkeyClient, fault: Any, caplog: pytest.LogCaptureFixture
+    server: ValkeyServer, client: ValkeyClient, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The answer says that it was given without Valkey, and the first call after it is Valkey's."""
+    """As the table says: the error, who waits for it, one line in the log, and the end of it."""
+    words, wait = _TABLE[name]
     assert not _deny(client).without_server
     client.delete("entry")
-    with fault(server, client), caplog.at_level(logging.INFO, "clients.valkey"):
+    with FAULTS[name](server, client), caplog.at_level(logging.INFO, "clients.valkey"):
+        first = _seconds(lambda: _deny(client))
+        later = min(_seconds(lambda: _deny(client)) for _ in range(3))
         for _ in range(2):
             assert _allow(client) == RateLimit(*(True, 0, 0.0, 0.0), without_server=True)
             denied = _deny(client)
             assert (denied.allowed, denied.without_server) == (False, True)
             assert denied.retry_after > 0
             assert _produce(client) == "produced"
-        with pytest.raises(ValkeyError):
-            client.rate_limit("limit", 10**6, 1.0)
-        with pytest.raises(ValkeyError):
-            client.cached("entry", 60, lambda: "produced")
         told = [one for one in caplog.records if one.name == "clients.valkey"]
         assert [one.levelname for one in told] == ["WARNING"]
         assert "without Valkey" in told[0].getMessage()
+        for call in (
+            lambda: client.rate_limit("limit", 10**6, 1.0),
+            lambda: client.cached("entry", 60, lambda: "produced"),
+        ):
+            with pytest.raises(ValkeyError) as caught:
+                call()
+            assert _told(caught.value) == set(re.findall(r"`\w+`", words))
 
+    assert (first > 0.9 * SILENCE) is (wait != "no time")
+    assert later < 0.5 * SILENCE
     wait_until("Valkey answers", lambda: not _deny(client).without_server, 10)
     assert not _allow(client).without_server
     assert _produce(client) == "produced"
     assert client.get_json("entry") == "produced"
+
+
+def test_a_pool_that_waits_for_a_frozen_server_costs_one_wait(
+    server: ValkeyServer, client: ValkeyClient
+) -> None:
+    """Others hold all connections, and wait without a policy: a limiter waits for them once."""
+    _deny(client)
+    stop = threading.Event()
+
+    def hold() -> None:
+        while not stop.is_set():
+            with suppress(ValkeyError):
+                client.get("a")
+
+    holders = [threading.Thread(target=hold) for _ in range(4)]
+    with _frozen(server, client):
+        for one in holders:
+            one.start()
+        taken = []
+        for _ in range(40):
+            taken.append(_seconds(lambda: _deny(client)))
+            time.sleep(0.04 * SILENCE)
+        stop.set()
+    for one in holders:
+        one.join()
+
+    assert sum(seconds > 0.5 * SILENCE for seconds in taken) <= 1
 
 
 @pytest.mark.parametrize("fault", [_frozen, _frozen_without_connections], ids=lambda f: f.__name__)
@@ -314,52 +463,52 @@ def _slow_calls(client: ValkeyClient, name: str, seconds: float) -> tuple[int, C
 
 
 @pytest.mark.slow
-def test_behind_sentinels_a_frozen_primary_costs_few_time_outs() -> None:
-    """One for the primary; after the fail-over the next one answers without anybody's doing."""
-    with SentinelTopology() as topology:
-        settings = {"connect_timeout": SILENCE, "socket_timeout": SILENCE}
-        with ValkeyClient(topology.url, **settings) as client:  # type: ignore[arg-type]  # floats
-            assert not _deny(client).without_server
-            topology.primary.send_signal(signal.SIGSTOP)
-            try:
-                slow, given = _slow_calls(client, "limit", 1.0)
-                assert given[True] > 10
-                wait_until("a new primary", lambda: not _allow(client).without_server, 40)
-                again, later = _slow_calls(client, "limit", 0.5)
-            finally:
-                topology.primary.send_signal(signal.SIGCONT)
-
-    assert slow <= 2
-    assert (again, later[True]) == (0, 0)
-
-
-@pytest.mark.slow
-def test_in_a_cluster_a_frozen_server_costs_its_own_keys_alone() -> None:
-    """One time-out; keys of the other servers are limited as ever, and the replica takes over."""
-    with ClusterTopology() as topology:
+@pytest.mark.parametrize("name", TOPOLOGY_FAULTS)
+def test_a_primary_that_goes_away_costs_one_time_out_at_most(
+    name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its own keys' calls are answered without it until the next primary is there, by itself."""
+    kind, how = TOPOLOGY_FAULTS[name]
+    words, _ = _TABLE[name]
+    key, elsewhere = "limit", ""
+    if kind is ClusterTopology:
         names = [f"limit-{number}" for number in range(100)]
-        first = next(name for name in names if key_slot(name.encode()) <= 5460)
-        other = next(name for name in names if key_slot(name.encode()) > 10922)
-        settings = {"connect_timeout": SILENCE, "socket_timeout": SILENCE}
-        with ValkeyClient(topology.url, **settings) as client:  # type: ignore[arg-type]  # floats
-            for name in (first, other):
-                assert not client.rate_limit(name, 10, 1.0, on_unavailable="deny").without_server
-            topology.servers[0].send_signal(signal.SIGSTOP)
-            try:
-                slow, given = _slow_calls(client, first, 0.8)
-                assert given[True] > 5
-                elsewhere, answers = _slow_calls(client, other, 0.2)
-                wait_until(
-                    "the replica has taken over",
-                    lambda: (
-                        not client.rate_limit(
-                            first, 10**6, 1.0, on_unavailable="deny"
-                        ).without_server
-                    ),
-                    40,
-                )
-            finally:
-                topology.servers[0].send_signal(signal.SIGCONT)
+        key = next(name for name in names if key_slot(name.encode()) <= 5460)
+        elsewhere = next(name for name in names if key_slot(name.encode()) > 10922)
+    settings: dict[str, Any] = {"connect_timeout": SILENCE, "socket_timeout": SILENCE}
+    seen: set[str] = set()
 
-    assert slow <= 2
-    assert (elsewhere, answers[True]) == (0, 0)
+    with kind() as topology, ValkeyClient(topology.url, **settings) as opened:
+        client: ValkeyClient = opened
+
+        def without(policy: Any = "deny") -> bool:
+            return client.rate_limit(key, 10**6, 1.0, on_unavailable=policy).without_server
+
+        assert not without()
+        primary = topology.servers[0] if kind is ClusterTopology else topology.primary
+        if how is signal.SIGKILL:
+            primary.stop(how)
+        else:
+            primary.send_signal(how)
+        try:
+            with caplog.at_level(logging.WARNING, "clients.valkey"):
+                slow, given = _slow_calls(client, key, 0.7)
+                assert without("allow")
+                entry = f"{{{key}}}:entry"
+                assert client.cached(entry, 9, lambda: 5, on_unavailable="produce") == 5
+                if elsewhere:
+                    assert _slow_calls(client, elsewhere, 0.1)[1][True] == 0
+                with pytest.raises(ValkeyError) as caught:
+                    client.get(key)
+                seen |= _told(caught.value)
+                wait_until("another primary", lambda: not without(), 40)
+                again, later = _slow_calls(client, key, 0.3)
+        finally:
+            if how is signal.SIGSTOP:
+                primary.send_signal(signal.SIGCONT)
+
+    assert given[True] > 1
+    assert slow == (1 if how is signal.SIGSTOP else 0)
+    assert (again, later[True]) == (0, 0)
+    assert [one.levelname for one in caplog.records if one.name == "clients.valkey"] == ["WARNING"]
+    assert seen <= set(re.findall(r"`\w+`", words))

@@ -51,8 +51,10 @@ def echo_server() -> Iterator[int]:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=serve)
         thread.start()
-        yield listener.getsockname()[1]
-        listener.shutdown(socket.SHUT_RDWR)
+        try:
+            yield listener.getsockname()[1]
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
     thread.join()
 
 
@@ -79,6 +81,17 @@ def test_the_counter_counts_questions() -> None:
         found = trips_of({"one": lambda: ask(client, b"x" * 1_000), "three": three}, proxy)
 
     assert found == {"one": 1, "three": 3}
+
+
+def test_the_counter_cuts_no_connection_for_being_idle() -> None:
+    """The time-out for connecting does not bound how long nothing may come."""
+    with (
+        echo_server() as port,
+        FaultProxy(port) as proxy,
+        socket.create_connection(("127.0.0.1", proxy.port)) as client,
+    ):
+        ask(client)
+        assert {one.gettimeout() for one in proxy._sockets} == {None}
 
 
 def test_the_link_delays_each_round_trip_and_does_not_throttle() -> None:
@@ -288,6 +301,9 @@ def test_the_wanted_limits_are_not_widened() -> None:
         "import": 1.05,
         "block": 1.4,
         "error rate": 0.001,
+        "policy": 1.2,
+        "pipeline": 0.6,
+        "import all": 1.25,
     }
 
     for name, limit in wanted.items():

@@ -113,13 +113,35 @@ def test_a_connection_is_made_of_the_class_with_the_keywords() -> None:
 
 
 def test_an_idle_connection_is_taken_from_the_left_and_added_on_the_right(pool: Any) -> None:
-    """So a rotation by one makes it last in, first out."""
+    """So whoever takes it from the right has the one that came back last."""
     first, second = pool._connect(), pool._connect()
     pool._add_to_pool(first)
     pool._add_to_pool(second)
     assert list(pool._pool) == [first, second]
     assert isinstance(pool._pool, deque)
     assert pool._get_ready_connection(None) is first
+
+
+def test_to_take_an_idle_connection_changes_what_we_change_and_nothing_else(pool: Any) -> None:
+    """``take_idle`` does by hand what these two do: the deque, ``_nconns_min`` and ``_pool``."""
+    for _ in range(2):
+        pool._add_to_pool(pool._connect())
+    pool._nconns_min = 2
+    before = dict(vars(pool))
+    taken = pool._getconn_unchecked(1.0)
+    assert (len(pool._pool), pool._nconns_min, taken._pool) == (1, 1, pool)
+    changed = {name for name, value in vars(pool).items() if before[name] is not value}
+    assert changed == {"_nconns_min"}
+
+
+def test_to_put_a_good_connection_back_changes_what_we_change_and_nothing_else(pool: Any) -> None:
+    """``put`` does by hand what ``putconn`` does while nobody waits: the deque and ``_pool``."""
+    made = pool._connect()
+    before = dict(vars(pool))
+    pool.putconn(made)
+    assert (list(pool._pool), made._pool) == ([made], None)
+    assert [name for name, value in vars(pool).items() if before[name] is not value] == []
+    assert made._created_at > pool._drained_at
 
 
 def test_a_caller_looks_first_and_then_queues_under_the_lock(pool: Any) -> None:
