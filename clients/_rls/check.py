@@ -273,7 +273,12 @@ class Check:
         sources = self.functions.sources(oids)
         texts = [t for p in table.policies for t in (p.using, p.check) if t] + sources
         types = frozenset(
-            table.columns[c]["base"] for c in table.read_by_policies() if c in table.columns
+            self.relations[other].columns[column]["base"]
+            for policy in table.policies
+            for other, columns in policy.facts["columns"].items()
+            if other in self.relations
+            for column in columns
+            if column in self.relations[other].columns
         )
         seen_by = [
             (definer_name(owner, other), other, self._shown_to(owner, other))
