@@ -89,8 +89,8 @@ class PostgresClient(Lifecycle):
         local_role: The role that each transaction of a user runs under, for policies ``TO`` it:
             ``SET LOCAL ROLE``. The login role has to be a member of it. None: the login role.
         configure: Prepares each new connection before it is used: takes psycopg's connection, and
-            is the place to register types (enums, composites, pgvector). What is registered later
-            is known to some connections alone.
+            is the place to register types (enums, composites, pgvector). What is registered for all
+            of psycopg counts as it is when the client is made.
 
     Raises:
         PostgresConfigurationError: A setting is unusable.

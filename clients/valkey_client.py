@@ -13,7 +13,7 @@ from ._shared.lifecycle import Lifecycle
 from ._shared.locks import OwnedLock
 from ._shared.pool_stats import with_metric_names
 from ._shared.single_flight import SingleFlight
-from ._shared.validation import checked_count, checked_seconds, shown
+from ._shared.validation import checked_choice, checked_count, checked_seconds
 from ._valkey.arguments import (
     checked_expiry,
     checked_key,
@@ -197,7 +197,9 @@ class ValkeyClient(KeyOperations, Lifecycle):
             ValkeyConfigurationError: An argument is unusable.
             ValkeyError: The call failed.
         """
-        _check_choice("on_unavailable", on_unavailable, ("raise", "allow", "deny"))
+        checked_choice(
+            "on_unavailable", on_unavailable, ("raise", "allow", "deny"), ValkeyConfigurationError
+        )
         name = checked_key(self._commands.prefix, key)
         command = rate_limit_command(name, limit, period_seconds, burst=burst, cost=cost)
         if on_unavailable == "raise":
@@ -252,7 +254,9 @@ class ValkeyClient(KeyOperations, Lifecycle):
             ValkeyConfigurationError: An argument is unusable, or *per_user* is missing.
             ValkeyError: The call failed, or the value is not JSON.
         """
-        _check_choice("on_unavailable", on_unavailable, ("raise", "produce"))
+        checked_choice(
+            "on_unavailable", on_unavailable, ("raise", "produce"), ValkeyConfigurationError
+        )
         checked_key("", key)
         key = entry_key(key, current_identity(), per_user)
         name = checked_key(self.key_prefix, key)
@@ -318,10 +322,3 @@ class ValkeyClient(KeyOperations, Lifecycle):
 
     def _renew_lock(self) -> None:
         self._driver_lock = OwnedLock()
-
-
-def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValkeyConfigurationError(
-            f"{name} is {shown(value)}: it must be one of {', '.join(map(repr, choices))}"
-        )

@@ -13,7 +13,7 @@ from ._shared.fork import on_fork
 from ._shared.lifecycle import Lifecycle
 from ._shared.secrecy import Masked, MaskedEnvironment
 from ._shared.telemetry import Reading, credential_readings
-from ._shared.validation import LARGEST, shown
+from ._shared.validation import checked_count
 from ._vault.api import lookup_self
 from ._vault.cache import CacheStats, SecretCache
 from ._vault.errors import Operation
@@ -349,10 +349,6 @@ def _checked_version(version: object) -> int | None:
     # The server takes 0 and negative numbers for "the latest".
     if version is None:
         return None
-    if isinstance(version, int) and not isinstance(version, bool) and 1 <= version <= LARGEST:
-        return int(version)
-    raise VaultConfigurationError(
-        f"version is {shown(version)}: it must be None or a whole number from 1 on, and at most "
-        f"{LARGEST}",
-        reason="setting",
+    return checked_count(
+        "version", version, partial(VaultConfigurationError, reason="setting"), minimum=1
     )

@@ -17,10 +17,12 @@ What is a secret itself, such as a token, has a field of its own, which takes a 
 from __future__ import annotations
 
 import inspect
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .._shared.secrecy import Masked
+from .._shared.validation import checked_choice
 from ..errors import VaultConfigurationError
 from ..vault_auth import Agent, AppRole, Certificate, Jwt, Kubernetes, Token, TokenFile
 
@@ -78,12 +80,12 @@ def auth_of(config: Mapping[str, str]) -> VaultAuth:
     Raises:
         VaultConfigurationError: A name is unknown or missing, or a value is unusable.
     """
-    method = config.get("method")
-    if method not in _KINDS:
-        raise VaultConfigurationError(
-            f"auth's method is {method!r}: it must be one of {', '.join(map(repr, _KINDS))}",
-            reason="setting",
-        )
+    method = checked_choice(
+        "auth's method",
+        config.get("method"),
+        _KINDS,
+        partial(VaultConfigurationError, reason="setting"),
+    )
     _, make, names = _KINDS[method]
     told: dict[str, Any] = {name: value for name, value in config.items() if name != "method"}
     if unknown := sorted(told.keys() - set(names)):

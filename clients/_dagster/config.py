@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pydantic import (
@@ -17,6 +18,7 @@ from pydantic import (
 )
 
 from .._shared.environment import VaultSettings
+from .._shared.validation import checked_choice
 from ..errors import ConfigurationError, VaultConfigurationError
 from ..identity import RlsSetting
 from ..vault_client import VaultClient
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ..vault_auth import VaultAuth
+
+_refusal = partial(VaultConfigurationError, reason="setting")
 
 __all__ = [
     "VARIABLES",
@@ -183,11 +187,8 @@ def resolve(config: VaultSecretsResourceConfig) -> ResolvedVault:
     )
     auth = _auth(config, found)
     method = found.auth_method
-    if auth is None and method not in _CREDENTIALS:
-        raise VaultConfigurationError(
-            f"auth_method is {method!r}: it must be one of {', '.join(map(repr, _CREDENTIALS))}",
-            reason="setting",
-        )
+    if auth is None:
+        checked_choice("auth_method", method, _CREDENTIALS, _refusal)
     needed = ("vault_addr", *(() if auth is not None else _CREDENTIALS[method]))
     env = VaultSettings.from_env()
     if env.secret_id_file is not None or env.wrapped_secret_id is not None:

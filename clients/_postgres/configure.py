@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from psycopg.pq import TransactionStatus
 
+from .._shared.validation import checked_callable
 from ..errors import ClientError, PostgresConfigurationError
 from .errors import describe
 
@@ -29,10 +30,10 @@ def checked_configure(configure: Configure | None) -> Configure | None:
     Raises:
         PostgresConfigurationError: It is neither None nor a callable.
     """
-    if configure is None or callable(configure):
-        return configure
-    raise PostgresConfigurationError(
-        f"configure is {type(configure).__name__}: it must be a callable that takes a connection"
+    if configure is None:
+        return None
+    return checked_callable(
+        "configure", configure, PostgresConfigurationError, that="takes a connection"
     )
 
 

@@ -16,7 +16,7 @@ from psycopg.conninfo import conninfo_to_dict
 from .._shared.authority import LAST_PORT, host_problem, port_of, servers_in, stray_character
 from .._shared.credentials import UrlSource, hidden
 from .._shared.secrecy import Masked, redact
-from .._shared.validation import checked_count, checked_seconds
+from .._shared.validation import checked_choice, checked_count, checked_seconds
 from ..errors import PostgresConfigurationError
 
 if TYPE_CHECKING:
@@ -76,11 +76,7 @@ class PostgresSettings:
             allow_zero=True,
             maximum=LONGEST_STATEMENT,
         )
-        if self.on_rls_bypass not in get_args(OnRlsBypass):
-            raise PostgresConfigurationError(
-                f"on_rls_bypass is {self.on_rls_bypass!r}: it must be one of "
-                f"{', '.join(map(repr, get_args(OnRlsBypass)))}"
-            )
+        checked_choice("on_rls_bypass", self.on_rls_bypass, get_args(OnRlsBypass), refusal)
 
     @property
     def statement_timeout_ms(self) -> int:

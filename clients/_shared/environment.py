@@ -13,14 +13,12 @@ from typing import TYPE_CHECKING, Self
 
 from ..errors import ConfigurationError
 from .secrecy import Masked
+from .validation import boolean_in, shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 __all__ = ["VaultSettings", "secret_paths", "variable"]
-
-_TRUE = frozenset({"1", "t", "true", "yes", "on"})
-_FALSE = frozenset({"", "0", "f", "false", "no", "off"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,9 +125,7 @@ def _secret(environ: Mapping[str, str] | None, name: str) -> Masked | None:
 
 
 def _boolean(name: str, value: str | None) -> bool:
-    word = (value or "").lower()
-    if word in _TRUE:
-        return True
-    if word in _FALSE:
-        return False
-    raise ConfigurationError(f"{name} is {value!r}: it must be 'true' or 'false'")
+    found = False if value is None else boolean_in(value)
+    if found is None:
+        raise ConfigurationError(f"{name} is {shown(value)}: it must be 'true' or 'false'")
+    return found

@@ -77,10 +77,9 @@ _MEASURED = (
 def is_enabled() -> bool:
     """Return whether a tracer provider or a meter provider is set."""
     # All in one: each call of the three clients comes by here.
-    modules = sys.modules
-    return (
-        getattr(modules.get(_TRACE), _TRACER_PROVIDER, None) is not None
-        or getattr(modules.get(_METRICS), _METER_PROVIDER, None) is not None
+    traces, metrics = sys.modules.get(_TRACE), sys.modules.get(_METRICS)
+    return (traces is not None and getattr(traces, _TRACER_PROVIDER, None) is not None) or (
+        metrics is not None and getattr(metrics, _METER_PROVIDER, None) is not None
     )
 
 

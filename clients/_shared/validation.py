@@ -1,24 +1,29 @@
-"""The numbers that the clients are told: seconds and counts, checked and refused alike."""
+"""What the clients are told: numbers, choices, switches, callables, files; refused alike."""
 
 from __future__ import annotations
 
 import reprlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from ..errors import ClientError
 
 __all__ = [
     "LARGEST",
+    "boolean_in",
+    "checked_callable",
+    "checked_choice",
     "checked_count",
+    "checked_file",
+    "checked_flag",
     "checked_seconds",
-    "is_readable",
-    "needs_password",
     "shown",
 ]
+
+_ValueT = TypeVar("_ValueT")
 
 # Sockets, locks and poll() take no time-out of more than some weeks, and fail only when they wait.
 _A_DAY = 86_400.0
@@ -98,20 +103,110 @@ def shown(value: object) -> str:
         return "a huge number"
 
 
-def is_readable(path: str) -> bool:
-    """Return whether *path* is a file that this process may read."""
-    try:
-        if not Path(path).is_file():  # to open a pipe would wait for its writer
-            return False
-        Path(path).open("rb").close()
-    except OSError:
-        return False
-    return True
+_TRUE = frozenset({"1", "t", "true", "y", "yes", "on"})
+_FALSE = frozenset({"0", "f", "false", "n", "no", "off"})
 
 
-def needs_password(path: str) -> bool:
-    """Return whether a key in the file has a password.
+def boolean_in(text: str) -> bool | None:
+    """Return what a word says, in the spellings of environments and secrets; None: neither."""
+    word = text.strip().lower()
+    return True if word in _TRUE else False if word in _FALSE else None
 
-    The TLS library would ask for it at the terminal, and wait.
+
+def checked_flag(
+    name: str, value: object, refusal: Callable[[str], ClientError], *, optional: bool = False
+) -> bool | None:
+    """Return *value*, a boolean, and no number that stands for one.
+
+    Args:
+        name: The argument's name, for the message.
+        value: What was given.
+        refusal: Makes the error.
+        optional: Whether None is a value.
+
+    Raises:
+        ClientError: It is something else.
     """
-    return b"ENCRYPTED" in Path(path).read_bytes()
+    if isinstance(value, bool) or (optional and value is None):
+        return value
+    raise refusal(
+        f"{name} is {type(value).__name__}: it must be "
+        f"{'True, False or None' if optional else 'True or False'}"
+    )
+
+
+def checked_choice(
+    name: str, value: object, choices: Iterable[str], refusal: Callable[[str], ClientError]
+) -> str:
+    """Return *value*, one of several words.
+
+    Args:
+        name: The argument's name, for the message.
+        value: What was given.
+        choices: The words.
+        refusal: Makes the error.
+
+    Raises:
+        ClientError: It is none of them.
+    """
+    words = tuple(choices)
+    if isinstance(value, str) and value in words:
+        return value
+    raise refusal(f"{name} is {shown(value)}: it must be one of {', '.join(map(repr, words))}")
+
+
+def checked_callable(
+    name: str, value: _ValueT, refusal: Callable[[str], ClientError], *, that: str
+) -> _ValueT:
+    """Return *value*, a callable. A refusal names its type alone: it may hold a secret.
+
+    Args:
+        name: The argument's name, for the message.
+        value: What was given.
+        refusal: Makes the error.
+        that: What it has to do, for the message, such as "takes a connection".
+
+    Raises:
+        ClientError: It cannot be called.
+    """
+    if callable(value):
+        return value
+    raise refusal(f"{name} is {type(value).__name__}: it must be a callable that {that}")
+
+
+def checked_file(
+    name: str,
+    path: str,
+    refusal: Callable[[str], ClientError],
+    *,
+    may_need_password: bool = False,
+    without: str = "store it without one",
+) -> str:
+    """Return *path*, a file of certificates or keys.
+
+    Args:
+        name: What names it, for the message.
+        path: The file.
+        refusal: Makes the error.
+        may_need_password: Whether a key in it may have a password; else the TLS library would ask
+            for it at the terminal, and wait.
+        without: What to do about such a key, for the message.
+
+    Raises:
+        ClientError: It is missing, unreadable or no file, which the TLS library's own error would
+            not tell, or holds a key with a password.
+    """
+    content = _content_of(path)
+    if content is None:
+        raise refusal(f"{name} names {path!r}, which is no file that can be read")
+    if not may_need_password and b"ENCRYPTED" in content:
+        raise refusal(f"{name} names {path!r}, whose key needs a password: {without}")
+    return path
+
+
+def _content_of(path: str) -> bytes | None:
+    try:
+        # To open a pipe would wait for its writer.
+        return Path(path).read_bytes() if Path(path).is_file() else None
+    except (OSError, ValueError):
+        return None

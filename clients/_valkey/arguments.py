@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .._shared.validation import shown
+from .._shared.validation import checked_callable, shown
 from ..errors import ValkeyConfigurationError
 
 if TYPE_CHECKING:
@@ -123,11 +123,12 @@ def checked_producer(key: str, produce: Callable[[], Any]) -> Callable[[], Any]:
     Raises:
         ValkeyConfigurationError: It cannot be called.
     """
-    if not callable(produce):
-        raise ValkeyConfigurationError(
-            f"the producer of key {key!r} is {type(produce).__name__}: it must be a callable"
-        )
-    return produce
+    return checked_callable(
+        f"the producer of key {key!r}",
+        produce,
+        ValkeyConfigurationError,
+        that="returns the value",
+    )
 
 
 def encodable(text: str, what: str) -> str:

@@ -22,6 +22,7 @@ from redis.crc import key_slot
 
 from .._shared.interrupts import is_interrupt
 from .._shared.single_flight import ReentrantCallError, SingleFlight, WaitTimeoutError
+from .._shared.validation import checked_flag
 from ..errors import ClientError, ValkeyConfigurationError, ValkeyError
 from .commands import Script, script_command
 from .errors import UnexpectedReply
@@ -268,10 +269,7 @@ def entry_key(key: str, user: Mapping[str, Any], per_user: object) -> str:
             "per_user=True for an entry of each user's own, or per_user=False for one that "
             "everybody may see"
         )
-    if per_user is not True:
-        raise ValkeyConfigurationError(
-            f"per_user is {type(per_user).__name__}: it must be True, False or None"
-        )
+    checked_flag("per_user", per_user, ValkeyConfigurationError, optional=True)
     if not user:
         raise ValkeyConfigurationError(
             f"cached({key!r}, per_user=True) is called outside of any user: enter user_context() "

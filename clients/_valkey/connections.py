@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from .._shared.credentials import Candidate, UrlSource
     from .settings import Limits
 
-__all__ = ["Arguments", "ConnectionFactory", "arrival_check", "connection_class", "pack"]
+__all__ = ["Arguments", "ConnectionFactory", "arrival_checks", "connection_class", "pack"]
 
 #: One command's words, numbers as text: see ``pack``.
 Arguments = tuple[str, ...]
@@ -44,24 +44,29 @@ _REFUSED = "WRONGPASS"
 pack: Callable[[Arguments], bytes] = hiredis.pack_command  # type: ignore[assignment]
 
 
-def arrival_check(connection: AnyConnection) -> Callable[[], bool]:
+def arrival_checks(
+    connection: AnyConnection,
+) -> tuple[Callable[[], object], Callable[[int], object]]:
     """Return what tells whether anything has come on a connected *connection*, its end included.
 
     The driver's ``can_read`` makes and registers a poll object at each call, which costs more than
     the poll.
+
+    Returns:
+        Two functions, either of which may tell: one for what was read already, and one that takes
+        0 and asks the system.
     """
     parser, sock = connection._parser, connection._sock  # noqa: SLF001 - see pack
     if not isinstance(parser, _HiredisParser) or not hasattr(select, "poll"):
-        return partial(parser.can_read, 0)
+        return bool, parser.can_read
     has_data = parser._reader.has_data  # noqa: SLF001 - see pack
     poller = select.poll()
     poller.register(sock, select.POLLIN)
-    poll = poller.poll
-    if not isinstance(sock, SSLSocket):
-        return lambda: has_data() or bool(poll(0))
-    # It may have decrypted what the socket below no longer has.
-    pending = sock.pending
-    return lambda: has_data() or pending() > 0 or bool(poll(0))
+    if isinstance(sock, SSLSocket):
+        # It may have decrypted what the socket below no longer has.
+        pending = sock.pending
+        return (lambda: has_data() or pending()), poller.poll
+    return has_data, poller.poll
 
 
 class ConnectionFactory:

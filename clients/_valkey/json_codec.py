@@ -7,6 +7,7 @@ from json import JSONDecodeError, JSONDecoder, JSONEncoder
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from .._shared.interrupts import is_interrupt
+from .._shared.validation import checked_callable
 from ..errors import ValkeyConfigurationError, ValkeyError
 from .arguments import encodable
 
@@ -34,9 +35,9 @@ class JsonCodec:
     """
 
     def __init__(self, default: Callable[[Any], Any] | None = None) -> None:
-        if default is not None and not callable(default):
-            raise ValkeyConfigurationError(
-                f"json_default is {type(default).__name__}: it must be a callable"
+        if default is not None:
+            checked_callable(
+                "json_default", default, ValkeyConfigurationError, that="returns what JSON knows"
             )
         # Without check_circular a cycle is a RecursionError, and the encoder is faster.
         make = partial(

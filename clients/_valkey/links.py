@@ -73,7 +73,11 @@ class SingleServer:
         )
 
     def call(self, command: Command[Any], *, impatient: bool = False) -> Any:
-        return call_on(self.pool, command, impatient=impatient)
+        if command.script is not None:
+            return call_on(self.pool, command, impatient=impatient)
+        return self.pool.call(
+            command.words, command.shape, writes=command.writes, impatient=impatient
+        )
 
     def call_many(self, commands: Sequence[Command[Any]]) -> list[Any]:
         return self.pool.call_many([request(command) for command in commands])

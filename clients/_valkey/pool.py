@@ -29,7 +29,7 @@ from .._shared.fork import on_fork
 from .._shared.interrupts import is_interrupt
 from .._shared.locks import OwnedLock
 from .._shared.telemetry import is_enabled
-from .connections import arrival_check, pack
+from .connections import arrival_checks, pack
 from .errors import TIMEOUTS, PoolExhausted, ReplyLost, ServerMoved
 from .replies import identity
 from .silence import ServerSilent, place_of
@@ -248,7 +248,7 @@ class ServerPool:
                 return None
             try:
                 # Readable means closed by the server, or a reply that nobody asked for.
-                if connection.has_arrivals():
+                if connection.has_read() or connection.can_read(0):
                     self._stale += 1
                 elif connection.credential_generation >= self._generation:
                     return connection
@@ -310,7 +310,7 @@ class ServerPool:
             self._connects += 1
             started = time.perf_counter()
             connection.connect()
-            connection.has_arrivals = arrival_check(connection)
+            connection.has_read, connection.can_read = arrival_checks(connection)
             if is_enabled():
                 took = time.perf_counter() - started
                 self._telemetry.measure("create_time", took, _NAME)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .._shared.validation import is_readable, needs_password
+from .._shared.validation import checked_file
 from ..errors import ValkeyConfigurationError
 
 if TYPE_CHECKING:
@@ -42,18 +42,13 @@ def check_tls_files(target: ValkeyTarget) -> None:
     """
     options = dict(target.tls_options)
     for name, value in options.items():
-        if name not in FILE_OPTIONS:
-            continue
-        path = str(value)
-        if not is_readable(path):
-            raise ValkeyConfigurationError(
-                f"the file that the Valkey URL's option {name!r} names, {path!r}, is not there or "
-                "cannot be read"
-            )
-        if "ssl_password" not in options and needs_password(path):
-            raise ValkeyConfigurationError(
-                f"the key in the file that the Valkey URL's option {name!r} names, {path!r}, needs "
-                "a password: add ssl_password, or store the key without one"
+        if name in FILE_OPTIONS:
+            checked_file(
+                f"the Valkey URL's option {name!r}",
+                str(value),
+                ValkeyConfigurationError,
+                may_need_password="ssl_password" in options,
+                without="add ssl_password, or store the key without one",
             )
     if "ssl_keyfile" in options and "ssl_certfile" not in options:
         raise ValkeyConfigurationError(

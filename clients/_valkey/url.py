@@ -9,6 +9,7 @@ from urllib.parse import unquote
 
 from .._shared.authority import servers_in, stray_character
 from .._shared.credentials import UrlSource
+from .._shared.validation import checked_choice
 from ..errors import ValkeyConfigurationError
 
 if TYPE_CHECKING:
@@ -308,11 +309,11 @@ def _check_options(options: dict[str, str], *, tls: bool, kind: str) -> None:
 def _tls_options(options: dict[str, str]) -> tuple[tuple[str, str | bool], ...]:
     found: dict[str, str | bool] = {n: v for n, v in options.items() if n in _TLS_OPTIONS}
     requirement = options.get("ssl_cert_reqs", "required")
-    if requirement not in {"none", "optional", "required"}:
-        raise ValkeyConfigurationError("ssl_cert_reqs must be none, optional or required")
+    checked_choice(
+        "ssl_cert_reqs", requirement, ("none", "optional", "required"), ValkeyConfigurationError
+    )
     check = options.get("ssl_check_hostname", "true").lower()
-    if check not in {"true", "false"}:
-        raise ValkeyConfigurationError("ssl_check_hostname must be true or false")
+    checked_choice("ssl_check_hostname", check, ("true", "false"), ValkeyConfigurationError)
     if "ssl_check_hostname" in found:
         found["ssl_check_hostname"] = check == "true"
     return tuple(sorted(found.items()))

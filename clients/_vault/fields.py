@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from .._shared.authority import port_of
 from .._shared.secrecy import Masked
+from .._shared.validation import boolean_in
 from ..errors import VaultError
 
 if TYPE_CHECKING:
@@ -120,11 +121,12 @@ class SecretFields:
             VaultError: It says neither yes nor no.
         """
         for name in names:
-            word = str(self._get(name) or False).strip().lower()
-            if word in {"true", "1", "yes", "on"}:
-                return True
-            if word not in {"false", "0", "no", "off", "none", ""}:
+            word = str(self._get(name) or "").strip()
+            said = boolean_in(word) if word.lower() not in {"", "none"} else False
+            if said is None:
                 raise self.error(name, "is neither true nor false")
+            if said:
+                return True
         return False
 
     def names(self) -> frozenset[str]:

@@ -2,6 +2,11 @@
 
 No background thread: a call that finds the lease old sees to it, and all others go on. As long as
 Vault cannot be asked, connections that are open stay in use, whatever the clock says.
+
+A lock and not ``SingleFlight`` keeps requests apart: threads share a refusal and an outage in the
+clients' ``UrlSource`` already, a renewal must neither wait for nor join another call, and a signal
+handler may call for the URL in the middle of one.
+
 Source: https://openbao.org/docs/secrets/databases/ and https://openbao.org/docs/concepts/lease/.
 """
 
@@ -20,6 +25,7 @@ from .._shared.fork import on_fork
 from .._shared.lifecycle import Lifecycle
 from .._shared.locks import OwnedLock
 from .._shared.secrecy import Masked
+from .._shared.validation import checked_callable
 from ..errors import VaultConfigurationError, VaultConnectionError, VaultError
 from .api import (
     DatabaseCredential,
@@ -90,6 +96,7 @@ _REVOKE_TIMEOUT = 2.0
 _REISSUE_PAUSE = 5.0
 
 _log = logging.getLogger("clients.credentials")
+_refusal = partial(VaultConfigurationError, reason="setting")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,13 +153,7 @@ class LeasedUrl(Credential, Lifecycle):
         timeout: float,
     ) -> None:
         self.path = database_path(role)
-        if not callable(base_url):
-            # Not shown: it may hold a password.
-            raise VaultConfigurationError(
-                f"base_url is {type(base_url).__name__}: pass a callable that returns the URL, "
-                "such as get_database_url",
-                reason="setting",
-            )
+        checked_callable("base_url", base_url, _refusal, that="returns a URL: get_database_url")
         self._session = session
         self._base_url = base_url
         self._timeout = timeout

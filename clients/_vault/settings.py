@@ -12,13 +12,7 @@ from typing import TYPE_CHECKING, Any
 from .._shared.authority import server_in, stray_character
 from .._shared.environment import VaultSettings
 from .._shared.secrecy import Masked
-from .._shared.validation import (
-    checked_count,
-    checked_seconds,
-    is_readable,
-    needs_password,
-    shown,
-)
+from .._shared.validation import checked_choice, checked_count, checked_file, checked_seconds
 from ..errors import ConfigurationError, VaultConfigurationError
 from ..vault_auth import (
     Agent,
@@ -158,7 +152,7 @@ def resolve_options(
         cache_ttl=checked_seconds(
             "cache_ttl", cache_ttl, _refusal, allow_zero=True, maximum=sys.float_info.max
         ),
-        verify=False if env.skip_verify else _file("VAULT_CACERT", env.cacert) or True,
+        verify=False if env.skip_verify else _ca_file(env) or True,
         cert=_client_certificate(env),
     )
     if isinstance(auth, Certificate) and not options.addr.startswith("https://"):
@@ -215,11 +209,7 @@ def _method(login: GivenLogin, env: VaultSettings) -> str:
         if env.token is None and env.token_file is not None:
             return "token_file"
         return "approle" if env.token is None and env.role_id is not None else "token"
-    if not isinstance(method, str) or method not in _METHODS:
-        raise VaultConfigurationError(
-            f"{name} is {shown(method)}: it must be one of {', '.join(_METHODS)}",
-            reason="setting",
-        )
+    method = checked_choice(name, method, _METHODS, _refusal)
     if method != "token":
         _refuse_beside(f"auth_method={method!r}", login, "token")
     if method != "approle":
@@ -366,25 +356,22 @@ def _namespace(namespace: object) -> str | None:
     return namespace.strip("/") or None
 
 
-def _file(name: str, path: str | None) -> str | None:
-    if path is not None and not is_readable(path):
-        raise VaultConfigurationError(
-            f"{name} names {path!r}, which is no file that can be read", reason="setting"
-        )
-    return path
+def _ca_file(env: VaultSettings) -> str | None:
+    if env.cacert is None:
+        return None
+    return checked_file("VAULT_CACERT", env.cacert, _refusal, may_need_password=True)
 
 
 def _client_certificate(env: VaultSettings) -> tuple[str, str] | str | None:
-    certificate = _file("VAULT_CLIENT_CERT", env.client_cert)
-    key = _file("VAULT_CLIENT_KEY", env.client_key)
+    certificate, key = (
+        None if path is None else checked_file(name, path, _refusal)
+        for name, path in (
+            ("VAULT_CLIENT_CERT", env.client_cert),
+            ("VAULT_CLIENT_KEY", env.client_key),
+        )
+    )
     if certificate is None and key is not None:
         raise VaultConfigurationError(
             "VAULT_CLIENT_CERT not set, although VAULT_CLIENT_KEY is: set both", reason="setting"
         )
-    for name, path in (("VAULT_CLIENT_CERT", certificate), ("VAULT_CLIENT_KEY", key)):
-        if path is not None and needs_password(path):
-            raise VaultConfigurationError(
-                f"{name} names {path!r}, whose key needs a password: store it without one",
-                reason="setting",
-            )
     return certificate if certificate is None or key is None else (certificate, key)

@@ -12,6 +12,7 @@ from uuid import UUID, uuid4
 
 import psycopg
 import pytest
+from psycopg.adapt import AdaptersMap
 from psycopg.types.enum import EnumInfo, register_enum
 
 from clients import (
@@ -420,6 +421,35 @@ def test_what_configure_registers_every_connection_knows(mood_url: str) -> None:
             answers = list(pool.map(read, range(3)))
 
     assert answers == [(Mood.ok, Mood.bad)] * 3
+
+
+def test_what_is_registered_later_no_connection_knows(
+    mood_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All answer alike: those that were there before, and those that come afterwards."""
+    registered = AdaptersMap(psycopg.adapters)
+    monkeypatch.setattr(psycopg, "adapters", registered)
+    monkeypatch.setattr(psycopg.postgres, "adapters", registered)
+    with psycopg.connect(mood_url) as conn:
+        info = EnumInfo.fetch(conn, "mood")
+    assert info is not None
+    with PostgresClient(mood_url, 3, min_size=1) as client:
+        register_enum(info, None, Mood)
+        barrier = threading.Barrier(3, timeout=30)
+
+        def read(_: int) -> Any:
+            with client.connection(uuid4()) as conn:
+                barrier.wait()
+                row = conn.execute("SELECT 'ok'::mood AS mood").fetchone()
+            return row["mood"], client.execute_scalar("SELECT 'ok'::mood", (), uuid4())
+
+        with ThreadPoolExecutor(3) as pool:
+            answers = set(pool.map(read, range(3)))
+        with PostgresClient(mood_url, 1) as newer:
+            known = newer.execute_scalar("SELECT 'ok'::mood", (), uuid4())
+
+    assert answers == {("ok", "ok")}
+    assert known is Mood.ok
 
 
 def _raises(_: object) -> None:

@@ -21,13 +21,15 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[2]
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 _FENCE = re.compile(r"^ *(?:```|~~~)", re.MULTILINE)
-#: What needs servers and users of its own: test_readme_rotation.py runs all of it.
-_ROTATION = re.compile(r"^## Rotation\n.*?(?=^## )", re.DOTALL | re.MULTILINE)
+#: What needs servers and users of its own: test_readme_vault.py runs all of it.
+_ADMINISTRATION = re.compile(
+    r"^## (?:Your secrets and login|Rotation)\n.*?(?=^## )", re.DOTALL | re.MULTILINE
+)
 _INLINE = re.compile(r"`((?:STACK=\w+ )?(?:make|python -m|pip install) [^`]+)`")
 
 
 def _text(page: str) -> str:
-    return _ROTATION.sub("", (ROOT / page).read_text())
+    return _ADMINISTRATION.sub("", (ROOT / page).read_text())
 
 
 def _blocks(page: str, language: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""The two set-ups of the README's section on rotation are run as they stand there."""
+"""What the README tells Vault's administrator to do is run as it stands there."""
 
 from __future__ import annotations
 
@@ -12,8 +12,11 @@ from uuid import uuid4
 
 import pytest
 
-from clients import PostgresClient, VaultClient, build_clients
+from clients import PostgresClient, VaultAuthenticationError, VaultClient, build_clients
+from clients.vault_auth import Kubernetes
+from tests.tls_relay import make_certificates
 from tests.vault_fixtures import VaultLab
+from tests.vault_logins import JwtIssuer, TokenReviewServer
 from utils._stack.openbao import OpenBaoServer
 from utils._stack.process import package_folder
 
@@ -25,8 +28,11 @@ if TYPE_CHECKING:
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
 SECTION = README.partition("## Rotation")[2].partition("\n## ")[0]
-# Two, and each is run below: another one would be shown and never run.
-STORED, OWN_USER = re.findall(r"^```\w+\n(.*?)^```", SECTION, re.DOTALL | re.MULTILINE)
+LOGIN = README.partition("## Your secrets and login")[2].partition("\n## ")[0]
+_BLOCK = re.compile(r"^```\w+\n(.*?)^```", re.DOTALL | re.MULTILINE)
+# Each is run below: another one would be shown and never run.
+STORED, OWN_USER = _BLOCK.findall(SECTION)
+(SECRETS,) = _BLOCK.findall(LOGIN)
 
 
 @pytest.fixture
@@ -65,6 +71,24 @@ def run(commands: str, environ: dict[str, str]) -> None:
         env=environ, capture_output=True, text=True, check=False, timeout=60,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr + done.stdout
+
+
+def test_the_commands_for_secrets_and_login(
+    vault: VaultLab, reader: dict[str, str], own_postgres: PostgresServer, tmp_path: Path
+) -> None:
+    """A pod with the service account logs in, and reads both secrets and nothing else."""
+    certificates = make_certificates(tmp_path)
+    with TokenReviewServer(certificates) as kubernetes:
+        more = {"PASSWORD": "secret", "VALKEY_ADDR": "127.0.0.1:6379"}
+        cluster = {"KUBERNETES_URL": kubernetes.url, "KUBERNETES_CA": str(certificates.ca)}
+        run(SECRETS, reader | more | cluster)
+        account = tmp_path / "token"
+        account.write_text(JwtIssuer().service_account("system:serviceaccount:crm:crm"))
+        with VaultClient(vault.url, auth=Kubernetes("crm", account), environ={}) as pod:
+            assert pod.get_database_url() == own_postgres.url("crm_user", "secret")
+            assert pod.get_valkey_url() == "redis://app:secret@127.0.0.1:6379/0"
+            with pytest.raises(VaultAuthenticationError):
+                pod.get_secret("app/db")
 
 
 def test_the_commands_for_a_stored_credential(
