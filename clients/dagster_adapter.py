@@ -148,16 +148,29 @@ class _VaultResource(VaultSecretsResourceConfig, dg.ConfigurableResource[Any]):
         return shared_client(resolved, resolved.connect)
 
 
+#: The public names of a client, but for what only its owner may do.
+_OF_CLIENTS = {"addr", *(name for name in dir(VaultClient) if name[0] != "_")} - {"close"}
+
+
 class VaultSecretsResource(_VaultResource):
     """Secrets from Vault or OpenBao. The first use in a process logs in.
 
-    An AppRole's token is revoked when the process ends, a token that was given never.
+    Every other method of ``VaultClient`` is the client's, too: ``get_database_url``,
+    ``secret_age``, ``stats`` and so on, but not ``close``, for the client is shared. An AppRole's
+    token is revoked when the process ends, a token that was given never.
 
     Args:
         auth: How to log in, in place of *auth_method* and the fields for it: an object of
             `clients.vault_auth` that holds no secret itself, such as ``Kubernetes("shop")``, or
             the same as configuration, such as ``{"method": "kubernetes", "role": "shop"}``.
     """
+
+    if not TYPE_CHECKING:  # a type checker finds them at `client`
+
+        def __getattr__(self, name: str) -> Any:
+            if name in _OF_CLIENTS:
+                return getattr(self.client, name)
+            return super().__getattr__(name)
 
     @property
     def client(self) -> VaultClient:

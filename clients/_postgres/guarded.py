@@ -509,6 +509,10 @@ def check_sendable(query: Query, params: Params | None, action: str) -> None:
         raise psycopg.ProgrammingError("the query contains a NUL character")
 
 
+def _unconvertible(method: str, error: Exception) -> PostgresError:
+    return PostgresError(f"{method}() cannot convert a value: {describe(error)}")
+
+
 class GuardedCopy(_PartOfBlock):
     """A COPY of a block; dead with its ``with`` block, and never psycopg's own object.
 
@@ -546,6 +550,19 @@ class GuardedCopy(_PartOfBlock):
         """Send a row of a COPY FROM."""
         self._do("write_row", self._open_copy().write_row, row)
 
+    def write_rows(self, rows: Iterable[Sequence[Any]]) -> None:
+        """Send all *rows* of a COPY FROM, with less work for each than ``write_row``."""
+        check_open, write_row = self._use.check_open, self._raw.write_row
+        for row in rows:
+            # What gives the rows may have ended the block, or forked.
+            check_open()
+            try:
+                write_row(row)
+            except psycopg.Error:
+                raise
+            except Exception as error:
+                raise _unconvertible("write_row", error) from error
+
     def set_types(self, types: Sequence[int | str]) -> None:
         """Name the types of the columns, which a binary COPY needs."""
         self._open_copy().set_types(types)
@@ -557,7 +574,7 @@ class GuardedCopy(_PartOfBlock):
         except psycopg.Error:
             raise
         except Exception as error:
-            raise PostgresError(f"{method}() cannot convert a value: {describe(error)}") from error
+            raise _unconvertible(method, error) from error
 
     def _open_copy(self) -> psycopg.Copy:
         self._use.check_open()

@@ -60,7 +60,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from psycopg.sql import Identifier
@@ -273,7 +273,12 @@ class Check:
         sources = self.functions.sources(oids)
         texts = [t for p in table.policies for t in (p.using, p.check) if t] + sources
         types = frozenset(
-            table.columns[c]["base"] for c in table.read_by_policies() if c in table.columns
+            self.relations[other].columns[column]["base"]
+            for policy in table.policies
+            for other, columns in policy.facts["columns"].items()
+            if other in self.relations
+            for column in columns
+            if column in self.relations[other].columns
         )
         seen_by = [
             (definer_name(owner, other), other, self._shown_to(owner, other))
@@ -630,7 +635,7 @@ class Check:
             for setting, columns in verdict.owners.items():
                 first = [c for c in _LIKELY if c in columns]
                 column = [*first, *columns][0]
-                found.setdefault(setting, _Owner(self._column(name, column), settings[setting]))
+                found.setdefault(setting, _owner(self._column(name, column), settings[setting]))
         if not found:
             found = self._likely_owners(name)
         return list(found.values())
@@ -645,7 +650,7 @@ class Check:
             for candidate in names:
                 if candidate in columns and candidate in self._scoped | {setting.name}:
                     found.setdefault(
-                        setting.setting, _Owner(self._column(name, candidate), setting)
+                        setting.setting, _owner(self._column(name, candidate), setting)
                     )
         return found
 
@@ -748,6 +753,10 @@ class Check:
 
     def _scope(self, name: str, policy: Policy, setting: str) -> Scope:
         columns = {c: self._column(name, c) for c in self.relations[name].columns}
+        kind = next((s.kind for s in self.identity if s.setting == setting), None)
+        for unfit in [c for c in columns.values() if _cannot_hold(c, kind)]:
+            # No index serves it, but nothing better compares it with this setting.
+            columns[unfit.name] = replace(unfit, relabelled=True)
         readers = {
             self.functions.facts[oid]["name"]
             for oid in policy.facts["functions"]
@@ -840,6 +849,21 @@ def _cast_why(setting: str) -> str:
         f"casts {setting} without NULLIF: the setting reads '' on a used connection, and the cast "
         "then raises instead of finding nothing"
     )
+
+
+def _owner(column: Column, setting: IdentitySetting) -> _Owner:
+    """Return a column with its setting, compared as texts where its type cannot have the values.
+
+    A cast of the setting would make each query fail; as texts they are different, and no row shows.
+    """
+    if _cannot_hold(column, setting.kind):
+        column = replace(column, quoted=f"{column.quoted}::text", text=True, indexed=True)
+    return _Owner(column, setting)
+
+
+def _cannot_hold(column: Column, kind: str | None) -> bool:
+    unfit = {"int": {"uuid"}, "uuid": {*INTEGER_TYPES, "numeric"}}
+    return column.type in unfit.get(kind or "", ())
 
 
 def _read(scope: Scope, column: Column, setting: IdentitySetting) -> str:

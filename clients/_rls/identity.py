@@ -142,12 +142,12 @@ def universes(
     Args:
         settings: The client's settings.
         texts: The expressions, and the sources of functions.
-        types: The types of the columns that hold ids.
+        types: The types of the columns that the policies read.
     """
     open_kinds = ["uuid", "int", "text"] if any(s.kind is None for s in settings) else ["uuid"]
     found = [_universe(settings, kind, texts, declared=True) for kind in open_kinds]
-    # Columns hold more ids than any setting's type allows: told as a risk.
-    if any(s.kind == "uuid" for s in settings):
+    # Where no column is of the setting's type, others' ids are of another one: told as a risk.
+    if any(s.kind == "uuid" for s in settings) and "uuid" not in types:
         for kind, held in (("text", TEXT_TYPES), ("int", INTEGER_TYPES)):
             if types & held:
                 loose = [IdentitySetting(s.name, s.setting, kind) for s in settings]

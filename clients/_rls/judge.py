@@ -380,6 +380,7 @@ class Trial:
             return verdict
         self._at = {text: i for i, text in enumerate(self.expressions)}
         self._possible = self._possible_rows()
+        self.in_rows = [tokens_of(row) for row in self.rows]
         verdict.owners = self._owners()
         self._owner_columns = {c for columns in verdict.owners.values() for c in columns}
         self._find_sweeping(verdict)
@@ -505,8 +506,15 @@ class Trial:
         primary = {}
         for setting, columns in owners.items():
             named = [name for name in _OWNERS if name in columns]
-            primary[setting] = [*named, *columns][0]
+            # Whatever the policies compare, a column of such a name says whose the row is.
+            plain = [name for name in _OWNERS[:3] if self._holds(name, setting)]
+            primary[setting] = [*named, *plain, *columns][0]
         return primary
+
+    def _holds(self, name: str, setting: str) -> bool:
+        found = self.domains.get(name)
+        theirs = self.universe.owner.tokens[setting]
+        return found is not None and any(str(value) in theirs for value in found.values)
 
     def _find_sweeping(self, verdict: Verdict) -> None:
         """Find the clauses that let everything pass, and those that do not depend on the user."""
@@ -534,46 +542,66 @@ class Trial:
         self, verdict: Verdict, s: int, state: _State, primary: dict[str, str]
     ) -> None:
         names = state.person.names if state.person else frozenset()
-        in_rows = [tokens_of(row) for row in self.rows]
+        # Most rows are the user's own, and most commands test the same expressions: both are
+        # told apart once, and not for each content of the lookup tables.
+        ownerless = {r for r in self._possible if self._is_ownerless(state, self.rows[r], primary)}
+        anothers = {
+            r for r in self._possible if self._is_anothers(self.rows[r], primary, names)
+        }  # fmt: skip
+        wanted = {"USING": anothers | ownerless, "WITH CHECK": anothers}
         reaches: dict[int, frozenset[str]] = {}
-        width = len(self.rows)
+        passing: dict[Any, list[tuple[int, tuple[str, ...]]]] = {}
         for command in self.commands:
+            causes: dict[int, tuple[str | None, tuple[str, ...]]] = {}
             for kind in _KINDS[command]:
-                texts = [
-                    text for p in self.table.policies if p.facts["permissive"]
-                    for text in p.tested(command, kind)
-                ]  # fmt: skip
-                cells = [self.job.answers[s][self._at[text]] for text in dict.fromkeys(texts)]
-                passing = {m.start() for answers in cells for m in re.finditer("t", answers)}
-                for position in sorted(passing):
-                    w, r = divmod(position, width)
-                    row = self.rows[r]
-                    ownerless = self._is_ownerless(state, row, primary)
-                    if r not in self._possible or not (
-                        (ownerless and kind == "USING") or self._is_anothers(row, primary, names)
-                    ):
-                        continue
-                    policies = self._passing(command, kind, (s, w, r))
-                    if not policies:
-                        continue
+                tested = (kind, *(tuple(p.tested(command, kind)) for p in self.table.policies))
+                if tested not in passing:
+                    passing[tested] = self._passing_cells(command, kind, s, wanted[kind])
+                for position, policies in passing[tested]:
+                    w, r = divmod(position, len(self.rows))
                     if w not in reaches:
                         reaches[w] = self._reach(self.worlds[w], names)
-                    cause, columns = self._cause(
-                        command, state, row, self.worlds[w], tokens=in_rows[r], reach=reaches[w],
-                        primary=primary,
-                        shown_to_others=functools.partial(self._passes, command, kind, (0, w, r)),
-                    )  # fmt: skip
-                    if ownerless:
+                    if position not in causes:
+                        causes[position] = self._cause(
+                            command, state, self.rows[r], self.worlds[w], tokens=self.in_rows[r],
+                            reach=reaches[w], primary=primary,
+                            shown_to_others=functools.partial(
+                                self._passes, command, kind, (0, w, r)
+                            ),
+                        )  # fmt: skip
+                    cause, columns = causes[position]
+                    if r in ownerless:
                         # Read by all, they are shared; only who may change them is told.
                         cause = "ownerless" if cause == "row" and command != "r" else None
                     if cause == "granted":
-                        self._grant(verdict, self.worlds[w], names, in_rows[r])
+                        self._grant(verdict, self.worlds[w], names, self.in_rows[r])
                     elif cause:
                         lookups = zip(self.lookups, self.worlds[w], strict=True)
                         world = {lookup.name: rows for lookup, rows in lookups if rows}
                         self._add(verdict, Counterexample(
-                            command, kind, policies, state.settings, row, world, cause, columns
+                            command, kind, policies, state.settings, self.rows[r], world, cause,
+                            columns,
                         ))  # fmt: skip
+
+    def _passing_cells(
+        self, command: str, kind: str, s: int, wanted: set[int]
+    ) -> list[tuple[int, tuple[str, ...]]]:
+        """Return where wanted rows pass, each with the policies that let them."""
+        texts = [
+            text for p in self.table.policies if p.facts["permissive"]
+            for text in p.tested(command, kind)
+        ]  # fmt: skip
+        cells = [self.job.answers[s][self._at[text]] for text in dict.fromkeys(texts)]
+        found = sorted({m.start() for answers in cells for m in re.finditer("t", answers)})
+        width = len(self.rows)
+        told: dict[int, tuple[str, ...]] = {}
+        for i in found:
+            if i % width in wanted:
+                policies = self._passing(command, kind, (s, *divmod(i, width)))
+                # What passes while the lookup tables are empty does not pass for what they hold.
+                if policies and (i < width or told.get(i % width) != policies):
+                    told[i] = policies
+        return list(told.items())
 
     def _is_anothers(
         self, row: dict[str, Any], primary: dict[str, str], names: frozenset[str]

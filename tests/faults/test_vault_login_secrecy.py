@@ -8,10 +8,20 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from clients import build_clients
-from clients.vault_auth import AppRole, Certificate, Jwt, Kubernetes, Token, TokenFile, VaultAuth
+from clients.vault_auth import (
+    Agent,
+    AppRole,
+    Certificate,
+    Jwt,
+    Kubernetes,
+    Token,
+    TokenFile,
+    VaultAuth,
+)
 from clients.vault_client import VaultClient
 from tests.http_fault_proxy import Fault, HttpFaultProxy
 from tests.secret_walker import SENTINEL, SoftTimeLimit, leaks_in, leaks_of
+from tests.vault_logins import REPEATABLE, AgentProcess
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -19,6 +29,7 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from tests.vault_fixtures import VaultLab
+    from tests.vault_logins import CertificateLab, LoginLab
 
 _KINDS = (
     "token", "wrapped_token", "callable", "token_file", "secret_id", "secret_id_file", "wrapped",
@@ -146,6 +157,66 @@ def test_a_credential_with_an_invisible_character_is_not_shown(
     ]
     for call in calls:
         assert leaks_of(call, SENTINEL) == []
+
+
+@pytest.mark.parametrize("kind", REPEATABLE)
+def test_no_failure_after_a_login_shows_the_token_that_it_gave(
+    login_lab: LoginLab, vault_proxy: HttpFaultProxy, kind: str
+) -> None:
+    """Nor does the client, whatever the server answers: a denial, an echo, silence, its end."""
+    case = login_lab.case(kind)
+    with VaultClient(
+        vault_proxy.url, auth=case.auth, retries=0, timeout=1.0, cache_ttl=0, environ=case.environ
+    ) as client:
+        assert _leaks_after_login(client, vault_proxy, _token_of(client)) == []
+
+
+def test_no_failure_after_a_certificates_login_shows_its_token(
+    certificate_lab: CertificateLab,
+) -> None:
+    """Behind TLS: a denial, a missing secret, and a client that is closed."""
+    environ = certificate_lab.environ()
+    client = VaultClient(auth=Certificate("shop"), retries=0, cache_ttl=0, environ=environ)
+    token = _token_of(client)
+    calls: list[Callable[[], object]] = [
+        lambda: client.get_secret("none"),
+        lambda: client.list_secrets("app"),
+        lambda: client.get_secret("x", mount_point="none"),
+    ]
+    found = [leak for call in calls for leak in leaks_of(call, token)]
+    client.close()
+
+    assert found + leaks_of(lambda: client.get_secret("app/db"), token) == []
+
+
+def test_no_failure_behind_an_agent_shows_the_agents_token(vault_lab: VaultLab) -> None:
+    """The client never has it; an answer that repeats it is not shown either."""
+    role = vault_lab.role()
+    with AgentProcess(vault_lab.server, role.role_id, role.secret_id) as agent:
+        token = agent.sink.read_text()
+        client = VaultClient(agent.url, auth=Agent(), retries=0, cache_ttl=0, environ={})
+        for path in ("none", "denied/x"):
+            assert leaks_of(lambda: client.get_secret(path), token) == []  # noqa: B023 - run now
+        client.close()
+
+
+def _token_of(client: VaultClient) -> str:
+    token = client._session.tokens.current(client._deadline()).token
+    assert token is not None
+    return token.reveal()
+
+
+def _leaks_after_login(client: VaultClient, proxy: HttpFaultProxy, token: str) -> list[str]:
+    echo = f'{{"errors":["seen: {token}"],"data":{{"x":"{token}"}}}}'.encode()
+    faults = [Fault(reset=True), Fault(200, token.encode()), Fault(pause=1.5)]
+    faults += [Fault(status, echo) for status in (200, 400, 403, 404, 500, 503)]
+    found = leaks_of(lambda: client.get_secret("denied/x"), token)
+    for fault in faults:
+        proxy.forget()
+        proxy.plan(fault, times=9, path="/data/")
+        found += leaks_of(lambda: client.get_secret("app/db"), token)
+    proxy.forget()
+    return found
 
 
 def test_a_certificate_login_has_nothing_to_show() -> None:

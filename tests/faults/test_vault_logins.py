@@ -611,6 +611,70 @@ def test_each_failure_of_kubernetes_has_its_own_words(login_lab: LoginLab) -> No
     _client(lab.url, case).close()
 
 
+def test_a_role_that_does_not_exist_is_refused_by_each_login(
+    login_lab: LoginLab, certificate_lab: CertificateLab
+) -> None:
+    """The login is named, and what to check; nothing is tried again."""
+    url = login_lab.lab.url
+    account = login_lab.file(login_lab.issuer.service_account())
+    cases: list[tuple[Any, dict[str, str], str]] = [
+        (AppRole("none", "none"), {"VAULT_ADDR": url}, "AppRole.*check role id, secret id"),
+        (Kubernetes("none", account), {"VAULT_ADDR": url}, "Kubernetes as role 'none'.*check the"),
+        (Jwt("none", login_lab.issuer.issue()), {"VAULT_ADDR": url}, "JWT as role 'none'.*check"),
+        (Certificate("none"), certificate_lab.environ(), "certificate.*check the certificate"),
+    ]
+    for auth, environ, told in cases:
+        with pytest.raises(VaultAuthenticationError, match=told) as caught:
+            VaultClient(auth=auth, environ=environ)
+        assert caught.value.reason == "login_refused"
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "app_role",
+        "app_role_file",
+        "app_role_wrapped",
+        "jwt",
+        "kubernetes",
+        "token_file",
+        "callable",
+    ],
+)
+def test_each_login_that_stalls_ends_in_time(
+    login_lab: LoginLab, vault_proxy: HttpFaultProxy, kind: str
+) -> None:
+    """A server that says nothing costs the time-out, and a login is sent once."""
+    case = login_lab.case(kind)
+    path = "wrapping/lookup" if kind == "app_role_wrapped" else case.login
+    vault_proxy.plan(Fault(pause=20), times=9, path=path)
+    began = time.monotonic()
+    with pytest.raises(VaultError, match="no answer within 1 s") as caught:
+        _client(vault_proxy.url, case, timeout=1.0, retries=0)
+
+    assert caught.value.reason == "timeout"
+    assert time.monotonic() - began < 10  # half of what one answer takes
+    assert vault_proxy.count(path) == 1
+
+
+def test_a_file_that_may_not_be_read_has_its_own_reason(login_lab: LoginLab) -> None:
+    """Its owner is somebody else, as of a secret that was mounted for another user."""
+    path = login_lab.file("hvs.SENTINEL")
+    path.chmod(0)
+    user = os.geteuid()
+    if not user:  # permissions do not bind root
+        path.parent.chmod(0o755)
+        os.seteuid(65534)
+    try:
+        with pytest.raises(VaultConfigurationError, match="cannot be read") as caught:
+            VaultClient(login_lab.lab.url, auth=TokenFile(path), environ={})
+    finally:
+        os.seteuid(user)
+        path.chmod(0o600)
+
+    assert caught.value.reason == "file_unreadable"
+
+
 def test_a_login_that_stalls_ends_in_time_and_is_not_sent_again(
     login_lab: LoginLab, vault_proxy: HttpFaultProxy
 ) -> None:

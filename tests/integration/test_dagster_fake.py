@@ -174,6 +174,24 @@ def test_every_public_name_of_a_client_answers_as_the_real_one(
         assert outcome(EVERY_NAME[name], fake) == outcome(EVERY_NAME[name], client)
 
 
+@pytest.mark.parametrize("name", sorted(EVERY_NAME.keys() - {"close"}))
+def test_the_resources_answer_every_name_of_a_client(name: str, real: VaultSecretsResource) -> None:
+    """The real one and the fake alike, and as the client of the process does."""
+    fake: Any = FakeVaultSecretsResource(secrets=SECRETS)
+
+    assert outcome(EVERY_NAME[name], fake) == outcome(EVERY_NAME[name], real)
+    if name != "health_check":  # a resource's never raises
+        assert outcome(EVERY_NAME[name], fake) == outcome(EVERY_NAME[name], fake.client)
+
+
+def test_a_resource_has_no_other_names(real: VaultSecretsResource) -> None:
+    """The shared client is not a resource's to close, and a slip of the pen is told as one."""
+    for resource in (real, FakeVaultSecretsResource()):
+        for name in ("close", "get_secrets", "_session"):
+            with pytest.raises(AttributeError, match=name):
+                getattr(resource, name)
+
+
 def test_a_fakes_lease_is_a_credential() -> None:
     """It gives a user and a password, and can be closed."""
     with FakeVaultClient({}).leased_url("crm-app", lambda: "postgresql://h/db") as leased:
