@@ -12,7 +12,7 @@ from psycopg import pq
 from .._shared.generators import is_running
 from .._shared.locks import OwnedLock
 from ..errors import ClientError, PostgresError, RlsContextError, TransactionAbortedError
-from .errors import describe, is_connection_loss, is_read_only, is_role_gone
+from .errors import describe, is_connection_loss, is_read_only, is_role_gone, was_interrupted
 from .session import BatchError, Session
 from .sql import marker
 
@@ -253,6 +253,8 @@ class BlockUse:
             raise
         except Exception as error:
             self.state.is_tainted = True
+            if was_interrupted(error):
+                raise
             raise PostgresError(f"{what} failed in {self.state.what}: {describe(error)}") from error
 
     @contextmanager

@@ -8,7 +8,7 @@ from psycopg.pq import TransactionStatus
 
 from .._shared.validation import checked_callable
 from ..errors import ClientError, PostgresConfigurationError
-from .errors import describe
+from .errors import describe, was_interrupted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -66,6 +66,8 @@ def _run(session: Session, configure: Configure) -> None:
     except ClientError:
         raise
     except Exception as error:
+        if was_interrupted(error):
+            raise
         raise PostgresConfigurationError(
             f"configure() failed on a new connection: {type(error).__name__}: {describe(error)}"
         ) from error

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import psycopg
 
+from .._shared.interrupts import is_interrupt
 from ..errors import PostgresConnectionError, PostgresError
 
 if TYPE_CHECKING:
@@ -21,12 +22,15 @@ __all__ = [
     "lost_error",
     "statement_error",
     "unexpected_error",
+    "was_interrupted",
     "was_terminated_by_server",
 ]
 
 # https://www.postgresql.org/docs/18/errcodes-appendix.html
 _TERMINATED = ("57P01", "57P02", "57P05", "25P03", "25P04")
 _CONNECTION_LOSS = ("08", "57P03", *_TERMINATED)
+
+_DRIVERS = ("psycopg", "psycopg_binary", "psycopg_c", "psycopg_pool")
 
 # What helps against each reason for which a connection attempt fails.
 _FIXES = {
@@ -51,6 +55,11 @@ def is_connection_loss(error: psycopg.Error) -> bool:
         ended = error.diag.severity_nonlocalized != "ERROR"
         return ended and error.sqlstate.startswith(_CONNECTION_LOSS)
     return isinstance(error, psycopg.OperationalError)
+
+
+def was_interrupted(error: BaseException) -> bool:
+    """Return True for what a signal handler or another thread raised into a call of the driver."""
+    return is_interrupt(error, *_DRIVERS)
 
 
 def was_terminated_by_server(error: psycopg.Error) -> bool:

@@ -15,7 +15,7 @@ from psycopg.pq import TransactionStatus
 from psycopg.rows import dict_row, tuple_row
 
 from ..errors import ClientError, PostgresError
-from .errors import describe
+from .errors import describe, was_interrupted
 from .rows import unique_dict_row
 from .statements import MAX_PARAMETERS, CallersRows, checked_params, refuse_unsendable, text_of
 
@@ -420,8 +420,9 @@ class GuardedCursor(_PartOfBlock):
                 raise
 
     def _raise_unless_callers(self, error: Exception, what: str) -> None:
-        """Raise PostgresError for what is neither psycopg's own error nor a row factory's."""
-        if not isinstance(error, psycopg.Error | ClientError) and not self.has_callers_rows:
+        """Raise PostgresError for what is no error of psycopg's, a row factory's, or a signal's."""
+        is_known = isinstance(error, psycopg.Error | ClientError) or self.has_callers_rows
+        if not is_known and not was_interrupted(error):
             raise PostgresError(f"{what}: {describe(error)}") from error
 
 
@@ -552,6 +553,8 @@ class GuardedCopy(_PartOfBlock):
         except psycopg.Error:
             raise
         except Exception as error:
+            if was_interrupted(error):
+                raise
             raise PostgresError(f"{method}() cannot convert a value: {describe(error)}") from error
 
     def _open_copy(self) -> psycopg.Copy:
