@@ -16,13 +16,7 @@ from .._shared.generators import innermost_generator, is_running
 from .._shared.telemetry import is_enabled
 from ..errors import ClientError, PostgresConnectionError, PostgresError, RlsContextError
 from .block_state import BlockState, BlockUse, GeneratorPart
-from .errors import (
-    is_connection_loss,
-    lost_error,
-    statement_error,
-    unexpected_error,
-    was_interrupted,
-)
+from .errors import is_connection_loss, lost_error, statement_error, unexpected_error
 from .guarded import GuardedConnection, check_sendable
 from .modes import PLAIN, Modes
 from .owner import current_owner
@@ -130,8 +124,6 @@ class BlockEntry:
         except (ClientError, psycopg.Error):
             raise
         except Exception as error:
-            if was_interrupted(error):
-                raise
             raise unexpected_error(error, self._context.what, maybe_applied=False) from error
 
     def _join_recorded(self, outer: Block) -> GuardedConnection:
@@ -317,8 +309,6 @@ class Block:
             except ClientError:
                 raise
             except Exception as error:
-                if exc is None and was_interrupted(error):
-                    raise
                 if exc is None:
                     # What ends it by COMMIT has errors of its own: it did not come to that.
                     raise unexpected_error(error, self.what, maybe_applied=False) from error

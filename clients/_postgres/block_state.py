@@ -12,7 +12,7 @@ from psycopg import pq
 from .._shared.generators import is_running
 from .._shared.locks import OwnedLock
 from ..errors import ClientError, PostgresError, RlsContextError, TransactionAbortedError
-from .errors import describe, is_connection_loss, is_read_only, is_role_gone, was_interrupted
+from .errors import describe, is_connection_loss, is_read_only, is_role_gone
 from .session import BatchError, Session
 from .sql import marker
 
@@ -222,8 +222,16 @@ class BlockUse:
         Raises:
             PostgresError: It has.
         """
-        if self._parent is not None:
-            self._parent.check_open()
+        state, parent = self.state, self._parent
+        if (
+            self._alive
+            and not state.ended
+            and state.pid == os.getpid()
+            and (parent is None or parent.is_open)
+        ):
+            return
+        if parent is not None:
+            parent.check_open()
         if not self._alive or self.state.ended:
             raise PostgresError(
                 self._ended_words
@@ -253,8 +261,6 @@ class BlockUse:
             raise
         except Exception as error:
             self.state.is_tainted = True
-            if was_interrupted(error):
-                raise
             raise PostgresError(f"{what} failed in {self.state.what}: {describe(error)}") from error
 
     @contextmanager

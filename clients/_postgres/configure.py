@@ -8,7 +8,7 @@ from psycopg.pq import TransactionStatus
 
 from .._shared.validation import checked_callable
 from ..errors import ClientError, PostgresConfigurationError
-from .errors import describe, was_interrupted
+from .errors import describe
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -66,8 +66,6 @@ def _run(session: Session, configure: Configure) -> None:
     except ClientError:
         raise
     except Exception as error:
-        if was_interrupted(error):
-            raise
         raise PostgresConfigurationError(
             f"configure() failed on a new connection: {type(error).__name__}: {describe(error)}"
         ) from error

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import psycopg
 
-from .._shared.interrupts import is_interrupt
+from .._shared.interrupts import comes_from_signal_handler
 from ..errors import PostgresConnectionError, PostgresError
 
 if TYPE_CHECKING:
@@ -22,15 +22,12 @@ __all__ = [
     "lost_error",
     "statement_error",
     "unexpected_error",
-    "was_interrupted",
     "was_terminated_by_server",
 ]
 
 # https://www.postgresql.org/docs/18/errcodes-appendix.html
 _TERMINATED = ("57P01", "57P02", "57P05", "25P03", "25P04")
 _CONNECTION_LOSS = ("08", "57P03", *_TERMINATED)
-
-_DRIVERS = ("psycopg", "psycopg_binary", "psycopg_c", "psycopg_pool")
 
 # What helps against each reason for which a connection attempt fails.
 _FIXES = {
@@ -55,11 +52,6 @@ def is_connection_loss(error: psycopg.Error) -> bool:
         ended = error.diag.severity_nonlocalized != "ERROR"
         return ended and error.sqlstate.startswith(_CONNECTION_LOSS)
     return isinstance(error, psycopg.OperationalError)
-
-
-def was_interrupted(error: BaseException) -> bool:
-    """Return True for what a signal handler or another thread raised into a call of the driver."""
-    return is_interrupt(error, *_DRIVERS)
 
 
 def was_terminated_by_server(error: psycopg.Error) -> bool:
@@ -128,9 +120,14 @@ def statement_error(error: psycopg.Error, action: str, target: Target) -> Postgr
 
 
 def describe(error: Exception) -> str:
-    """Return the words of an error that a value's conversion raised."""
+    """Return the words of an error that a value's conversion raised.
+
+    What a signal handler raised meanwhile is no failure of ours: it is raised again as it is.
+    """
     if isinstance(error, psycopg.Error):
         return str(error)
+    if comes_from_signal_handler(error):
+        raise error
     if isinstance(error, RecursionError):
         return "RecursionError: it is nested too deep for Python"
     return f"{type(error).__name__}: {error}"

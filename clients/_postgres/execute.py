@@ -25,7 +25,6 @@ from .errors import (
     lost_error,
     statement_error,
     unexpected_error,
-    was_interrupted,
     was_terminated_by_server,
 )
 from .guarded import StreamedRows
@@ -74,8 +73,6 @@ class _ConvertedQuery(PostgresQuery):
         except psycopg.Error:
             raise
         except Exception as error:
-            if was_interrupted(error):
-                raise
             # Text that UTF-8 cannot encode, lists nested too deep, a type's own failure.
             raise psycopg.DataError(describe(error)) from error
         if not isinstance(self.query, bytes):
@@ -91,8 +88,6 @@ class _ConvertedQuery(PostgresQuery):
         except psycopg.Error:
             raise
         except Exception as error:
-            if was_interrupted(error):
-                raise
             raise psycopg.DataError(describe(error)) from error
 
 
@@ -125,8 +120,6 @@ class OneRoundTrip:
         except ClientError:
             raise
         except Exception as error:
-            if was_interrupted(error):
-                raise
             raise self._unexpected(error) from error
 
     def _unexpected(self, error: Exception) -> PostgresError:
@@ -192,7 +185,7 @@ class OneRoundTrip:
         except ClientError:
             raise
         except Exception as error:
-            if error is callers.failure or was_interrupted(error):
+            if error is callers.failure:
                 raise
             raise self._unexpected(error) from error
 
@@ -352,8 +345,6 @@ def rows_of(result: PGresult, transformer: AnyTransformer, method: str, shape: S
         transformer.set_pgresult(result)
         return Rows(transformer.load_rows(0, result.ntuples, make), count)
     except Exception as error:
-        if was_interrupted(error):
-            raise
         # A value that Python cannot hold, such as a date of year 10000, or a loader's own failure.
         raise shape.unreadable(
             f"{method}() returned a value that cannot be read: {describe(error)}; select it as text"
@@ -454,7 +445,7 @@ class InBlock:
         except ClientError:
             raise
         except Exception as error:
-            if (callers is not None and error is callers.failure) or was_interrupted(error):
+            if callers is not None and error is callers.failure:
                 raise
             action = f"{self._method}()"
             if isinstance(error, psycopg.Error):

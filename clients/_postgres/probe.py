@@ -14,7 +14,7 @@ from ..errors import (
     PostgresConnectionError,
     RlsContextError,
 )
-from .errors import is_connection_loss, statement_error, unexpected_error, was_interrupted
+from .errors import is_connection_loss, statement_error, unexpected_error
 from .session import BatchError
 from .sql import RESET
 from .watchdog import SilenceError
@@ -146,8 +146,6 @@ def on_clean_session(pool: Pool, method: str, question: Callable[[Session], T]) 
         except ClientError:
             raise
         except Exception as error:
-            if was_interrupted(error):
-                raise
             raise unexpected_error(error, f"{method}()", maybe_applied=False) from error
         finally:
             pool.give_back(session)

@@ -20,7 +20,8 @@ import psycopg
 from psycopg.errors import error_from_result
 from psycopg.pq import ConnStatus, DiagnosticField, ExecStatus, TransactionStatus
 
-from .errors import was_interrupted, was_terminated_by_server
+from .._shared.interrupts import comes_from_signal_handler
+from .errors import was_terminated_by_server
 from .poller import READ, WRITE, new_poller
 from .prepared import OwnStatement, Parse, PreparedStatements, without_parses
 from .sql import COMMIT, GUARD, LAST_COMMIT, RESET
@@ -423,7 +424,7 @@ class Session:
         commit: int | None = None,
     ) -> NoReturn:
         """Close, and say what the server said last: it tells how far it came, a lost socket not."""
-        if was_interrupted(error):
+        if comes_from_signal_handler(error):
             self.close()
             raise error
         if isinstance(error, psycopg.OperationalError):
