@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gc
 import linecache
-import signal
 import sys
 import threading
 from contextlib import suppress
@@ -295,55 +294,6 @@ def test_a_block_that_is_dropped_rolls_back_and_frees_its_place(new_client: NewC
     assert client.execute(QUERY, user_id=BOB) == [{"who": str(BOB)}]
     assert client.stats()["in_use"] == 0
     assert threading.active_count() == threads
-
-
-class SoftTimeLimitError(Exception):
-    """What a task queue's signal handler raises: an exception that tasks are used to catch."""
-
-
-def sleep_in_a_block(client: PostgresClient, query: str) -> None:
-    with client.connection(ALICE) as conn:
-        conn.execute(query)
-
-
-def sleep_in_a_stream(client: PostgresClient, query: str) -> None:
-    with client.stream(query, user_id=ALICE) as rows:
-        list(rows)
-
-
-@pytest.mark.parametrize("error", [SoftTimeLimitError, TimeoutError])
-@pytest.mark.parametrize(
-    "call",
-    [
-        lambda client, query: client.execute(query, user_id=ALICE),
-        lambda client, query: client.execute_many(query, [(), ()], ALICE),
-        lambda client, query: client.execute_admin(query),
-        lambda client, query: client.run_transaction(lambda conn: conn.execute(query), ALICE),
-        sleep_in_a_block,
-        sleep_in_a_stream,
-    ],
-    ids=["execute", "execute_many", "execute_admin", "run_transaction", "block", "stream"],
-)
-def test_what_a_signal_handler_raises_comes_out_as_it_is(
-    new_client: NewClient, call: Callable[[PostgresClient, str], object], error: type[Exception]
-) -> None:
-    """A soft time limit is the task's to handle, and no lost connection; the place is free."""
-    client = new_client(pool_size=1, min_size=1)
-
-    def interrupt(*_: object) -> None:
-        raise error
-
-    before = signal.signal(signal.SIGALRM, interrupt)
-    signal.setitimer(signal.ITIMER_REAL, 0.2)
-    try:
-        with pytest.raises(error):
-            call(client, "SELECT pg_sleep(20)")
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-
-    assert client.execute(QUERY, user_id=BOB) == [{"who": str(BOB)}]
-    assert client.stats()["in_use"] == 0
 
 
 MOST_STEPS = 1000
