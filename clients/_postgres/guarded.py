@@ -6,6 +6,7 @@ that the block is still open and that its transaction is still the one that has 
 
 from __future__ import annotations
 
+import sys
 from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar
@@ -14,6 +15,7 @@ import psycopg
 from psycopg.pq import TransactionStatus
 from psycopg.rows import dict_row, tuple_row
 
+from .._shared.interrupts import interrupt_behind
 from ..errors import ClientError, PostgresError
 from .errors import describe
 from .rows import unique_dict_row
@@ -322,12 +324,15 @@ class GuardedCursor(_PartOfBlock):
         self, query: Query, params_seq: Iterable[Params], *, returning: bool = False
     ) -> Self:
         """Run a statement once for each row of parameters; raises as ``execute`` does."""
-        rows = CallersRows(params_seq)
+        rows, handled = CallersRows(params_seq), sys.exception()
         with self._recorded(query, rows), self._use.guard():
             check_sendable(query, (), "executemany()")
             try:
                 self._raw.executemany(query, _checked_rows(rows), returning=returning)
             except Exception as error:
+                # psycopg leaves its pipeline in any case, and that fails in the middle of one.
+                if (interrupt := interrupt_behind(error, handled, "psycopg")) is not None:
+                    raise interrupt from interrupt.__cause__
                 if error is not rows.failure:
                     self._raise_unless_callers(error, "executemany() cannot send these parameters")
                 raise
