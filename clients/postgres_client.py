@@ -548,7 +548,8 @@ class PostgresClient(Lifecycle):
 
         PostgreSQL refuses COPY into a table with row-level security. The rows go into a temporary
         table, and from there into *table* by one INSERT, whose policies, defaults and constraints
-        apply to each. The role needs ``TEMPORARY`` on the database, which it has by default.
+        apply to each: eight round trips, for any number of rows. The role needs ``TEMPORARY`` on
+        the database, which it has by default.
         Inside an open block of the same user it is a savepoint of that block.
         https://www.postgresql.org/docs/18/sql-copy.html
 
