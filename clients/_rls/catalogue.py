@@ -187,7 +187,8 @@ SELECT 'table' AS kind, c.name AS object, jsonb_build_object(
         SELECT coalesce(jsonb_agg(jsonb_build_object(
             'name', t.attname,
             'quoted', quote_ident(t.attname),
-            'type', format_type(t.atttypid, NULL),
+            -- As a cast, "character" and "bit" are of length 1: they would cut the value.
+            'type', format_type(t.atttypid, -1),
             'base', format_type(b.oid, NULL),
             'element', CASE WHEN b.typcategory = 'A' THEN format_type(b.typelem, NULL) END,
             'labels', (SELECT jsonb_agg(e.enumlabel ORDER BY e.enumsortorder)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from .._shared.secrecy import Masked
+from .._shared.telemetry import is_enabled
 from ..errors import VaultAuthenticationError, VaultConnectionError, VaultError
 from ..vault_auth import Agent, Token
 from .api import read_health
@@ -17,6 +19,7 @@ from .transport import Body, VaultTransport
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from .._shared.telemetry import Call
     from .retry import Deadline
     from .settings import VaultOptions
     from .tokens import Grant
@@ -92,20 +95,40 @@ class VaultSession:
         Raises:
             VaultError: Whatever went wrong.
         """
+        if not is_enabled():
+            return self._ask_as(operation, send, deadline, retries, heal=heal)
+        # One span for both tries; a login between them has its own.
+        with self.transport.telemetry.call(operation.kind) as recorded:
+            return self._ask_as(operation, send, deadline, retries, heal=heal, recorded=recorded)
+
+    def _ask_as(
+        self,
+        operation: Operation,
+        send: Callable[[VaultAdapter], Body],
+        deadline: Deadline,
+        retries: int | None,
+        *,
+        heal: bool,
+        recorded: Call | None = None,
+    ) -> tuple[Body, Grant]:
+        transport = partial(
+            self.transport.call,
+            operation,
+            send,
+            deadline=deadline,
+            retries=retries,
+            recorded=recorded,
+        )
         grant = self.tokens.current(deadline)
         try:
             try:
-                body = self.transport.call(
-                    operation, send, deadline=deadline, token=grant.token, retries=retries
-                )
+                body = transport(token=grant.token)
             except VaultAuthenticationError as refusal:
                 other = self.tokens.replacement(grant, refusal, deadline) if heal else None
                 if other is None:
                     raise
                 grant = other
-                body = self.transport.call(
-                    operation, send, deadline=deadline, token=grant.token, retries=retries
-                )
+                body = transport(token=grant.token)
         except VaultAuthenticationError as refusal:
             if refusal.reason == "permission_denied":  # by policy, so the token itself is good
                 self.tokens.denied(grant)

@@ -107,6 +107,7 @@ class VaultTransport:
         token: Masked | None = None,
         retries: int | None = None,
         secrets: tuple[Masked, ...] = (),
+        recorded: Call | None = None,
     ) -> _T:
         """Return what *send* gets from the server, with the tries that the deadline allows.
 
@@ -117,11 +118,11 @@ class VaultTransport:
             token: The token to show, if any.
             retries: Further tries; the client's number when None.
             secrets: What it sends besides that no message may show.
+            recorded: What telemetry records of the operation that this is another request of.
 
         Raises:
             VaultError: Whatever went wrong.
         """
-        recorded: Call | None = None
 
         def attempt(patience: Deadline) -> _T:
             if self._closed:
@@ -145,6 +146,9 @@ class VaultTransport:
         tries = self.options.retries if retries is None else retries
         if not is_enabled():
             return retry(attempt, deadline=deadline, retries=tries)
+        if recorded is not None:
+            with suppressed():
+                return retry(attempt, deadline=deadline, retries=tries)
         with self.telemetry.call(operation.kind) as call, suppressed():
             recorded = call
             return retry(attempt, deadline=deadline, retries=tries)
