@@ -56,8 +56,9 @@ WITH RECURSIVE spaces AS MATERIALIZED (
     FROM pg_catalog.pg_namespace
     WHERE nspname !~ '^pg_' AND nspname <> 'information_schema'
 ), classes AS MATERIALIZED (
-    SELECT c.oid, c.relname, c.relkind, c.relowner, c.relrowsecurity, c.relforcerowsecurity,
-           c.relispartition, c.reloptions, format('%I.%I', n.nspname, c.relname) AS name,
+    SELECT c.oid, c.relname, c.relnamespace, c.relkind, c.relowner, c.relrowsecurity,
+           c.relforcerowsecurity, c.relispartition, c.reloptions,
+           format('%I.%I', n.nspname, c.relname) AS name,
            n.usable,
            has_table_privilege(c.oid, 'SELECT, INSERT, UPDATE, DELETE, TRUNCATE')
                OR has_any_column_privilege(c.oid, 'SELECT, INSERT, UPDATE') AS granted
@@ -225,6 +226,10 @@ SELECT 'view', c.name, jsonb_build_object(
     'name', c.relname,
     'materialized', c.relkind = 'm',
     'usable', c.usable,
+    'readers', (SELECT coalesce(jsonb_agg(r.rolname), '[]')
+                FROM settable t JOIN pg_catalog.pg_roles r ON r.oid = t.role
+                WHERE has_any_column_privilege(t.role, c.oid, 'SELECT')
+                  AND has_schema_privilege(t.role, c.relnamespace, 'USAGE')),
     'granted', c.granted,
     'owner', pg_get_userbyid(c.relowner),
     'grantees', coalesce((

@@ -632,9 +632,7 @@ class Check:
         found: dict[str, _Owner] = {}
         settings = {s.setting: s for s in self.identity}
         for _, verdict in self.verdicts.get((name, None), []):
-            for setting, columns in verdict.owners.items():
-                first = [c for c in _LIKELY if c in columns]
-                column = [*first, *columns][0]
+            for setting, column in verdict.primary.items():
                 found.setdefault(setting, _owner(self._column(name, column), settings[setting]))
         if not found:
             found = self._likely_owners(name)

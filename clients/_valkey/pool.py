@@ -29,7 +29,7 @@ from .._shared.fork import on_fork
 from .._shared.interrupts import is_interrupt
 from .._shared.locks import OwnedLock
 from .._shared.telemetry import is_enabled
-from .connections import arrival_checks, pack
+from .connections import arrival_checks, pack, reply_reader
 from .errors import TIMEOUTS, PoolExhausted, ReplyLost, ServerMoved
 from .replies import identity
 from .silence import ServerSilent, place_of
@@ -151,7 +151,7 @@ class ServerPool:
         try:
             connection._sock.sendall(packed)  # noqa: SLF001 - see pack
             sent = True
-            reply = connection._parser.read_response()  # noqa: SLF001 - see pack
+            reply = connection.read_reply()
             refused = isinstance(reply, ResponseError)
             if refused:
                 # A complete reply, but one that says no.
@@ -311,6 +311,7 @@ class ServerPool:
             started = time.perf_counter()
             connection.connect()
             connection.has_read, connection.can_read = arrival_checks(connection)
+            connection.read_reply = reply_reader(connection)
             if is_enabled():
                 took = time.perf_counter() - started
                 self._telemetry.measure("create_time", took, _NAME)
@@ -478,7 +479,7 @@ class Batch:
         assert connection is not None  # noqa: S101 - send() was called
         replies: list[Any] = []
         try:
-            read = connection._parser.read_response  # noqa: SLF001 - see pack
+            read = connection.read_reply
             for request in self._requests:
                 try:
                     reply = read()
