@@ -70,7 +70,7 @@ PROMISES = {
     "set": Promise("Valkey `set()` with expiry / likewise", 0.7),
     "incr": Promise("Valkey `incr()` / likewise", 0.7),
     "glide": Promise("Valkey `get()`, `set()`, `incr()` / valkey-glide-sync", 0.7),
-    "glide threads": Promise("throughput of 8 threads / valkey-glide-sync", 1.1, at_least=True),
+    "glide threads": Promise("throughput of 8 threads / valkey-glide-sync", 1, at_least=True),
     "floor": Promise("Valkey `get()` / a socket and hiredis", 1.4),
     "link": Promise("`get()`, `set()`, `incr()` over 1 ms / redis-py, valkey-glide-sync", 1),
     "pipeline": Promise("a pipeline of 100 / likewise", 0.6),
