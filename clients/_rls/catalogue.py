@@ -90,9 +90,12 @@ WITH RECURSIVE spaces AS MATERIALIZED (
 ), settable AS MATERIALIZED (
     SELECT r.oid AS role FROM pg_catalog.pg_roles r
     -- Since PostgreSQL 16 a membership may be without SET; who may grant it may grant itself that.
-    WHERE (pg_has_role(r.oid, CASE WHEN current_setting('server_version_num')::int < 160000
+    WHERE pg_has_role(r.oid, 'MEMBER')
+      AND (pg_has_role(r.oid, CASE WHEN current_setting('server_version_num')::int < 160000
                                    THEN 'MEMBER' ELSE 'SET' END)
-           OR pg_has_role(r.oid, 'MEMBER WITH ADMIN OPTION'))
+           OR EXISTS (SELECT FROM pg_catalog.pg_roles a
+                      WHERE pg_has_role(a.oid, 'MEMBER WITH ADMIN OPTION')
+                        AND pg_has_role(a.oid, r.oid, 'MEMBER')))
       AND NOT pg_has_role(r.oid, 'USAGE')
       AND NOT r.rolsuper AND NOT r.rolbypassrls AND r.rolname !~ '^pg_'
 ), subjects AS MATERIALIZED (

@@ -1058,3 +1058,130 @@ CREATE FUNCTION is_member(t int) RETURNS boolean LANGUAGE sql STABLE SECURITY DE
 SET ROLE app_owner;
 CREATE POLICY p ON team_docs USING (is_member(team_id));
 RESET ROLE;
+
+---- def_arg_default
+:sound_docs
+CREATE FUNCTION public.f(who uuid DEFAULT NULL) RETURNS SETOF docs LANGUAGE sql STABLE SECURITY DEFINER AS $$ SELECT * FROM docs WHERE user_id = coalesce(who, :id) $$;
+
+---- def_search
+:sound_docs
+CREATE FUNCTION public.search(q text) RETURNS SETOF docs LANGUAGE sql STABLE SECURITY DEFINER AS $$ SELECT * FROM docs WHERE title ILIKE '%' || q || '%' $$;
+
+---- def_count
+:sound_docs
+CREATE FUNCTION public.total() RETURNS bigint LANGUAGE sql STABLE SECURITY DEFINER AS $$ SELECT count(*) FROM docs $$;
+
+---- def_insert_for
+:sound_docs
+CREATE FUNCTION public.add(u uuid, t text) RETURNS void LANGUAGE sql SECURITY DEFINER AS $$ INSERT INTO docs (user_id, title) VALUES (u, t) $$;
+
+---- def_update
+:sound_docs
+CREATE FUNCTION public.ren(d uuid, t text) RETURNS void LANGUAGE plpgsql SECURITY DEFINER AS $$ BEGIN UPDATE docs SET title = t WHERE id = d; END $$;
+
+---- def_quoted
+SET ROLE app_owner;
+CREATE TABLE "My Docs" (id uuid PRIMARY KEY DEFAULT gen_random_uuid(), user_id uuid NOT NULL, title text);
+CREATE INDEX ON "My Docs"(user_id);
+ALTER TABLE "My Docs" ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
+GRANT SELECT ON "My Docs" TO app_user;
+CREATE POLICY p ON "My Docs" USING (:mine);
+RESET ROLE;
+CREATE FUNCTION public.f() RETURNS bigint LANGUAGE sql SECURITY DEFINER AS $$ SELECT count(*) FROM "My Docs" $$;
+
+---- def_owner_with_lax
+:docs
+CREATE POLICY p ON docs TO app_user USING (:mine);
+CREATE POLICY o ON docs TO app_owner USING (true);
+CREATE FUNCTION f() RETURNS SETOF docs LANGUAGE sql STABLE SECURITY DEFINER AS $$ SELECT * FROM docs $$;
+RESET ROLE;
+
+---- two_settings_or
+SET ROLE app_owner;
+CREATE TABLE docs (id uuid PRIMARY KEY DEFAULT gen_random_uuid(), user_id uuid NOT NULL, title text NOT NULL, tenant_id bigint NOT NULL DEFAULT 1);
+CREATE INDEX ON docs (user_id);
+ALTER TABLE docs ENABLE ROW LEVEL SECURITY;
+ALTER TABLE docs FORCE ROW LEVEL SECURITY;
+GRANT SELECT, INSERT, UPDATE, DELETE ON docs TO app_user;
+CREATE POLICY p ON docs USING (:mine OR tenant_id = (SELECT NULLIF(current_setting('app.tenant_id', true), '')::bigint));
+RESET ROLE;
+
+---- email_owner_ilike app.email
+SET ROLE app_owner;
+CREATE TABLE docs (id uuid PRIMARY KEY DEFAULT gen_random_uuid(), owner_email text NOT NULL, title text);
+CREATE INDEX ON docs(owner_email);
+ALTER TABLE docs ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
+GRANT SELECT ON docs TO app_user;
+CREATE POLICY p ON docs USING (owner_email ILIKE (SELECT NULLIF(current_setting('app.email', true), '')));
+RESET ROLE;
+
+---- bigint_text_prefix app.tenant_id
+SET ROLE app_owner;
+CREATE TABLE docs (id uuid PRIMARY KEY DEFAULT gen_random_uuid(), user_id bigint NOT NULL, title text NOT NULL);
+CREATE INDEX ON docs (user_id);
+ALTER TABLE docs ENABLE ROW LEVEL SECURITY;
+ALTER TABLE docs FORCE ROW LEVEL SECURITY;
+GRANT SELECT, INSERT, UPDATE, DELETE ON docs TO app_user;
+CREATE POLICY p ON docs USING (user_id::text LIKE (SELECT NULLIF(current_setting('app.tenant_id', true), '')) || '%');
+RESET ROLE;
+
+---- jwt_role_admin request.jwt.claims
+:docs
+CREATE POLICY p ON docs USING (user_id = (SELECT (NULLIF(current_setting('request.jwt.claims', true), '')::jsonb ->> 'sub')::uuid) OR (SELECT NULLIF(current_setting('request.jwt.claims', true), '')::jsonb ->> 'role') = 'authenticated');
+RESET ROLE;
+
+---- stmt_timeout_fn
+CREATE FUNCTION public.is_admin() RETURNS boolean LANGUAGE sql STABLE AS $$ SELECT coalesce(current_setting('app.admin', true), '') = 'yes' $$;
+:docs
+CREATE POLICY p ON docs USING (:mine OR is_admin());
+RESET ROLE;
+
+---- admin_table_open
+SET ROLE app_owner;
+CREATE TABLE admins (user_id uuid PRIMARY KEY);
+GRANT SELECT, INSERT ON admins TO app_user;
+CREATE TABLE docs (id uuid PRIMARY KEY DEFAULT gen_random_uuid(), user_id uuid NOT NULL, title text NOT NULL);
+CREATE INDEX ON docs (user_id);
+ALTER TABLE docs ENABLE ROW LEVEL SECURITY;
+ALTER TABLE docs FORCE ROW LEVEL SECURITY;
+GRANT SELECT, INSERT, UPDATE, DELETE ON docs TO app_user;
+CREATE POLICY p ON docs USING (:mine OR EXISTS (SELECT FROM admins a WHERE a.:mine));
+RESET ROLE;
+
+---- not_exists_block
+SET ROLE app_owner;
+CREATE TABLE blocks (user_id uuid PRIMARY KEY);
+GRANT SELECT ON blocks TO app_user;
+CREATE TABLE docs (id uuid PRIMARY KEY DEFAULT gen_random_uuid(), user_id uuid NOT NULL, title text NOT NULL);
+CREATE INDEX ON docs (user_id);
+ALTER TABLE docs ENABLE ROW LEVEL SECURITY;
+ALTER TABLE docs FORCE ROW LEVEL SECURITY;
+GRANT SELECT, INSERT, UPDATE, DELETE ON docs TO app_user;
+CREATE POLICY p ON docs USING (NOT EXISTS (SELECT FROM blocks b WHERE b.:mine));
+RESET ROLE;
+
+---- team_or_null
+:members
+:team_docs
+CREATE POLICY p ON team_docs USING (team_id IS NULL OR EXISTS (SELECT FROM members m WHERE m.team_id = team_docs.team_id AND m.:mine) OR title = 'handbook');
+RESET ROLE;
+
+---- row_security_guc
+:sound_docs
+CREATE FUNCTION public.f() RETURNS bigint LANGUAGE plpgsql SECURITY DEFINER SET row_security TO off AS $$ BEGIN RETURN (SELECT count(*) FROM docs); END $$;
+
+---- inherit_parent_lax
+:docs
+CREATE POLICY p ON docs USING (:mine);
+CREATE TABLE base (user_id uuid, note text);
+CREATE TABLE sub () INHERITS (base);
+ALTER TABLE sub ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
+CREATE POLICY p ON sub USING (:mine);
+GRANT SELECT ON base TO app_user;
+RESET ROLE;
+
+---- event_cols_upd
+:docs
+CREATE POLICY p ON docs USING (:mine);
+CREATE POLICY u2 ON docs FOR UPDATE USING (title = 'open') WITH CHECK (user_id IS NOT NULL);
+RESET ROLE;

@@ -715,3 +715,150 @@ ALTER TABLE docs FORCE ROW LEVEL SECURITY;
 GRANT SELECT, INSERT, UPDATE, DELETE ON docs TO app_user;
 CREATE POLICY p ON docs USING (:mine);
 RESET ROLE;
+
+---- role_bound_writes
+:docs
+CREATE POLICY s ON docs FOR SELECT TO app_user USING (:mine);
+CREATE POLICY w ON docs FOR INSERT TO app_user WITH CHECK (:mine);
+RESET ROLE;
+
+---- set_false
+:docs
+CREATE POLICY p ON docs USING (:mine);
+CREATE POLICY st ON docs TO case_set USING (true);
+GRANT SELECT ON docs TO case_set;
+RESET ROLE;
+REVOKE case_set FROM app_user;
+GRANT case_set TO app_user WITH INHERIT FALSE, SET FALSE;
+
+---- generated_owner
+SET ROLE app_owner;
+CREATE TABLE docs (id uuid PRIMARY KEY DEFAULT gen_random_uuid(), user_id uuid NOT NULL DEFAULT :id, title text NOT NULL);
+CREATE INDEX ON docs(user_id);
+ALTER TABLE docs ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
+GRANT SELECT, INSERT (title), UPDATE (title), DELETE ON docs TO app_user;
+CREATE POLICY p ON docs USING (:mine);
+RESET ROLE;
+
+---- enum_status
+SET ROLE app_owner;
+CREATE TYPE st AS ENUM ('draft','public');
+CREATE TABLE docs (id uuid PRIMARY KEY DEFAULT gen_random_uuid(), user_id uuid NOT NULL, title text NOT NULL, status st NOT NULL DEFAULT 'draft');
+CREATE INDEX ON docs (user_id);
+ALTER TABLE docs ENABLE ROW LEVEL SECURITY;
+ALTER TABLE docs FORCE ROW LEVEL SECURITY;
+GRANT SELECT, INSERT, UPDATE, DELETE ON docs TO app_user;
+CREATE POLICY p ON docs USING (:mine);
+CREATE POLICY r ON docs FOR SELECT USING (status = 'public');
+RESET ROLE;
+
+---- team_and_owner
+:members
+:team_docs
+CREATE TABLE docs (id uuid PRIMARY KEY DEFAULT gen_random_uuid(), user_id uuid NOT NULL, title text NOT NULL, team_id int);
+CREATE INDEX ON docs (user_id);
+ALTER TABLE docs ENABLE ROW LEVEL SECURITY;
+ALTER TABLE docs FORCE ROW LEVEL SECURITY;
+GRANT SELECT, INSERT, UPDATE, DELETE ON docs TO app_user;
+CREATE POLICY p ON docs USING (:mine);
+CREATE POLICY t ON docs FOR SELECT USING (EXISTS (SELECT FROM members m WHERE m.team_id = docs.team_id AND m.:mine));
+RESET ROLE;
+
+---- team_write
+:members
+:team_docs
+CREATE TABLE docs (id uuid PRIMARY KEY DEFAULT gen_random_uuid(), user_id uuid NOT NULL, title text NOT NULL, team_id int);
+CREATE INDEX ON docs (user_id);
+ALTER TABLE docs ENABLE ROW LEVEL SECURITY;
+ALTER TABLE docs FORCE ROW LEVEL SECURITY;
+GRANT SELECT, INSERT, UPDATE, DELETE ON docs TO app_user;
+CREATE POLICY p ON docs USING (:mine OR EXISTS (SELECT FROM members m WHERE m.team_id = docs.team_id AND m.:mine));
+RESET ROLE;
+
+---- soft_delete_own
+SET ROLE app_owner;
+CREATE TABLE docs (id uuid PRIMARY KEY DEFAULT gen_random_uuid(), user_id uuid NOT NULL, title text NOT NULL, deleted_at timestamptz);
+CREATE INDEX ON docs (user_id);
+ALTER TABLE docs ENABLE ROW LEVEL SECURITY;
+ALTER TABLE docs FORCE ROW LEVEL SECURITY;
+GRANT SELECT, INSERT, UPDATE, DELETE ON docs TO app_user;
+CREATE POLICY p ON docs USING (:mine AND deleted_at IS NULL) WITH CHECK (:mine);
+RESET ROLE;
+
+---- friends
+:docs
+CREATE POLICY p ON docs USING (:mine);
+CREATE TABLE friends (user_id uuid, friend_id uuid, PRIMARY KEY (user_id, friend_id));
+CREATE INDEX ON friends(friend_id);
+ALTER TABLE friends ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
+GRANT SELECT, INSERT, DELETE ON friends TO app_user;
+CREATE POLICY m ON friends USING (:mine);
+CREATE POLICY seen ON friends FOR SELECT USING (friend_id = :me);
+CREATE POLICY f ON docs FOR SELECT USING (EXISTS (SELECT FROM friends f WHERE f.user_id = docs.user_id AND f.friend_id = :me));
+RESET ROLE;
+
+---- reference_table_rls
+:docs
+CREATE POLICY p ON docs USING (:mine);
+CREATE TABLE plans (id int PRIMARY KEY, name text);
+ALTER TABLE plans ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
+GRANT SELECT ON plans TO app_user;
+CREATE POLICY r ON plans FOR SELECT USING (true);
+ALTER TABLE docs ADD plan_id int REFERENCES plans;
+RESET ROLE;
+
+---- admin_policy_to_group
+:docs
+CREATE POLICY p ON docs TO app_user USING (:mine);
+CREATE POLICY a ON docs TO app_admin USING (true);
+GRANT ALL ON docs TO app_admin;
+RESET ROLE;
+
+---- anon_signup
+SET ROLE app_owner;
+CREATE TABLE users (id uuid PRIMARY KEY, email text);
+ALTER TABLE users ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
+GRANT SELECT, INSERT, UPDATE ON users TO app_user;
+CREATE POLICY me ON users USING (id = :me);
+RESET ROLE;
+
+---- definer_invoker_view
+:sound_docs
+CREATE VIEW v WITH (security_invoker) AS SELECT * FROM docs;
+CREATE FUNCTION public.f() RETURNS SETOF docs LANGUAGE sql STABLE AS $$ SELECT * FROM v $$;
+GRANT SELECT ON v TO app_user;
+
+---- xact_id
+:docs
+CREATE POLICY p ON docs USING (:mine AND xmin IS NOT NULL);
+RESET ROLE;
+
+---- text_tenant_helper app.tenant
+CREATE FUNCTION public.tenant() RETURNS text LANGUAGE sql STABLE AS $$ SELECT NULLIF(current_setting('app.tenant', true), '') $$;
+SET ROLE app_owner;
+CREATE TABLE docs (id uuid PRIMARY KEY DEFAULT gen_random_uuid(), tenant_id text NOT NULL, title text NOT NULL);
+CREATE INDEX ON docs(tenant_id);
+ALTER TABLE docs ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
+GRANT SELECT, INSERT, UPDATE, DELETE ON docs TO app_user;
+CREATE POLICY p ON docs USING (tenant_id = (SELECT tenant()));
+RESET ROLE;
+
+---- audit_own
+:docs
+CREATE POLICY p ON docs USING (:mine);
+CREATE TABLE docs_audit (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, user_id uuid NOT NULL, what text);
+CREATE INDEX ON docs_audit(user_id);
+ALTER TABLE docs_audit ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
+GRANT SELECT, INSERT ON docs_audit TO app_user;
+CREATE POLICY p ON docs_audit USING (:mine);
+RESET ROLE;
+
+---- jwt_nested request.jwt.claims
+:docs
+CREATE POLICY p ON docs USING (user_id = (SELECT (NULLIF(current_setting('request.jwt.claims', true), '')::jsonb -> 'app' ->> 'uid')::uuid));
+RESET ROLE;
+
+---- jwt_json_op request.jwt.claims
+:docs
+CREATE POLICY p ON docs USING (user_id::text = (SELECT NULLIF(current_setting('request.jwt.claims', true), '')::json #>> '{sub}'));
+RESET ROLE;
