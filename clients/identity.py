@@ -226,7 +226,7 @@ class user_context(ContextDecorator):  # noqa: N801 - it is used as a function
             values["user_id"] = user_id
         if not values:
             raise RlsContextError(
-                "user_context() was given no user, and there is no default: pass a user id, or "
+                "user_context() was given nobody, and there is no default: pass a user id, or "
                 "other values by name"
             )
         self._given = {name: _checked(name, value) for name, value in values.items()}
