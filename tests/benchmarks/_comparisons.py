@@ -40,6 +40,15 @@ COMPARISONS = frozenset(
         ),
         against=_WAYS_OF_A_QUERY,
     )
+    | _every("one ORM query", "one ORM query, 1 ms link", against=(_WAYS_OF_A_QUERY[4],))
+    | _every(
+        *(
+            f"{method}, {state}"
+            for method in ("execute()", "get()")
+            for state in ("present, no provider", "present, sampling off")
+        ),
+        against=("OpenTelemetry absent",),
+    )
     | _every("execute(), three values", against=("execute(), one value",))
     | _every("the policy of sql/, 500 of 500,000 rows", against=_POLICIES)
     | _every("failed calls of 150 after 5 restarts", against=("psycopg_pool",))
