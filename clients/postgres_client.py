@@ -89,8 +89,8 @@ class PostgresClient(Lifecycle):
         local_role: The role that each transaction of a user runs under, for policies ``TO`` it:
             ``SET LOCAL ROLE``. The login role has to be a member of it. None: the login role.
         configure: Prepares each new connection before it is used: takes psycopg's connection, and
-            is the place to register types (enums, composites, pgvector). What is registered later
-            is known to some connections alone.
+            is the place to register types (enums, composites, pgvector). What is registered for all
+            of psycopg counts as it is when the client is made.
 
     Raises:
         PostgresConfigurationError: A setting is unusable.
@@ -548,7 +548,8 @@ class PostgresClient(Lifecycle):
 
         PostgreSQL refuses COPY into a table with row-level security. The rows go into a temporary
         table, and from there into *table* by one INSERT, whose policies, defaults and constraints
-        apply to each. The role needs ``TEMPORARY`` on the database, which it has by default.
+        apply to each: eight round trips, for any number of rows. The role needs ``TEMPORARY`` on
+        the database, which it has by default.
         Inside an open block of the same user it is a savepoint of that block.
         https://www.postgresql.org/docs/18/sql-copy.html
 

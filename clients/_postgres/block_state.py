@@ -222,8 +222,16 @@ class BlockUse:
         Raises:
             PostgresError: It has.
         """
-        if self._parent is not None:
-            self._parent.check_open()
+        state, parent = self.state, self._parent
+        if (
+            self._alive
+            and not state.ended
+            and state.pid == os.getpid()
+            and (parent is None or parent.is_open)
+        ):
+            return
+        if parent is not None:
+            parent.check_open()
         if not self._alive or self.state.ended:
             raise PostgresError(
                 self._ended_words

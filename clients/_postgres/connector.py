@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
+import psycopg
+from psycopg.adapt import AdaptersMap
 from psycopg.rows import dict_row
 
 from .._shared.secrecy import Masked
@@ -69,6 +71,8 @@ class Connector:
     ) -> None:
         self.configure = configure
         self._is_configured = False
+        # What is registered later would be known to some of the connections alone.
+        self._adapters = AdaptersMap(psycopg.adapters)
         self.source = source
         self.target = Target("an unknown server", None)
         self._settings = settings
@@ -180,6 +184,7 @@ class Connector:
         # Prepared statements have names, and a pooler gives the next statement another session.
         conn.prepare_threshold = None
         conn.watch = watch
+        conn.begin_with(self._adapters)
         session = Session(conn, watch)
         try:
             [result] = session.message(_OWN_TIMEOUT)

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
 
-from .._shared.validation import checked_seconds
+from .._shared.validation import checked_choice, checked_flag, checked_seconds
 from ..errors import PostgresConfigurationError, PostgresError
 from .settings import LONGEST_STATEMENT
 from .sql import BEGIN
@@ -37,19 +37,12 @@ class Modes:
 
     def __post_init__(self) -> None:
         """Refuse what cannot work, by name."""
-        if self.isolation is not None and self.isolation not in get_args(Isolation):
-            raise PostgresConfigurationError(
-                f"isolation is {self.isolation!r}: it must be one of "
-                f"{', '.join(map(repr, get_args(Isolation)))}"
-            )
-        if self.read_only is not None and not isinstance(self.read_only, bool):
-            raise PostgresConfigurationError(
-                f"read_only is {self.read_only!r}: it must be True, False or None"
-            )
+        refusal = PostgresConfigurationError
+        if self.isolation is not None:
+            checked_choice("isolation", self.isolation, get_args(Isolation), refusal)
+        checked_flag("read_only", self.read_only, refusal, optional=True)
         if self.timeout is not None:
-            checked_seconds(
-                "timeout", self.timeout, PostgresConfigurationError, maximum=LONGEST_STATEMENT
-            )
+            checked_seconds("timeout", self.timeout, refusal, maximum=LONGEST_STATEMENT)
 
     @property
     def begin(self) -> bytes:

@@ -62,6 +62,10 @@ _log = logging.getLogger("clients.postgres")
 _SLOW_CHECKOUT = 1.0
 _MAX_LIFETIME = 3600.0
 _MAX_IDLE = 600.0
+# What PgBouncer says when it has max_client_conn clients, and of much else. Where it has let others
+# of ours in, what they asked for was right, and theirs can be waited for.
+# https://www.pgbouncer.org/config.html#max_client_conn
+_POOLER_REFUSAL = "08P01"
 # Tries to connect to a server that takes no more connections, while none of ours is open.
 _FULL_TRIES = 5
 _FULL_PAUSE = 0.05
@@ -621,7 +625,10 @@ class Pool:
             except BaseException as error:
                 tries += 1
                 self._count("connect_failures")
-                full = isinstance(error, PostgresConnectionError) and error.reason == "exhausted"
+                full = isinstance(error, PostgresConnectionError) and (
+                    error.reason == "exhausted"
+                    or (error.sqlstate == _POOLER_REFUSAL and len(self._places.alive()) > 1)
+                )
                 if isinstance(error, ClientError):
                     # A copy without the frames, which hold what the caller had in hand.
                     self._last_failure = fresh_copy(error)

@@ -8,6 +8,7 @@ from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+from .._shared.interrupts import is_interrupt
 from ..errors import PostgresConfigurationError, RlsContextError
 
 if TYPE_CHECKING:
@@ -113,7 +114,10 @@ class RlsSetting:
         failure = ""
         try:
             text = self.encode(value)  # type: ignore[misc]  # only called with one
-        except Exception as error:  # noqa: BLE001 - the caller's own code
+        except Exception as error:
+            # The caller's own code.
+            if is_interrupt(error):
+                raise
             failure = f"encode failed with {type(error).__name__}"
         else:
             if type(text) is str:

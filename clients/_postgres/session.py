@@ -20,6 +20,7 @@ import psycopg
 from psycopg.errors import error_from_result
 from psycopg.pq import ConnStatus, DiagnosticField, ExecStatus, TransactionStatus
 
+from .._shared.interrupts import comes_from_signal_handler
 from .errors import was_terminated_by_server
 from .poller import READ, WRITE, new_poller
 from .prepared import OwnStatement, Parse, PreparedStatements, without_parses
@@ -423,6 +424,9 @@ class Session:
         commit: int | None = None,
     ) -> NoReturn:
         """Close, and say what the server said last: it tells how far it came, a lost socket not."""
+        if comes_from_signal_handler(error):
+            self.close()
+            raise error
         if isinstance(error, psycopg.OperationalError):
             with suppress(psycopg.Error):
                 while not self.pgconn.is_busy() and (last := self.pgconn.get_result()) is not None:

@@ -13,6 +13,7 @@ import time
 from typing import TYPE_CHECKING, TypeVar
 
 import psycopg
+from psycopg.adapt import AdaptersMap
 
 from .poller import new_poller
 
@@ -127,6 +128,14 @@ class WatchedConnection(psycopg.Connection[dict[str, object]]):
     """A psycopg connection on which a statement of a block cannot hang for ever."""
 
     watch: SilenceWatch | None = None
+
+    def begin_with(self, adapters: AdaptersMap) -> None:
+        """Know the types of *adapters*, and those that are registered on this connection later.
+
+        Args:
+            adapters: Registered types; they are copied, as ``connect(context=)`` does it.
+        """
+        self._adapters = AdaptersMap(adapters)
 
     def wait(self, gen: PQGen[T], interval: float = 0.1, timeout: float | None = None) -> T:
         """Consume *gen*, as psycopg does, and give up when the answer is lost."""

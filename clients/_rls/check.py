@@ -60,7 +60,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from psycopg.sql import Identifier
@@ -632,10 +632,8 @@ class Check:
         found: dict[str, _Owner] = {}
         settings = {s.setting: s for s in self.identity}
         for _, verdict in self.verdicts.get((name, None), []):
-            for setting, columns in verdict.owners.items():
-                first = [c for c in _LIKELY if c in columns]
-                column = [*first, *columns][0]
-                found.setdefault(setting, _Owner(self._column(name, column), settings[setting]))
+            for setting, column in verdict.primary.items():
+                found.setdefault(setting, _owner(self._column(name, column), settings[setting]))
         if not found:
             found = self._likely_owners(name)
         return list(found.values())
@@ -650,7 +648,7 @@ class Check:
             for candidate in names:
                 if candidate in columns and candidate in self._scoped | {setting.name}:
                     found.setdefault(
-                        setting.setting, _Owner(self._column(name, candidate), setting)
+                        setting.setting, _owner(self._column(name, candidate), setting)
                     )
         return found
 
@@ -753,6 +751,10 @@ class Check:
 
     def _scope(self, name: str, policy: Policy, setting: str) -> Scope:
         columns = {c: self._column(name, c) for c in self.relations[name].columns}
+        kind = next((s.kind for s in self.identity if s.setting == setting), None)
+        for unfit in [c for c in columns.values() if _cannot_hold(c, kind)]:
+            # No index serves it, but nothing better compares it with this setting.
+            columns[unfit.name] = replace(unfit, relabelled=True)
         readers = {
             self.functions.facts[oid]["name"]
             for oid in policy.facts["functions"]
@@ -845,6 +847,21 @@ def _cast_why(setting: str) -> str:
         f"casts {setting} without NULLIF: the setting reads '' on a used connection, and the cast "
         "then raises instead of finding nothing"
     )
+
+
+def _owner(column: Column, setting: IdentitySetting) -> _Owner:
+    """Return a column with its setting, compared as texts where its type cannot have the values.
+
+    A cast of the setting would make each query fail; as texts they are different, and no row shows.
+    """
+    if _cannot_hold(column, setting.kind):
+        column = replace(column, quoted=f"{column.quoted}::text", text=True, indexed=True)
+    return _Owner(column, setting)
+
+
+def _cannot_hold(column: Column, kind: str | None) -> bool:
+    unfit = {"int": {"uuid"}, "uuid": {*INTEGER_TYPES, "numeric"}}
+    return column.type in unfit.get(kind or "", ())
 
 
 def _read(scope: Scope, column: Column, setting: IdentitySetting) -> str:

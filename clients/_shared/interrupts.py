@@ -9,7 +9,7 @@ from functools import partial
 from types import CodeType
 from typing import Any
 
-__all__ = ["forget_locals", "is_interrupt"]
+__all__ = ["comes_from_signal_handler", "forget_locals", "interrupt_behind", "is_interrupt"]
 
 _PACKAGE = __name__.partition("._shared")[0]
 #: Where a call waits, beside this package and the driver.
@@ -38,11 +38,38 @@ def is_interrupt(error: BaseException, *drivers: str) -> bool:
         if not _is_within(name, drivers) and name not in _WAITING
     ]
     if foreign:
-        handlers = {_code_of(signal.getsignal(number)) for number in signal.valid_signals()}
-        return not handlers.isdisjoint(foreign)
+        return comes_from_signal_handler(error)
     home = type(error).__module__
     is_known = _is_within(home, drivers) or home.partition(".")[0] in sys.stdlib_module_names
     return bool(frames) and not is_known
+
+
+def comes_from_signal_handler(error: BaseException) -> bool:
+    """Return whether a signal handler raised *error*, such as the soft time limit of a task queue.
+
+    Args:
+        error: What was caught.
+    """
+    handlers = {_code_of(signal.getsignal(number)) for number in signal.valid_signals()}
+    return any(frame.f_code in handlers for frame, _ in traceback.walk_tb(error.__traceback__))
+
+
+def interrupt_behind(
+    error: BaseException, handled: BaseException | None, *drivers: str
+) -> BaseException | None:
+    """Return the interrupt that came before a driver's own cleaning up failed with *error*.
+
+    Args:
+        error: What was caught.
+        handled: What the caller was handling when the call began: it belongs to no call of ours.
+        drivers: As for ``is_interrupt``.
+    """
+    one = error.__context__
+    while one is not None and one is not handled:
+        if is_interrupt(one, *drivers):
+            return one
+        one = one.__context__
+    return None
 
 
 def forget_locals(error: BaseException) -> None:

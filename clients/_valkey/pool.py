@@ -28,8 +28,13 @@ from redis.exceptions import (
 from .._shared.fork import on_fork
 from .._shared.interrupts import is_interrupt
 from .._shared.locks import OwnedLock
+<<<<<<< HEAD
 from .._shared.telemetry import is_metered
 from .connections import arrival_checks, pack
+=======
+from .._shared.telemetry import is_enabled
+from .connections import arrival_checks, pack, reply_reader
+>>>>>>> main
 from .errors import TIMEOUTS, PoolExhausted, ReplyLost, ServerMoved
 from .replies import identity
 from .silence import ServerSilent, place_of
@@ -151,7 +156,7 @@ class ServerPool:
         try:
             connection._sock.sendall(packed)  # noqa: SLF001 - see pack
             sent = True
-            reply = connection._parser.read_response()  # noqa: SLF001 - see pack
+            reply = connection.read_reply()
             refused = isinstance(reply, ResponseError)
             if refused:
                 # A complete reply, but one that says no.
@@ -311,7 +316,12 @@ class ServerPool:
             started = time.perf_counter()
             connection.connect()
             connection.has_read, connection.can_read = arrival_checks(connection)
+<<<<<<< HEAD
             if is_metered():
+=======
+            connection.read_reply = reply_reader(connection)
+            if is_enabled():
+>>>>>>> main
                 took = time.perf_counter() - started
                 self._telemetry.measure("create_time", took, _NAME)
         except BaseException as error:
@@ -478,7 +488,7 @@ class Batch:
         assert connection is not None  # noqa: S101 - send() was called
         replies: list[Any] = []
         try:
-            read = connection._parser.read_response  # noqa: SLF001 - see pack
+            read = connection.read_reply
             for request in self._requests:
                 try:
                     reply = read()

@@ -311,9 +311,10 @@ def _refused(operation: Operation, answer: Answer, said: str) -> VaultAuthentica
             reason="token_invalid",
             status=answer.status,
         )
+    known = answer.state == "token_known"
     return VaultAuthenticationError(
         f"{operation}: permission denied by policy ({said}); grant the token the path"
-        f"{'' if answer.state else ', or get a new one if it has ended'}{_shape_hint(operation)}",
+        f"{'' if known else ', or get a new one if it has ended'}{_shape_hint(operation)}",
         reason="permission_denied",
         status=answer.status,
     )

@@ -2,6 +2,11 @@
 
 No background thread: a call that finds the lease old sees to it, and all others go on. As long as
 Vault cannot be asked, connections that are open stay in use, whatever the clock says.
+
+A lock and not ``SingleFlight`` keeps requests apart: threads share a refusal and an outage in the
+clients' ``UrlSource`` already, a renewal must neither wait for nor join another call, and a signal
+handler may call for the URL in the middle of one.
+
 Source: https://openbao.org/docs/secrets/databases/ and https://openbao.org/docs/concepts/lease/.
 """
 

@@ -1,6 +1,10 @@
 """Tokens from logins that can be repeated: renewed, replaced before they end, and after a refusal.
 
 No background thread: a call that finds the token old renews it, and all others go on.
+
+A lock and not ``SingleFlight`` keeps logins apart: a caller whose token is still good must not join
+the call that renews it, one that did join would have to see whether that token serves it and has a
+use left, and ``close()`` and a denial that is undone need the same exclusion without a call.
 """
 
 from __future__ import annotations

@@ -50,6 +50,8 @@ COMPARISONS = frozenset(
         against=("OpenTelemetry absent",),
     )
     | _every("execute(), three values", against=("execute(), one value",))
+    | _every("bulk_insert(), 50,000 rows", against=("execute_many()", "COPY, a table without RLS"))
+    | _every("execute() of 1,000 rows, row_type= a dataclass", against=("dict rows",))
     | _every("the policy of sql/, 500 of 500,000 rows", against=_POLICIES)
     | _every("failed calls of 150 after 5 restarts", against=("psycopg_pool",))
     | _every("failed calls of 30 after a restart", against=("psycopg_pool, check=",))

@@ -196,14 +196,15 @@ def test_to_find_out_uses_up_no_use_of_a_token(
     assert 50 - left == vault_proxy.count() - found_out
 
 
+@pytest.mark.parametrize("status", [302, 404, 405, 429, 503])
 def test_where_nothing_can_be_found_out_a_denial_is_told_as_both(
-    vault_lab: VaultLab, vault_proxy: HttpFaultProxy
+    vault_lab: VaultLab, vault_proxy: HttpFaultProxy, status: int
 ) -> None:
     """A gateway that lets no other path through: the error says so, and no login storm begins."""
     role = vault_lab.role()
     with VaultClient(vault_proxy.url, cache_ttl=0, **role.arguments()) as client:
         vault_proxy.forget()
-        vault_proxy.plan(Fault(405), path="ui/namespaces", times=20)
+        vault_proxy.plan(Fault(status), path="ui/namespaces", times=20)
         for _ in range(5):
             with pytest.raises(VaultError, match="or get a new one if it has ended") as caught:
                 client.get_secret("denied/x")

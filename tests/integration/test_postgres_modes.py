@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import enum
 import threading
+import uuid
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, make_dataclass
 from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid4
 
 import psycopg
 import pytest
+from psycopg.adapt import AdaptersMap
 from psycopg.types.enum import EnumInfo, register_enum
 
-from clients import PostgresClient, PostgresConfigurationError, PostgresError
+from clients import (
+    PostgresClient,
+    PostgresConfigurationError,
+    PostgresConnectionError,
+    PostgresError,
+)
 from tests.fault_proxy import FaultProxy
 
 if TYPE_CHECKING:
@@ -27,6 +35,15 @@ SHOW = (
     " current_setting('transaction_read_only') AS read_only,"
     " current_setting('statement_timeout') AS timeout"
 )
+
+
+@dataclass
+class Settings:
+    """What SHOW returns."""
+
+    isolation: str
+    read_only: str
+    timeout: str
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +102,9 @@ def test_a_block_begins_as_it_is_asked_to(
         ({}, 1),
         ({"timeout": 5.0}, 1),
         ({"row_type": dict}, None),
+        # Its columns have fitted once.
+        ({"row_type": Settings}, 1),
+        ({"row_type": Settings, "expect": 1}, 2),
         ({"expect": 1}, 2),
         ({"expect": 1, "timeout": 5.0}, 2),
     ],
@@ -99,6 +119,62 @@ def test_each_argument_costs_what_its_docstring_says(
         return
 
     assert trips(proxy, lambda: db.execute(SHOW, (), ADA, **arguments)) == expected
+
+
+def test_the_first_call_with_a_type_costs_one_more_round_trip(
+    db: PostgresClient, proxy: FaultProxy
+) -> None:
+    """Columns that do not fit shall commit nothing; once they have fitted they need no look."""
+    fresh = make_dataclass("Fresh", ["isolation", "read_only", "timeout"])
+    counts = []
+    for _ in range(3):
+        proxy.reset_counts()
+        db.execute(SHOW, (), ADA, row_type=fresh)
+        counts.append(proxy.round_trips)
+
+    assert counts == [2, 1, 1]
+
+
+def test_a_bulk_insert_is_eight_round_trips_for_any_number_of_rows(
+    db: PostgresClient, proxy: FaultProxy
+) -> None:
+    """Rows stream, and nothing is waited for between them; a time-out costs none."""
+
+    def insert(number: int, **arguments: Any) -> int:
+        rows = [(ADA, f"{uuid.uuid4()}") for _ in range(number)]
+        return trips(
+            proxy, lambda: db.bulk_insert("contacts", ("user_id", "name"), rows, ADA, **arguments)
+        )
+
+    assert [insert(1), insert(5000), insert(1, timeout=20.0), insert(1, on_conflict="nothing")] == [
+        8
+    ] * 4
+
+
+def test_a_lost_reply_is_never_followed_by_another_attempt(
+    own_postgres: PostgresServer,
+) -> None:
+    """Nobody knows whether the COMMIT was done, so the error says it, and work ran once."""
+    name, calls = f"{uuid.uuid4()}", 0
+
+    def work(conn: GuardedConnection) -> None:
+        nonlocal calls
+        calls += 1
+        conn.execute("INSERT INTO contacts (user_id, name) VALUES (%s, %s)", (ADA, name))
+
+    with FaultProxy(own_postgres.port) as own:
+        url = own_postgres.url("crm_user", "secret").replace(
+            f":{own_postgres.port}/", f":{own.port}/"
+        )
+        with PostgresClient(url, 1, min_size=1) as client:
+            client.run_transaction(lambda conn: conn.execute("SELECT 1"), ADA)
+            own.cut_after = b"COMMIT"
+            with pytest.raises(PostgresConnectionError) as caught:
+                client.run_transaction(work, ADA, attempts=5)
+            stored = client.execute("SELECT name FROM contacts WHERE name = %s", (name,), ADA)
+
+    assert (calls, caught.value.maybe_applied) == (1, True)
+    assert stored == [{"name": name}]
 
 
 def test_a_time_out_of_one_call_ends_that_statement_alone(db: PostgresClient) -> None:
@@ -345,6 +421,35 @@ def test_what_configure_registers_every_connection_knows(mood_url: str) -> None:
             answers = list(pool.map(read, range(3)))
 
     assert answers == [(Mood.ok, Mood.bad)] * 3
+
+
+def test_what_is_registered_later_no_connection_knows(
+    mood_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All answer alike: those that were there before, and those that come afterwards."""
+    registered = AdaptersMap(psycopg.adapters)
+    monkeypatch.setattr(psycopg, "adapters", registered)
+    monkeypatch.setattr(psycopg.postgres, "adapters", registered)
+    with psycopg.connect(mood_url) as conn:
+        info = EnumInfo.fetch(conn, "mood")
+    assert info is not None
+    with PostgresClient(mood_url, 3, min_size=1) as client:
+        register_enum(info, None, Mood)
+        barrier = threading.Barrier(3, timeout=30)
+
+        def read(_: int) -> Any:
+            with client.connection(uuid4()) as conn:
+                barrier.wait()
+                row = conn.execute("SELECT 'ok'::mood AS mood").fetchone()
+            return row["mood"], client.execute_scalar("SELECT 'ok'::mood", (), uuid4())
+
+        with ThreadPoolExecutor(3) as pool:
+            answers = set(pool.map(read, range(3)))
+        with PostgresClient(mood_url, 1) as newer:
+            known = newer.execute_scalar("SELECT 'ok'::mood", (), uuid4())
+
+    assert answers == {("ok", "ok")}
+    assert known is Mood.ok
 
 
 def _raises(_: object) -> None:

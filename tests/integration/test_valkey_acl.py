@@ -59,25 +59,45 @@ def admin(stack: StackEndpoints) -> Iterator[Any]:
         yield client.client
 
 
+#: For a script that the server has forgotten, a counter beyond 2^53, and a key of another type.
+SELDOM = {"eval", "get", "exists"}
+
+
 @pytest.mark.parametrize("name", _calls())
 def test_a_role_with_just_the_named_rights_can_call_the_method(
     admin: Any, stack: StackEndpoints, name: str
 ) -> None:
-    """With one of the rights taken away it is told so, wherever that right is used."""
+    """With any one of the rights taken away it is told so, wherever that right is used."""
     method, call = _calls()[name]
     rights = _rights(method, expiry="expiry" in name)
     user, prefix = f"u{uuid4().hex}", f"test-{uuid4().hex}:"
     url = f"redis://{user}:pw@{stack.valkey_url.rpartition('@')[2]}"
     commands = ["+ping", *(f"+{one}" for one in rights)]
     admin.acl_setuser(user, enabled=True, passwords=["+pw"], keys=[f"{prefix}*"], commands=commands)
+    refused = {}
     try:
         with ValkeyClient(url, key_prefix=prefix) as client:
             call(client)
             call(client)
-            admin.execute_command("ACL", "SETUSER", user, f"-{rights[0]}")
-            with pytest.raises(ValkeyError) as caught:
-                call(client)
+            for right in rights:
+                keys = list(admin.scan_iter(match=f"{prefix}*"))
+                if keys:
+                    admin.delete(*keys)
+                admin.execute_command("ACL", "SETUSER", user, f"-{right}")
+                refused[right] = _code(lambda: (call(client), call(client)))
+                admin.execute_command("ACL", "SETUSER", user, f"+{right}")
     finally:
         admin.acl_deluser(user)
 
-    assert caught.value.code == "NOPERM"
+    # Inside a script the server says so without a code of its own.
+    assert set(refused.values()) <= {"NOPERM", "ERR", None}
+    assert refused[rights[0]] == "NOPERM"
+    assert {right for right, code in refused.items() if code is None} <= SELDOM
+
+
+def _code(call: Callable[[], object]) -> str | None:
+    try:
+        call()
+    except ValkeyError as error:
+        return error.code
+    return None
