@@ -28,13 +28,8 @@ from redis.exceptions import (
 from .._shared.fork import on_fork
 from .._shared.interrupts import is_interrupt
 from .._shared.locks import OwnedLock
-<<<<<<< HEAD
 from .._shared.telemetry import is_metered
-from .connections import arrival_checks, pack
-=======
-from .._shared.telemetry import is_enabled
 from .connections import arrival_checks, pack, reply_reader
->>>>>>> main
 from .errors import TIMEOUTS, PoolExhausted, ReplyLost, ServerMoved
 from .replies import identity
 from .silence import ServerSilent, place_of
@@ -316,12 +311,8 @@ class ServerPool:
             started = time.perf_counter()
             connection.connect()
             connection.has_read, connection.can_read = arrival_checks(connection)
-<<<<<<< HEAD
-            if is_metered():
-=======
             connection.read_reply = reply_reader(connection)
-            if is_enabled():
->>>>>>> main
+            if is_metered():
                 took = time.perf_counter() - started
                 self._telemetry.measure("create_time", took, _NAME)
         except BaseException as error:
