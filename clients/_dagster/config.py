@@ -1,4 +1,4 @@
-"""What a Vault resource is told, and how it becomes a client's settings. No Dagster is imported."""
+"""The settings of a Vault resource, and how they become a client's. No Dagster is imported."""
 
 from __future__ import annotations
 
@@ -225,7 +225,7 @@ def _auth(config: VaultSecretsResourceConfig, found: ResolvedVault) -> VaultAuth
 
 
 def options_of(name: str, given: Mapping[str, Any] | None, known: type) -> dict[str, Any]:
-    """Return the settings of PostgreSQL's or Valkey's client that a resource was told.
+    """Return the settings of PostgreSQL's or Valkey's client that a resource was given.
 
     Args:
         name: The field's name, for messages.

@@ -51,9 +51,9 @@ a setting, or with a foreign key to a table of users' rows. What this role canno
 schemas and extensions are left out.
 
 Policies are judged by evaluating them (`clients._rls.evaluate`, `clients._rls.judge`): what they
-mean, and not how they are written. What cannot be evaluated is told as not proven. Functions are
-called as they are, over the rows that exist; what a function may reach is found by the names in its
-source, and where its body is one query, that is evaluated too.
+mean, and not how they are written. What cannot be evaluated is reported as not proven. Functions
+are called as they are, over the rows that exist; what a function may reach is found by the names in
+its source, and where its body is one query, that is evaluated too.
 """
 
 from __future__ import annotations

@@ -117,7 +117,7 @@ class Candidate:
 
     Args:
         url: The URL.
-        requested_at: When its caller asked for one, on the monotonic clock.
+        requested_at: When its caller needed one, on the monotonic clock.
         given_at: When the source gave it: before that for one that has worked until now.
         refusal: What the server said to it; whoever tried it sets this.
     """
@@ -368,7 +368,7 @@ class UrlSource:
         candidate = Candidate(url, requested_at, requested_at if given_at is None else given_at)
         started = time.monotonic()
         yield candidate
-        # Whoever asks for the next one was refused.
+        # Who needs the next one was refused.
         now = time.monotonic()
         with self._lock:
             if self._accepted.masked == url and self._last_accepted_at > started:
@@ -422,7 +422,7 @@ class UrlSource:
         return context.run(cast("Callable[..., str | None]", self._url), **options)
 
     def _may_poll(self) -> bool:
-        """Whether it is this thread's turn to ask a source that could not be asked a moment ago."""
+        """Whether it is this thread's turn to call a source that failed a moment ago."""
         now = time.monotonic()
         with self._lock:
             if self._outage_began is None:
@@ -442,7 +442,7 @@ class UrlSource:
         pause = _poll_pause(now - known.first)
         if self._refreshed_at + pause > now:
             if self._working is not None:
-                return False  # a connection can be had at once
+                return False  # a connection can be had immediately
             time.sleep(self._refreshed_at + pause - now)
         return True
 

@@ -40,7 +40,7 @@ __all__ = [
 
 _SCOPE = "failfast-clients"
 _DURATION = "db.client.operation.duration"
-#: Seconds, as the convention for that histogram asks.
+#: Seconds, as the convention for that histogram says.
 _BUCKETS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0)
 _POOL = "db.client.connection."
 # The instrumentations of psycopg, redis-py and requests record nothing while this is set in the
@@ -63,7 +63,7 @@ _READ = (
     ("failfast.credential.remaining", "gauge", "s", "How long the credential still works"),
     ("failfast.credential.rotations", "counter", "{rotation}", "Credentials taken up"),
     ("failfast.vault.cache.hits", "counter", "{read}", "Reads answered by the cache"),
-    ("failfast.vault.cache.misses", "counter", "{read}", "Reads that asked Vault"),
+    ("failfast.vault.cache.misses", "counter", "{read}", "Reads that went to Vault"),
     ("failfast.vault.cache.coalesced", "counter", "{read}", "Reads that waited for another one"),
 )
 #: What is measured as it happens, all in seconds.

@@ -140,7 +140,7 @@ class ClusterNodes:
         return [tuple(group) for group in found.values()]
 
     def ping(self) -> None:
-        """Ask every primary whether it is there, and whether all slots are served."""
+        """Check that every primary answers, and that all slots are served."""
         self._stale = True
         self._owner(0)
         missing = REDIS_CLUSTER_HASH_SLOTS - len(self._owners)

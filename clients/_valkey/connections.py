@@ -107,7 +107,7 @@ class ConnectionFactory:
     """Makes unconnected redis-py connections that authenticate themselves when they connect.
 
     Args:
-        source: Gives the URL, and is asked for every new connection, so that credentials may
+        source: Gives the URL, and is called for every new connection, so that credentials may
             change.
         limits: The time-outs.
     """

@@ -44,7 +44,7 @@ class Link(Protocol):
         """Return *names* in the groups that one command can take."""
 
     def ping(self) -> None:
-        """Ask every server that takes writes whether it is there."""
+        """Check that every server that takes writes answers."""
 
     def peer(self, command: Command[Any]) -> Place:
         """Return where *command* goes, as far as is known without a request; "" otherwise."""

@@ -1,4 +1,4 @@
-"""The connections to one server: a reply never reaches anyone but its asker.
+"""The connections to one server: a reply reaches no call but the one that it belongs to.
 
 A connection is in the free list only while it owes nothing: it is taken out before a request is
 sent, and put back after the complete reply. Whatever else happens in between, an exception that
@@ -138,7 +138,7 @@ class ServerPool:
             words: What is sent.
             shape: Takes the reply, and refuses one that the command does not have.
             writes: Whether it can change anything.
-            impatient: Fail at once where the server is known to be silent.
+            impatient: Fail immediately where the server is known to be silent.
 
         Raises:
             ReplyLost: It was sent, at least in part, and no reply that can be used came.

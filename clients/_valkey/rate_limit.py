@@ -85,7 +85,7 @@ class RateLimit(NamedTuple):
 def rate_limit_command(
     name: str, limit: int, period_seconds: float, *, burst: int | None, cost: int
 ) -> Command[RateLimit]:
-    """Return the command that asks for admission.
+    """Return the command of a rate limit.
 
     Raises:
         ValkeyConfigurationError: A number is unusable, or *cost* is more than *burst*.

@@ -1,7 +1,7 @@
 """A user and a password from Vault's database secrets engine, for as long as somebody needs them.
 
 No background thread: a call that finds the lease old sees to it, and all others go on. As long as
-Vault cannot be asked, connections that are open stay in use, whatever the clock says.
+Vault cannot be reached, connections that are open stay in use, whatever the clock says.
 
 A lock and not ``SingleFlight`` keeps requests apart: threads share a refusal and an outage in the
 clients' ``UrlSource`` already, a renewal must neither wait for nor join another call, and a signal
@@ -232,7 +232,7 @@ class LeasedUrl(Credential, Lifecycle):
         return self._serial
 
     def suspect_revoked(self) -> None:
-        """Have the lease looked at before the next checkout: its user seems to be gone."""
+        """Have the lease checked before the next checkout: its user seems to be gone."""
         self._doubted = True
 
     def life(self) -> CredentialLife:
@@ -323,7 +323,7 @@ class LeasedUrl(Credential, Lifecycle):
         """Return the lease with a longer life; None when it is to be replaced.
 
         Raises:
-            VaultConnectionError: Vault could not be asked: no reason to get another credential.
+            VaultConnectionError: Vault could not be reached: no reason to get another credential.
         """
         if not lease.renewable:
             return None

@@ -120,8 +120,8 @@ def ask_for_token(
     """Return the token that a login or a renewal gives.
 
     Args:
-        transport: Where to ask.
-        operation: What is asked, for messages.
+        transport: What sends the request.
+        operation: What is requested, for messages.
         send: Makes the request.
         generation: The token's number.
         clock: Seconds that only go forward.
@@ -154,7 +154,7 @@ def owners_grant(
 
     Raises:
         VaultAuthenticationError: It is invalid, expired or revoked.
-        VaultError: Vault could not be asked.
+        VaultError: Vault could not be reached.
     """
     asked_at = clock()
     grant = Grant(token=token, generation=generation, issued_at=asked_at)
@@ -188,7 +188,7 @@ class TokenSource(ABC):
     def replacement(
         self, refused: Grant, refusal: VaultAuthenticationError, deadline: Deadline
     ) -> Grant | None:
-        """Return another token after *refused* got a 403; None when that would mend nothing."""
+        """Return another token after *refused* got a 403; None when that would not help."""
 
     def accepted(self, grant: Grant) -> None:  # noqa: B027 - only a source of many tokens cares
         """Note that the server took the token of *grant*."""

@@ -66,7 +66,7 @@ def unwrapped_secret_id(
     Raises:
         VaultAuthenticationError: The token was used already, has expired, or wraps something
             else; ``reason`` is ``wrapping_token_used`` or ``wraps_something_else``.
-        VaultError: Vault could not be asked.
+        VaultError: Vault could not be reached.
     """
     content = _Content(
         name="secret id",
@@ -87,7 +87,7 @@ def unwrapped_token(transport: VaultTransport, wrapping: Masked, deadline: Deadl
 
     Raises:
         VaultAuthenticationError: As for ``unwrapped_secret_id``.
-        VaultError: Vault could not be asked.
+        VaultError: Vault could not be reached.
     """
     return _unwrapped(transport, wrapping, _TOKEN, deadline)
 
