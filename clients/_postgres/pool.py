@@ -37,7 +37,7 @@ from .._shared.telemetry import (
     Reading,
     Telemetry,
     credential_readings,
-    is_enabled,
+    is_metered,
     pool_readings,
 )
 from ..errors import ClientError, PostgresConnectionError, PostgresError
@@ -464,7 +464,7 @@ class Pool:
             if session is None:
                 began = time.monotonic()
                 session = self._connect_in(place)
-                if is_enabled():
+                if is_metered():
                     self.telemetry.measure("create_time", time.monotonic() - began, self.name)
         taken_at = time.monotonic()
         place.holder = Holder(owner or current_owner(), taken_at, calling_place())
@@ -478,7 +478,7 @@ class Pool:
                 self.target.description,
                 describe_holders(self._places.holders()),
             )
-        if is_enabled():
+        if is_metered():
             self.telemetry.measure("wait_time", taken_at - started, self.name)
         return session
 
@@ -512,7 +512,7 @@ class Pool:
         if not isinstance(place, _Place):
             return
         place.session = session
-        if is_enabled() and place.holder is not None:
+        if is_metered() and place.holder is not None:
             took = time.monotonic() - place.holder.since
             self.telemetry.measure("use_time", took, self.name)
         place.holder = None

@@ -33,6 +33,7 @@ __all__ = [
     "credential_readings",
     "failure_attributes",
     "is_enabled",
+    "is_metered",
     "pool_readings",
     "suppressed",
 ]
@@ -75,12 +76,23 @@ _MEASURED = (
 
 
 def is_enabled() -> bool:
-    """Return whether a tracer provider or a meter provider is set."""
+    """Return whether a call that begins now is recorded: by a meter, or by a span."""
     # All in one: each call of the three clients comes by here.
-    traces, metrics = sys.modules.get(_TRACE), sys.modules.get(_METRICS)
-    return (traces is not None and getattr(traces, _TRACER_PROVIDER, None) is not None) or (
-        metrics is not None and getattr(metrics, _METER_PROVIDER, None) is not None
-    )
+    modules = sys.modules
+    if getattr(modules.get(_METRICS), _METER_PROVIDER, None) is not None:
+        return True
+    provider = getattr(modules.get(_TRACE), _TRACER_PROVIDER, None)
+    if provider is None:
+        return False
+    tracing = _known["tracing"]
+    if tracing is None or tracing.provider is not provider:
+        tracing = _made("tracing", provider, _Tracing)
+    return not tracing.drops_all()
+
+
+def is_metered() -> bool:
+    """Return whether a meter provider is set."""
+    return getattr(sys.modules.get(_METRICS), _METER_PROVIDER, None) is not None
 
 
 def _tracer_provider() -> Any:

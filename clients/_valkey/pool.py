@@ -28,7 +28,7 @@ from redis.exceptions import (
 from .._shared.fork import on_fork
 from .._shared.interrupts import is_interrupt
 from .._shared.locks import OwnedLock
-from .._shared.telemetry import is_enabled
+from .._shared.telemetry import is_metered
 from .connections import arrival_checks, pack, reply_reader
 from .errors import TIMEOUTS, PoolExhausted, ReplyLost, ServerMoved
 from .replies import identity
@@ -312,7 +312,7 @@ class ServerPool:
             connection.connect()
             connection.has_read, connection.can_read = arrival_checks(connection)
             connection.read_reply = reply_reader(connection)
-            if is_enabled():
+            if is_metered():
                 took = time.perf_counter() - started
                 self._telemetry.measure("create_time", took, _NAME)
         except BaseException as error:
