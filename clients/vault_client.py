@@ -44,7 +44,7 @@ _abandoned: list[VaultSession] = []
 
 
 class VaultClient(TypedGetters, Lifecycle):
-    """Reads secrets from a KV mount of version 2 or 1. Construction logs in, or raises at once.
+    """Reads secrets from a KV mount of version 2 or 1. Construction logs in, or raises.
 
     Safe to share between threads. A forked child gets its own connections, cache and login.
 
@@ -124,7 +124,7 @@ class VaultClient(TypedGetters, Lifecycle):
         on_fork(self._start_in_child)
 
     def __repr__(self) -> str:
-        if not hasattr(self, "_options"):  # a failing constructor, looked at by an error reporter
+        if not hasattr(self, "_options"):  # a failing constructor, shown by an error reporter
             return "<VaultClient without settings>"
         state = "closed" if self._closed else f"auth_method={self._options.auth_method!r}"
         mount, namespace = self._options.mount_point, self._options.namespace
@@ -158,7 +158,7 @@ class VaultClient(TypedGetters, Lifecycle):
         Raises:
             VaultSecretNotFoundError: There is no such secret or version; ``reason`` says why.
             VaultAuthenticationError: The token is invalid or a policy denies the path.
-            VaultConnectionError: Vault could not be asked, or could not answer.
+            VaultConnectionError: Vault could not be reached, or could not answer.
             VaultConfigurationError: *path* or *version* is unfit, or the mount is of KV version 1
                 and keeps no versions.
         """
@@ -205,7 +205,7 @@ class VaultClient(TypedGetters, Lifecycle):
                 that it may have; ``get_database_url`` when None.
 
         Returns:
-            The URL, as a callable; it asks Vault when it is called first.
+            The URL, as a callable; its first call reads from Vault.
 
         Raises:
             VaultConfigurationError: *role* is no role and no path of one, or *base_url* is no
@@ -252,7 +252,7 @@ class VaultClient(TypedGetters, Lifecycle):
         """Return counts: logins and renewals of the token, and what the cache did.
 
         The keys are ``logins``, ``renewals``, ``cache_hits``, ``cache_misses``,
-        ``cache_coalesced`` and ``cache_entries``; a forked child counts anew.
+        ``cache_coalesced`` and ``cache_entries``; a forked child starts at 0.
         """
         logins, renewals = self._session.tokens.counts()
         cache = self._cache.stats()
@@ -270,7 +270,7 @@ class VaultClient(TypedGetters, Lifecycle):
         self._cache.clear()
 
     def health_check(self) -> bool:
-        """Ask Vault for its state, and whether it still knows us; the cache plays no part.
+        """Check that Vault is unsealed and that the token is still valid; the cache plays no part.
 
         Returns:
             True. A token that may not look itself up counts as known.

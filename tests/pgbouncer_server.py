@@ -28,15 +28,17 @@ class PgBouncerServer(ServerProcess):
 
     Args:
         server: The PostgreSQL behind it.
+        max_clients: How many clients it lets in.
     """
 
     name = "pgbouncer"
     # It has nothing to lose, and the signal that ends it at once is another one from 1.23 on.
     stop_signal = signal.SIGKILL
 
-    def __init__(self, server: PostgresServer) -> None:
+    def __init__(self, server: PostgresServer, *, max_clients: int = 100) -> None:
         super().__init__(unprivileged=True)
         self._server = server
+        self._max_clients = max_clients
 
     def url(self, role: str = "crm_user", dbname: str = "crm") -> str:
         """Return an application's URL through the pooler."""
@@ -61,7 +63,7 @@ class PgBouncerServer(ServerProcess):
             "auth_query = SELECT rolname, rolpassword FROM pg_authid WHERE rolname = $1\n"
             "pool_mode = transaction\n"
             "default_pool_size = 1\n"
-            "max_client_conn = 100\n"
+            f"max_client_conn = {self._max_clients}\n"
             "server_login_retry = 0.1\n"
             "admin_users = crm_user\n"
         )

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import psycopg
 from psycopg.pq import ConnStatus, TransactionStatus
 
+from .._shared.fork import on_fork
 from .._shared.generators import innermost_generator, is_running
 from .._shared.telemetry import is_enabled
 from ..errors import ClientError, PostgresConnectionError, PostgresError, RlsContextError
@@ -457,7 +458,7 @@ class JoinedBlock:
 
     Args:
         outer: The block to join.
-        modes: What the part asks of the transaction.
+        modes: The modes that the part needs.
 
     Raises:
         PostgresError: The block's transaction began otherwise.
@@ -521,4 +522,4 @@ def _forget_after_fork() -> None:
     _open_blocks.set(())
 
 
-os.register_at_fork(after_in_child=_forget_after_fork)
+on_fork(_forget_after_fork)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import psycopg
 
-from .._shared.interrupts import comes_from_signal_handler
+from .._shared.interrupts import comes_from_signal_handler, is_interrupt
 from ..errors import PostgresConnectionError, PostgresError
 
 if TYPE_CHECKING:
@@ -141,6 +141,9 @@ def unexpected_error(error: Exception, action: str, *, maybe_applied: bool) -> P
         action: What was being done, such as ``"execute()"``.
         maybe_applied: Whether it may have been committed.
     """
+    # One that came while connecting has left its frames behind, with the password in them.
+    if is_interrupt(error, "psycopg", "psycopg_binary", "psycopg_c", "psycopg_pool"):
+        raise error
     outcome = "It may have been committed" if maybe_applied else "Nothing was committed"
     return PostgresError(
         f"{action} failed: {describe(error)}. {outcome}", maybe_applied=maybe_applied

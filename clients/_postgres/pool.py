@@ -37,7 +37,7 @@ from .._shared.telemetry import (
     Reading,
     Telemetry,
     credential_readings,
-    is_enabled,
+    is_metered,
     pool_readings,
 )
 from ..errors import ClientError, PostgresConnectionError, PostgresError
@@ -62,6 +62,10 @@ _log = logging.getLogger("clients.postgres")
 _SLOW_CHECKOUT = 1.0
 _MAX_LIFETIME = 3600.0
 _MAX_IDLE = 600.0
+# What PgBouncer says when it has max_client_conn clients, and of much else. Where it has let others
+# of ours in, what they asked for was right, and theirs can be waited for.
+# https://www.pgbouncer.org/config.html#max_client_conn
+_POOLER_REFUSAL = "08P01"
 # Tries to connect to a server that takes no more connections, while none of ours is open.
 _FULL_TRIES = 5
 _FULL_PAUSE = 0.05
@@ -132,7 +136,7 @@ class _Place:
             home.free(retired=session is not None)
 
     def __del__(self) -> None:
-        # Whoever had it has dropped it, perhaps before it was whole.
+        # Its holder has dropped it, perhaps before it was whole.
         if not getattr(self, "closed", True):
             self.close()
 
@@ -152,7 +156,7 @@ class _Wakeup:
         self._bell.acquire()
 
     def __enter__(self) -> None:
-        """Take no lock: the pool's own is held by whoever notifies."""
+        """Take no lock: the pool's own is held by the thread that notifies."""
 
     def __exit__(self, *_: object) -> None:
         pass
@@ -258,7 +262,7 @@ class _Places(ConnectionPool[Any]):
         self._due = (time.monotonic() + delay, task)
 
     def run_due(self) -> None:
-        """Do what is due; whoever gives back calls this."""
+        """Do what is due; called by each thread that gives a session back."""
         if self._due is not None and time.monotonic() >= self._due[0]:
             self._due[1].run()
 
@@ -460,7 +464,7 @@ class Pool:
             if session is None:
                 began = time.monotonic()
                 session = self._connect_in(place)
-                if is_enabled():
+                if is_metered():
                     self.telemetry.measure("create_time", time.monotonic() - began, self.name)
         taken_at = time.monotonic()
         place.holder = Holder(owner or current_owner(), taken_at, calling_place())
@@ -474,7 +478,7 @@ class Pool:
                 self.target.description,
                 describe_holders(self._places.holders()),
             )
-        if is_enabled():
+        if is_metered():
             self.telemetry.measure("wait_time", taken_at - started, self.name)
         return session
 
@@ -483,7 +487,7 @@ class Pool:
         return self._places.is_busy()
 
     def connect_aside(self) -> Session:
-        """Connect a session that is none of the pool's; whoever takes it closes it.
+        """Connect a session outside the pool; the caller closes it.
 
         Raises:
             PostgresConnectionError: It could not be connected.
@@ -508,7 +512,7 @@ class Pool:
         if not isinstance(place, _Place):
             return
         place.session = session
-        if is_enabled() and place.holder is not None:
+        if is_metered() and place.holder is not None:
             took = time.monotonic() - place.holder.since
             self.telemetry.measure("use_time", took, self.name)
         place.holder = None
@@ -621,7 +625,10 @@ class Pool:
             except BaseException as error:
                 tries += 1
                 self._count("connect_failures")
-                full = isinstance(error, PostgresConnectionError) and error.reason == "exhausted"
+                full = isinstance(error, PostgresConnectionError) and (
+                    error.reason == "exhausted"
+                    or (error.sqlstate == _POOLER_REFUSAL and len(self._places.alive()) > 1)
+                )
                 if isinstance(error, ClientError):
                     # A copy without the frames, which hold what the caller had in hand.
                     self._last_failure = fresh_copy(error)
@@ -657,7 +664,7 @@ class Pool:
         )
 
     def _forget_after_fork(self) -> None:
-        # Closing them here would say good-bye to the server in the parent's name; psycopg itself
+        # Closing them here would end the parent's sessions on the server; psycopg itself
         # leaves a connection of another process alone, as long as nobody closes it.
         _inherited.append((self._places, list(self._sessions)))
         self._reset()

@@ -8,6 +8,7 @@ from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+from .._shared.interrupts import is_interrupt
 from ..errors import PostgresConfigurationError, RlsContextError
 
 if TYPE_CHECKING:
@@ -113,7 +114,10 @@ class RlsSetting:
         failure = ""
         try:
             text = self.encode(value)  # type: ignore[misc]  # only called with one
-        except Exception as error:  # noqa: BLE001 - the caller's own code
+        except Exception as error:
+            # The caller's own code.
+            if is_interrupt(error):
+                raise
             failure = f"encode failed with {type(error).__name__}"
         else:
             if type(text) is str:
@@ -132,7 +136,7 @@ def _checked_text(name: str, text: str) -> bytes:
         encoded = text.encode()
     except UnicodeEncodeError:
         # `from None`: the error holds the text.
-        raise RlsContextError(f"{_named(name)} has a lone surrogate: it is no text") from None
+        raise RlsContextError(f"{_named(name)} has a lone surrogate: it is not text") from None
     if len(encoded) > _LONGEST_VALUE:
         raise RlsContextError(
             f"{_named(name)} is too long: {len(encoded)} bytes, and at most {_LONGEST_VALUE} can "
@@ -149,8 +153,8 @@ def _check_setting_name(name: object) -> None:
     """
     if not isinstance(name, str) or not _SETTING.fullmatch(name) or len(name) > _LONGEST_NAME:
         raise PostgresConfigurationError(
-            f"{str(name)[:80]!r} is no name for a setting of an application: it has a dot, such as "
-            f"'app.tenant_id', ASCII letters, digits and underscores around it, and at most "
+            f"{str(name)[:80]!r} is not a name for a setting of an application: it has a dot, such "
+            f"as 'app.tenant_id', ASCII letters, digits and underscores around it, and at most "
             f"{_LONGEST_NAME} characters"
         )
     if _RESERVED.match(name):

@@ -56,8 +56,9 @@ WITH RECURSIVE spaces AS MATERIALIZED (
     FROM pg_catalog.pg_namespace
     WHERE nspname !~ '^pg_' AND nspname <> 'information_schema'
 ), classes AS MATERIALIZED (
-    SELECT c.oid, c.relname, c.relkind, c.relowner, c.relrowsecurity, c.relforcerowsecurity,
-           c.relispartition, c.reloptions, format('%I.%I', n.nspname, c.relname) AS name,
+    SELECT c.oid, c.relname, c.relnamespace, c.relkind, c.relowner, c.relrowsecurity,
+           c.relforcerowsecurity, c.relispartition, c.reloptions,
+           format('%I.%I', n.nspname, c.relname) AS name,
            n.usable,
            has_table_privilege(c.oid, 'SELECT, INSERT, UPDATE, DELETE, TRUNCATE')
                OR has_any_column_privilege(c.oid, 'SELECT, INSERT, UPDATE') AS granted
@@ -89,9 +90,12 @@ WITH RECURSIVE spaces AS MATERIALIZED (
 ), settable AS MATERIALIZED (
     SELECT r.oid AS role FROM pg_catalog.pg_roles r
     -- Since PostgreSQL 16 a membership may be without SET; who may grant it may grant itself that.
-    WHERE (pg_has_role(r.oid, CASE WHEN current_setting('server_version_num')::int < 160000
+    WHERE pg_has_role(r.oid, 'MEMBER')
+      AND (pg_has_role(r.oid, CASE WHEN current_setting('server_version_num')::int < 160000
                                    THEN 'MEMBER' ELSE 'SET' END)
-           OR pg_has_role(r.oid, 'MEMBER WITH ADMIN OPTION'))
+           OR EXISTS (SELECT FROM pg_catalog.pg_roles a
+                      WHERE pg_has_role(a.oid, 'MEMBER WITH ADMIN OPTION')
+                        AND pg_has_role(a.oid, r.oid, 'MEMBER')))
       AND NOT pg_has_role(r.oid, 'USAGE')
       AND NOT r.rolsuper AND NOT r.rolbypassrls AND r.rolname !~ '^pg_'
 ), subjects AS MATERIALIZED (
@@ -225,6 +229,10 @@ SELECT 'view', c.name, jsonb_build_object(
     'name', c.relname,
     'materialized', c.relkind = 'm',
     'usable', c.usable,
+    'readers', (SELECT coalesce(jsonb_agg(r.rolname), '[]')
+                FROM settable t JOIN pg_catalog.pg_roles r ON r.oid = t.role
+                WHERE has_any_column_privilege(t.role, c.oid, 'SELECT')
+                  AND has_schema_privilege(t.role, c.relnamespace, 'USAGE')),
     'granted', c.granted,
     'owner', pg_get_userbyid(c.relowner),
     'grantees', coalesce((

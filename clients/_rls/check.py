@@ -51,9 +51,9 @@ a setting, or with a foreign key to a table of users' rows. What this role canno
 schemas and extensions are left out.
 
 Policies are judged by evaluating them (`clients._rls.evaluate`, `clients._rls.judge`): what they
-mean, and not how they are written. What cannot be evaluated is told as not proven. Functions are
-called as they are, over the rows that exist; what a function may reach is found by the names in its
-source, and where its body is one query, that is evaluated too.
+mean, and not how they are written. What cannot be evaluated is reported as not proven. Functions
+are called as they are, over the rows that exist; what a function may reach is found by the names in
+its source, and where its body is one query, that is evaluated too.
 """
 
 from __future__ import annotations
@@ -632,9 +632,7 @@ class Check:
         found: dict[str, _Owner] = {}
         settings = {s.setting: s for s in self.identity}
         for _, verdict in self.verdicts.get((name, None), []):
-            for setting, columns in verdict.owners.items():
-                first = [c for c in _LIKELY if c in columns]
-                column = [*first, *columns][0]
+            for setting, column in verdict.primary.items():
                 found.setdefault(setting, _owner(self._column(name, column), settings[setting]))
         if not found:
             found = self._likely_owners(name)

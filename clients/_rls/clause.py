@@ -1,4 +1,13 @@
-"""Judge one clause of a policy, USING or WITH CHECK: what it asks of the row and the setting."""
+"""What a policy costs, and its text without a fault that was found: read from one clause's text.
+
+Whether a policy leaks is never read from its text: that is evaluated (`clients._rls.judge`). What
+stays here is what no evaluation tells: whether the setting is read for each row or once, whether a
+column's index can serve, and where in the text a cast lacks NULLIF. EXPLAIN would tell the first
+two of a plan, but for a table as it is today: one of few rows is read as a whole, whatever indexes
+it has, and a plan shows only what is already bad. A fix that keeps the other conditions word for
+word needs the place of the fault as well. Where the reader is mistaken, a finding ``slow`` or
+``note`` is missing or needless; it makes no ``leak`` and clears none.
+"""
 
 from __future__ import annotations
 
@@ -125,7 +134,6 @@ class Clause:
         self.text = text
         self.scope = scope
         nodes = parse(text).nodes
-        self.never = [_words(unwrapped(nodes))] == [["false"]]
         self.always_true = _is_true(nodes)
         self._open_tests = self._find_open_tests(nodes)
         calls = list(_calls(nodes, scope))

@@ -1,5 +1,8 @@
 """Read a policy's expression, as PostgreSQL prints it: tokens, nested in their parentheses.
 
+It finds where a call, a cast or a sub-select stands, for `clients._rls.clause` and
+`clients._rls.inline`; what an expression means is left to the server.
+
 ``pg_get_expr`` puts parentheses round every operation and qualifies every column inside a
 sub-select, so that nesting alone tells what belongs together.
 """

@@ -159,6 +159,7 @@ class Verdict:
         undecided: Those that could not be evaluated.
         granted: Rows of lookup tables that open rows of others: the table's name and its row.
         isolated: Whether its policies tell users apart at all.
+        primary: For each setting the one column that is the owner's.
     """
 
     counterexamples: list[Counterexample] = field(default_factory=list)
@@ -168,6 +169,7 @@ class Verdict:
     undecided: set[str] = field(default_factory=set)
     granted: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     isolated: bool = False
+    primary: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -391,7 +393,7 @@ class Trial:
             if text is not None
         )
         verdict.isolated = self._isolated
-        primary = self._primary(verdict.owners)
+        primary = verdict.primary = self._primary(verdict.owners)
         for s, state in enumerate(self.states):
             self._judge_state(verdict, s, state, primary)
         if self.sampled and not verdict.counterexamples:

@@ -2,8 +2,10 @@
 
 As an administrator, rows of two users are added to every table of users' rows. Then, as the
 application's role, one user tries everything to see, change, remove or forge the other's: SELECT,
-INSERT, UPDATE, DELETE, TRUNCATE, upsert, and each view and function that the role may use. What
-succeeds is a leak, and is told as statements that anybody can run.
+INSERT, UPDATE, DELETE, TRUNCATE, upsert, and each view and function that the role may use; reading
+too as each role that SET ROLE reaches, with other settings that the policies read, and after each
+function that changes a setting of the identity. What succeeds is a leak, reported as statements
+that anybody can run.
 
 What PostgreSQL does outside of transactions stays: sequences go on, and functions that call out of
 the database, or write files, have done so. Run it where that does no harm.
@@ -26,7 +28,7 @@ from psycopg.sql import Identifier, Literal
 from .check import Check
 from .finding import Leak, Proof
 from .identity import universes
-from .worlds import domain
+from .worlds import domain, literals, other_settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -38,6 +40,7 @@ __all__ = ["prove"]
 _MARK: Final = "row of another user"
 _NAMESPACE: Final = UUID("6ba7b810-9dad-11d1-80b4-00c04fd430c8")
 _MAX_CALLS: Final = 16
+_MAX_SETTINGS: Final = 8
 _UUID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
@@ -99,6 +102,8 @@ class _Schema:
         sources = check.functions.sources(set(check.functions.facts))
         kinds = universes(check.identity, [*policies, *texts, *sources], frozenset())
         self.universe: Universe = kinds[0]
+        self.other_roles: list[str] = check.catalogue.facts["role"][0][1]["settable"]
+        self._texts = [*policies, *sources]
         self._references = [key for _, key in check.catalogue.facts.get("reference", [])]
 
     def owners(self, name: str) -> dict[str, str]:
@@ -146,6 +151,18 @@ class _Schema:
             if t["reachable"] and t["select"] and (not self.owners(n) or t["parent_reachable"])
         ]
         return [*(n for n, v in views.items() if v["usable"] and v["granted"]), *others]
+
+    def views_of(self, role: str) -> list[str]:
+        """Return the views that a role may read, if it has its own grants."""
+        return [n for n, v in self.check.views.items() if role in v["readers"]]
+
+    def other_settings(self) -> Iterator[tuple[str, str]]:
+        """Yield settings that are none of the identity's and that policies read, with values."""
+        names = other_settings(self._texts, self.universe.owner.settings)
+        words = [word for word in literals(self._texts) if word and word not in names]
+        for name in names[:_MAX_SETTINGS]:
+            for value in dict.fromkeys(["on", "true", "1", "admin", *words[:_MAX_SETTINGS]]):
+                yield name, value
 
     def calls(
         self, arguments: Callable[[Sequence[str]], Iterator[tuple[str, ...]]]
@@ -214,7 +231,40 @@ class _Attempt:
         for name, calls in self.schema.calls(self._arguments):
             for call in itertools.islice(calls, _MAX_CALLS):
                 self._try_calling(f"function {name}", call)
+                self._try_becoming(f"function {name}", call, names)
             self.tried.append(f"function {name}")
+        for role in self.schema.other_roles:
+            quoted = Identifier(role).as_string(None)
+            for name in [*names, *self.schema.views_of(role)]:
+                self._try_reading(
+                    name, f"SELECT * FROM {name}", self.other, self._row_of(name),
+                    before=(f"SET LOCAL ROLE {quoted}",), how=f", as role {quoted}",
+                )  # fmt: skip
+            self.tried.append(f"role {quoted}")
+        for setting, value in self.schema.other_settings():
+            line = f"SELECT set_config({_literal(setting)}, {_literal(value)}, true)"
+            for name in names:
+                self._try_reading(
+                    name, f"SELECT * FROM {name}", self.other, self._row_of(name),
+                    before=(line,), how=f", with another value of {setting}",
+                )  # fmt: skip
+
+    def _row_of(self, name: str) -> _Row | None:
+        return next((r for r in self.rows if r.table == name and r.person is self.owner), None)
+
+    def _try_becoming(self, name: str, call: str, tables: Sequence[str]) -> None:
+        """Try whether a function changes who the user is, and what then shows."""
+        settings = list(self.owner.settings)
+        read = ", ".join(f"current_setting({_literal(setting)}, true)" for setting in settings)
+        with self._undone():
+            outcome = self._act(self.other, f"SELECT {read}", before=(call,))
+        mine = [self.other.settings[setting] for setting in settings]
+        if outcome.error is None and [*outcome.rows[0]] != mine:
+            for table in tables:
+                self._try_reading(
+                    name, f"SELECT * FROM {table}", self.other, self._row_of(table),
+                    before=(call,), how=f" of {table}, after calling it",
+                )  # fmt: skip
 
     # -- rows of two users --
 
@@ -335,15 +385,22 @@ class _Attempt:
             self._try_change(name, row, upsert, "changes, by an upsert,")
 
     def _try_reading(
-        self, name: str, statement: str, user: Person | None, row: _Row | None = None
+        self,
+        name: str,
+        statement: str,
+        user: Person | None,
+        row: _Row | None = None,
+        *,
+        before: Sequence[str] = (),
+        how: str = "",
     ) -> None:
         with self._undone():
-            outcome = self._act(user, statement)
+            outcome = self._act(user, statement, before=before)
             text = json.dumps([[str(value) for value in line] for line in outcome.rows])
             shown = row is not None and any(self._is(line, row) for line in outcome.rows)
             if shown or any(mark in text for mark in self._marks):
                 who = "nobody" if user is None else "another user"
-                self._leak(name, f"{who} reads a user's row", user, statement)
+                self._leak(name, f"{who} reads a user's row{how}", user, statement, before)
 
     def _try_calling(self, name: str, statement: str) -> None:
         self._try_reading(name, statement, self.other)
@@ -422,14 +479,14 @@ class _Attempt:
             self.admin.execute("ROLLBACK TO attempt")
         self.admin.execute("RELEASE attempt")
 
-    def _act(self, user: Person | None, statement: str) -> _Outcome:
+    def _act(self, user: Person | None, statement: str, *, before: Sequence[str] = ()) -> _Outcome:
         """Run a statement as the application's role for a user, or for nobody."""
         try:
             with (
                 self._undone(only_on_error=True),
                 self.admin.cursor(row_factory=tuple_row) as cursor,
             ):
-                for line in self._lines(user):
+                for line in (*self._lines(user), *before):
                     cursor.execute(line.encode(), prepare=False)
                 cursor.execute(statement.encode(), prepare=False)
                 rows = cursor.fetchall() if cursor.description else []
@@ -454,8 +511,16 @@ class _Attempt:
             ),
         ]
 
-    def _leak(self, name: str, what: str, user: Person | None, statement: str) -> None:
-        lines = [*self.log, *(f"{line};" for line in self._lines(user)), f"{statement};"]
+    def _leak(
+        self,
+        name: str,
+        what: str,
+        user: Person | None,
+        statement: str,
+        before: Sequence[str] = (),
+    ) -> None:
+        tried = (*self._lines(user), *before, statement)
+        lines = [*self.log, *(f"{line};" for line in tried)]
         text = "\n".join(["BEGIN;", *lines, "ROLLBACK;"])
         self.leaks.append(Leak(name, what, text))
 

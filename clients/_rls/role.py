@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 __all__ = ["BYPASS_QUERY", "Bypass", "find_bypass"]
 
 # session_user as well as current_user: RESET ROLE goes back to it.
-# MEMBER and not USAGE: BYPASSRLS is not inherited, but SET ROLE reaches it.
+# SET and not USAGE: BYPASSRLS is not inherited, but SET ROLE reaches it. Since PostgreSQL 16 a
+# membership may be without SET; who may grant it may grant itself that.
 # A superuser is a member of everything, so nothing further is said of one.
 # Where transactions run under another role, the login's memberships are what that takes: Supabase's
 # and PostgREST's logins are members of a role for each kind of caller, administrators included.
@@ -62,6 +63,11 @@ SELECT 'member', s.rolname::text,
                   ' ' ORDER BY via.rolname)
 FROM subject s
 JOIN unbound u ON u.oid <> s.oid AND pg_has_role(s.oid, u.oid, 'MEMBER')
+     AND (pg_has_role(s.oid, u.oid, CASE WHEN current_setting('server_version_num')::int < 160000
+                                         THEN 'MEMBER' ELSE 'SET' END)
+          OR EXISTS (SELECT FROM pg_catalog.pg_roles a
+                     WHERE pg_has_role(s.oid, a.oid, 'MEMBER WITH ADMIN OPTION')
+                       AND pg_has_role(a.oid, u.oid, 'MEMBER')))
 JOIN pg_catalog.pg_auth_members m ON m.member = s.oid
 JOIN pg_catalog.pg_roles via ON via.oid = m.roleid
 WHERE NOT s.rolsuper
@@ -92,7 +98,7 @@ class Bypass(NamedTuple):
         kind: What lets the role pass.
         role: The role, as the server spells it.
         why: The reason in words.
-        fix: SQL that mends it, to be run as a superuser.
+        fix: SQL that fixes it, to be run as a superuser.
     """
 
     kind: Literal["superuser", "bypassrls", "member", "owner"]

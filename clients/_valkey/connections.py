@@ -9,10 +9,11 @@ from ssl import SSLSocket
 from typing import TYPE_CHECKING, Any
 
 import hiredis
-from redis._parsers.hiredis import _HiredisParser
+from redis._parsers.hiredis import NOT_ENOUGH_DATA, _HiredisParser
 from redis.backoff import NoBackoff
 from redis.connection import Connection, SSLConnection, UnixDomainSocketConnection
 from redis.exceptions import AuthenticationError, ReadOnlyError, ResponseError
+from redis.exceptions import ConnectionError as DriverConnectionError
 from redis.retry import Retry
 
 from .._shared.interrupts import forget_locals
@@ -27,7 +28,14 @@ if TYPE_CHECKING:
     from .._shared.credentials import Candidate, UrlSource
     from .settings import Limits
 
-__all__ = ["Arguments", "ConnectionFactory", "arrival_checks", "connection_class", "pack"]
+__all__ = [
+    "Arguments",
+    "ConnectionFactory",
+    "arrival_checks",
+    "connection_class",
+    "pack",
+    "reply_reader",
+]
 
 #: One command's words, numbers as text: see ``pack``.
 Arguments = tuple[str, ...]
@@ -69,11 +77,37 @@ def arrival_checks(
     return has_data, poller.poll
 
 
+def reply_reader(connection: AnyConnection) -> Callable[[], Any]:
+    """Return what reads one reply of a connected *connection*, and raises what is no reply.
+
+    It does what the driver's parser does for a connection without RESP3, in a third of its steps.
+    """
+    parser = connection._parser  # noqa: SLF001 - see pack
+    if not isinstance(parser, _HiredisParser):
+        return parser.read_response  # type: ignore[no-any-return]
+    gets, feed = parser._reader.gets, parser._reader.feed  # noqa: SLF001 - see pack
+    receive, buffer = connection._sock.recv_into, parser._buffer  # noqa: SLF001 - see pack
+
+    def read() -> Any:
+        reply = gets()
+        while reply is NOT_ENOUGH_DATA:
+            count = receive(buffer)
+            if not count:
+                raise DriverConnectionError("the server closed the connection")
+            feed(buffer, 0, count)  # type: ignore[arg-type]  # it takes any buffer
+            reply = gets()
+        if isinstance(reply, DriverConnectionError):
+            raise reply
+        return reply
+
+    return read
+
+
 class ConnectionFactory:
     """Makes unconnected redis-py connections that authenticate themselves when they connect.
 
     Args:
-        source: Gives the URL, and is asked for every new connection, so that credentials may
+        source: Gives the URL, and is called for every new connection, so that credentials may
             change.
         limits: The time-outs.
     """
@@ -124,7 +158,7 @@ class ConnectionFactory:
         return self._make(target, address, handshake, self.limits.connect_timeout)
 
     def login(self) -> Callable[[AnyConnection], None]:
-        """Return what authenticates the plain redis-py client's connections, each time anew."""
+        """Return what authenticates the plain redis-py client's connections, read each time."""
         target = self.resolve()
         place = target.place if target.kind == "standalone" else None
         return _Login(self.source, lambda: self.source.candidates(patient=True), place)

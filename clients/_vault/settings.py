@@ -1,4 +1,4 @@
-"""What a VaultClient was told: arguments over environment, checked before anything is sent."""
+"""The settings of a VaultClient: arguments over environment, checked before anything is sent."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ _METHODS: dict[str, type] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GivenLogin:
-    """What VaultClient was told of the login by arguments.
+    """The arguments of VaultClient that are about the login.
 
     Args:
         auth: ``auth=``.

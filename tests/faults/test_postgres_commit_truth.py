@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from tests.postgres_faults import NewClient
     from utils._stack.postgres import PostgresServer
 
-KINDS = ("execute", "execute_many", "connection", "many rows")
+KINDS = ("execute", "execute_many", "connection", "many rows", "bulk", "expected")
 # More than any of them has.
 MOST_MESSAGES = 60
 SESSIONS = "SELECT count(*) FROM pg_stat_activity WHERE pid = %s"
@@ -50,6 +50,11 @@ def write_once(client: PostgresClient, token: UUID, kind: str) -> None:
     if kind == "many rows":
         others = [(uuid4(), USER)] * 1500
         client.execute_many(INSERT, [*others, (token, USER)], USER)
+    elif kind == "bulk":
+        client.bulk_insert("ledger", ("token", "user_id"), [(token, USER)], USER)
+    elif kind == "expected":
+        # Its COMMIT is a round trip of its own.
+        client.execute(INSERT, (token, USER), USER, expect=1)
     else:
         write(client, token, kind)
 

@@ -12,7 +12,9 @@ import psycopg
 import pytest
 
 from clients.errors import PostgresConnectionError, PostgresError, RlsContextError
+from clients.postgres_client import PostgresClient
 from tests.fault_proxy import FaultProxy
+from tests.pgbouncer_server import PgBouncerServer
 from tests.postgres_faults import (
     INSERT,
     USER,
@@ -24,8 +26,6 @@ from tests.postgres_faults import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from clients.postgres_client import PostgresClient
-    from tests.pgbouncer_server import PgBouncerServer
     from tests.postgres_faults import NewClient
     from utils._stack.postgres import PostgresServer
 
@@ -295,3 +295,23 @@ def test_calls_stay_one_round_trip(pgbouncer: PgBouncerServer, new_client: NewCl
             client.execute(_MINE, user_id=A)
 
         assert proxy.round_trips == 8
+
+
+def test_a_pooler_that_takes_fewer_clients_than_the_pool_makes_callers_wait(
+    server: PostgresServer,
+) -> None:
+    """Forty calls on a pool of ten, with four clients let in: none fails."""
+    with (
+        PgBouncerServer(server, max_clients=4) as pooler,
+        PostgresClient(pooler.url(), 10, min_size=2, pool_timeout=20.0) as client,
+        ThreadPoolExecutor(20) as threads,
+    ):
+
+        def call(number: int) -> object:
+            return client.execute_scalar(
+                "SELECT %s::int + 0 * length(pg_sleep(0.01)::text)", (number,), user_id=USER
+            )
+
+        assert list(threads.map(call, range(40))) == list(range(40))
+        assert client.stats()["connect_failures"] > 0
+        assert client.stats()["size"] <= 4

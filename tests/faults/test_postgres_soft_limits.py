@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import signal
+import socket
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import pytest
 
+from tests.postgres_faults import kill_sessions, superuser
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from clients.postgres_client import PostgresClient
     from tests.postgres_faults import NewClient
+    from utils._stack.postgres import PostgresServer
 
 ADA = UUID(int=40, version=4)
 SLEEP = "SELECT pg_sleep(20)"
@@ -91,3 +95,29 @@ def test_a_soft_limit_comes_out_of_every_call(
     assert client.stats()["in_use"] == 0
     query = "SELECT current_setting('app.current_user_id') AS who"
     assert client.execute(query, (), ADA) == [{"who": str(ADA)}]
+
+
+@pytest.mark.parametrize("way", ["execute", "execute_many", "connection"])
+def test_a_soft_limit_while_a_call_connects_comes_out_as_it_is(
+    server: PostgresServer, new_client: NewClient, way: str
+) -> None:
+    """The server is silent by then, and whatever had the password in hand is forgotten."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        urls = [server.url("crm_user", "secret")]
+
+        def url() -> str:
+            return urls.pop() if urls else f"postgresql://crm_user:secret@127.0.0.1:{port}/crm"
+
+        client = new_client(url, pool_size=2, min_size=1)
+        calls: dict[str, Callable[[], object]] = {
+            "execute": lambda: client.execute("SELECT 1", (), ADA),
+            "execute_many": lambda: client.execute_many("SELECT %s", [(1,)], ADA),
+            "connection": lambda: client.connection(ADA).__enter__(),
+        }
+        with superuser(server) as conn:
+            kill_sessions(conn)
+        with pytest.raises(SoftLimit), soft_limit(0.2):
+            calls[way]()
+
+        assert client.stats()["in_use"] == 0

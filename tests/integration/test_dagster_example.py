@@ -17,11 +17,15 @@ from clients import ValkeyClient
 from clients.dagster_adapter import ClientsResource, FakeVaultSecretsResource, VaultSecretsResource
 from tests.examples import contacts_location
 from tests.examples.contacts_location import contact_count, missing_figures, vault_answers
+from tests.examples.tenants_location import clients_in_a_pod, order_count
+from tests.identity_examples import TENANTS
 from utils._stack.settings import child_environment
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from tests.identity_examples import NewClientOf
+    from tests.vault_logins import LoginLab
     from utils.local_stack import StackEndpoints
 
 ROOT = Path(__file__).parents[2]
@@ -140,12 +144,53 @@ def test_its_check_says_whether_vault_answers() -> None:
     assert [check.passed for check in checks] == [True, False]
 
 
+@pytest.mark.parametrize("example", [TENANTS], ids=["tenants"])
+def test_orders_of_a_tenant_are_counted_in_a_pod(
+    client_of: NewClientOf,
+    login_lab: LoginLab,
+    stack: StackEndpoints,
+    instance: dg.DagsterInstance,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The service account logs in, and orders of another tenant or user are not counted."""
+    lab = login_lab.lab
+    lab.admin.write(
+        "auth/kubernetes/role/shop",
+        bound_service_account_names=["app"],
+        bound_service_account_namespaces=["shop"],
+        **login_lab.role_settings("1h", "1h"),
+    )
+    lab.write("shop/postgres", {"url": client_of.url()})
+    lab.write("crm/valkey", {"url": stack.valkey_url})
+    monkeypatch.setenv("VAULT_ADDR", lab.url)
+    token = login_lab.file(login_lab.issuer.service_account())
+    with client_of.superuser() as superuser:
+        superuser.execute("TRUNCATE orders")
+        owners = [(1, "auth0|ada")] * 2 + [(1, "auth0|bob"), (2, "auth0|ada")]
+        for owner in owners:
+            superuser.execute("INSERT INTO orders VALUES (DEFAULT, %s, %s, 'tea')", owner)
+
+    done = copy_context().run(
+        dg.materialize,
+        [order_count],
+        resources={"clients": clients_in_a_pod(str(token))},
+        run_config={"ops": {"order_count": {"config": {"tenant_id": 1, "user_id": "auth0|ada"}}}},
+        instance=instance,
+    )
+
+    (event,) = done.asset_materializations_for_node("order_count")
+    assert event.metadata["orders"].value == 2
+    with ValkeyClient(stack.valkey_url, key_prefix="shop:") as valkey:
+        assert valkey.get("orders:1") == "2"
+
+
 @pytest.mark.slow
-def test_dagster_accepts_the_code_location(dagster_home: Path) -> None:
+@pytest.mark.parametrize("location", ["contacts_location.py", "tenants_location.py"])
+def test_dagster_accepts_the_code_location(location: str, dagster_home: Path) -> None:
     """``dagster definitions validate`` needs no server and no variable."""
     command = [sys.executable, "-m", "dagster", "definitions", "validate"]
     done = subprocess.run(
-        [*command, "-f", str(ROOT / "tests/examples/contacts_location.py")],
+        [*command, "-f", str(ROOT / "tests/examples" / location)],
         cwd=ROOT,
         env=child_environment({}),
         capture_output=True,

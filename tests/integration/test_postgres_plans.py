@@ -7,10 +7,12 @@ from itertools import cycle
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+import psycopg
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from clients.errors import PostgresError
 from tests.fault_proxy import FaultProxy
 from tests.postgres_faults import superuser
 
@@ -273,3 +275,42 @@ def test_where_plans_are_not_kept_a_call_is_still_one_round_trip(
                 run("ALTER FUNCTION plans.uid() STABLE")
 
         assert trips == [1] * 24
+
+
+_OWN_DOMAIN = """
+DROP SCHEMA IF EXISTS domains CASCADE;
+CREATE SCHEMA domains;
+GRANT USAGE ON SCHEMA domains TO crm_user;
+CREATE FUNCTION domains.uid() RETURNS uuid LANGUAGE sql STABLE AS $$ SELECT {setting} $$;
+CREATE DOMAIN domains.own_id AS uuid CHECK (VALUE = domains.uid());
+CREATE TABLE domains.notes (owner domains.own_id);
+GRANT SELECT, INSERT ON domains.notes TO crm_user;
+"""
+
+
+@pytest.mark.parametrize("in_block", [False, True])
+def test_a_domain_that_reads_the_identity_reads_each_users(
+    server: PostgresServer,
+    new_client: NewClient,
+    in_block: bool,  # noqa: FBT001 - a parameter of the test
+) -> None:
+    """The server keeps a domain's checks for a session; their STABLE function is run each time."""
+    with superuser(server) as conn:
+        conn.execute(_OWN_DOMAIN.format(setting=SETTING).encode())
+    client: PostgresClient = new_client(pool_size=1, min_size=1)
+    insert = "INSERT INTO domains.notes VALUES (%s)"
+
+    def store(owner: UUID, user: UUID) -> None:
+        if in_block:
+            with client.connection(user) as conn:
+                conn.execute(insert, (owner,))
+        else:
+            client.execute(insert, (owner,), user)
+
+    # Often enough for the statement to be prepared.
+    for user, other in (ANN, BOB), (BOB, ANN), (ANN, BOB):
+        for _ in range(8):
+            store(user, user)
+        with pytest.raises((PostgresError, psycopg.errors.CheckViolation)) as caught:
+            store(other, user)
+        assert getattr(caught.value, "sqlstate", None) == "23514"

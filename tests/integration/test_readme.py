@@ -107,6 +107,24 @@ def test_every_make_target_in_it_exists() -> None:
     assert used - targets == set()
 
 
+@pytest.mark.parametrize("page", ["README.md", "clients/README.md", "CONTRIBUTING.md"])
+def test_every_link_leads_somewhere(page: str) -> None:
+    """A link names a file of the repository, or a heading of a page."""
+    text = (ROOT / page).read_text()
+    folder = (ROOT / page).parent
+    for target in re.findall(r"\]\((?!https?:)([^)]+)\)", text):
+        path, _, anchor = target.partition("#")
+        linked = folder / path if path else ROOT / page
+
+        assert linked.exists(), target
+        assert not anchor or anchor in _anchors(linked.read_text()), target
+
+
+def _anchors(text: str) -> set[str]:
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", one).strip().lower().replace(" ", "-") for one in headings}
+
+
 @pytest.mark.parametrize("name", clients.__all__)
 def test_every_public_name_stands_in_it(name: str) -> None:
     """A name that users import is mentioned."""

@@ -111,6 +111,17 @@ def test_a_membership_that_inherits_nothing_counts_too(scratch: Scratch, options
     assert_refused_until_mended(scratch, "member", "member", why)
 
 
+def test_a_membership_without_set_reaches_nothing(scratch: Scratch) -> None:
+    """BYPASSRLS is not inherited, so without SET ROLE, or the right to grant that, it is far."""
+    for name, attributes in (("far", "BYPASSRLS"), ("middle", ""), ("member", "")):
+        scratch.make_role(name, attributes)
+    scratch.run("GRANT far TO middle; GRANT middle TO member WITH SET FALSE")
+    assert found(scratch, "member") == []
+
+    scratch.run("GRANT middle TO member WITH SET FALSE, ADMIN TRUE")
+    assert [bypass.kind for bypass in found(scratch, "member")] == ["member"]
+
+
 def test_an_indirect_membership_is_cut_at_the_roles_own_grant(scratch: Scratch) -> None:
     """Through a group in the middle, the role's own membership of that group goes, no other."""
     scratch.make_role("far", "BYPASSRLS")

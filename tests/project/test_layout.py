@@ -59,3 +59,17 @@ def test_every_module_stands_at_the_top_or_in_one_folder() -> None:
     modules = found("clients/**/*.py", "utils/**/*.py")
 
     assert [path for path in modules if len(path.relative_to(ROOT).parts) > 3] == []
+
+
+def test_every_module_that_the_guide_names_exists() -> None:
+    """Who looks for something finds the file that CONTRIBUTING.md names, in one folder alone."""
+    guide = (ROOT / "CONTRIBUTING.md").read_text()
+    table = guide.partition("## Where to find what")[2].partition("\n## ")[0]
+    names = set(re.findall(r"`([\w/]+\.py)`", table))
+    paths = [path.relative_to(ROOT).as_posix() for path in found("clients/**/*.py")]
+    matches = {name: [one for one in paths if f"/{one}".endswith(f"/{name}")] for name in names}
+    shared = {"settings.py", "errors.py"}  # one for each client
+
+    assert names >= shared
+    assert {name for name, ones in matches.items() if not ones} == set()
+    assert {name for name, ones in matches.items() if len(ones) > 1} == shared

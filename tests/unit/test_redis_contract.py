@@ -22,7 +22,7 @@ from redis.exceptions import ConnectionError as DriverConnectionError
 from redis.exceptions import TimeoutError as DriverTimeoutError
 from redis.retry import Retry
 
-from clients._valkey.connections import pack
+from clients._valkey.connections import arrival_checks, pack, reply_reader
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -97,6 +97,42 @@ def test_a_refusal_is_a_value_and_the_connection_stays(peer: Peer) -> None:
     assert isinstance(refusal, ResponseError)
     assert str(refusal) == "WRONGTYPE x"
     assert peer.connection._parser.read_response() == "ok"
+
+
+def test_our_reader_gives_what_the_parser_gives(peer: Peer) -> None:
+    """Texts, refusals and half replies, one by one; LOADING, silence and the end are raised."""
+    read = reply_reader(peer.connection)
+    peer.server.sendall(b"$2\r\nok\r\n-ERR no\r\n*2\r\n:1\r\n")
+    assert read() == "ok"
+    assert isinstance(read(), ResponseError)
+    with pytest.raises((DriverTimeoutError, TimeoutError)):
+        read()
+    peer.server.sendall(b":2\r\n-LOADING x\r\n")
+    assert read() == [1, 2]
+    with pytest.raises(BusyLoadingError):
+        read()
+    peer.server.close()
+    with pytest.raises((DriverConnectionError, OSError)):
+        read()
+
+
+def test_our_checks_see_what_the_parser_sees(peer: Peer) -> None:
+    """What came with the reply before, what came since, and the end of the connection."""
+    has_read, can_read = arrival_checks(peer.connection)
+    assert not has_read()
+    assert not can_read(0)
+    peer.server.sendall(b"+OK\r\n+LATE\r\n")
+    assert reply_reader(peer.connection)() == "OK"
+    assert has_read() or can_read(0)
+    assert reply_reader(peer.connection)() == "LATE"
+    assert not has_read()
+    assert not can_read(0)
+    peer.server.shutdown(socket.SHUT_RDWR)
+    try:
+        seen = can_read(1000)
+    except (DriverConnectionError, OSError):
+        seen = True
+    assert seen
 
 
 def test_loading_is_raised(peer: Peer) -> None:
