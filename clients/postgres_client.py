@@ -281,7 +281,7 @@ class PostgresClient(Lifecycle):
 
         Only a serialization failure (40001) and a deadlock (40P01) are followed by another attempt,
         after a short random pause: the server has undone all of the transaction. *work* is called
-        anew for each attempt, so it must do nothing that a rollback does not undo: no mail, no
+        again for each attempt, so it must do nothing that a rollback does not undo: no mail, no
         request to another service, no list that it appends to.
         https://www.postgresql.org/docs/18/mvcc-serialization-failure-handling.html
 

@@ -136,7 +136,7 @@ class _Place:
             home.free(retired=session is not None)
 
     def __del__(self) -> None:
-        # Whoever had it has dropped it, perhaps before it was whole.
+        # Its holder has dropped it, perhaps before it was whole.
         if not getattr(self, "closed", True):
             self.close()
 
@@ -156,7 +156,7 @@ class _Wakeup:
         self._bell.acquire()
 
     def __enter__(self) -> None:
-        """Take no lock: the pool's own is held by whoever notifies."""
+        """Take no lock: the pool's own is held by the thread that notifies."""
 
     def __exit__(self, *_: object) -> None:
         pass
@@ -262,7 +262,7 @@ class _Places(ConnectionPool[Any]):
         self._due = (time.monotonic() + delay, task)
 
     def run_due(self) -> None:
-        """Do what is due; whoever gives back calls this."""
+        """Do what is due; called by each thread that gives a session back."""
         if self._due is not None and time.monotonic() >= self._due[0]:
             self._due[1].run()
 
@@ -487,7 +487,7 @@ class Pool:
         return self._places.is_busy()
 
     def connect_aside(self) -> Session:
-        """Connect a session that is none of the pool's; whoever takes it closes it.
+        """Connect a session outside the pool; the caller closes it.
 
         Raises:
             PostgresConnectionError: It could not be connected.
@@ -664,7 +664,7 @@ class Pool:
         )
 
     def _forget_after_fork(self) -> None:
-        # Closing them here would say good-bye to the server in the parent's name; psycopg itself
+        # Closing them here would end the parent's sessions on the server; psycopg itself
         # leaves a connection of another process alone, as long as nobody closes it.
         _inherited.append((self._places, list(self._sessions)))
         self._reset()

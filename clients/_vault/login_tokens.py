@@ -88,7 +88,7 @@ class LoginTokens(TokenSource):
         try:
             if grant is not None and now < grant.usable_until and grant.spend():
                 if not self._lock.acquire(timeout=0):
-                    return grant  # another thread sees to it, and this one is good meanwhile
+                    return grant  # another thread renews it, and this one is still good
             else:
                 self._wait_for_lock(deadline)
             other = self._grant
@@ -107,7 +107,7 @@ class LoginTokens(TokenSource):
     def replacement(
         self, refused: Grant, refusal: VaultAuthenticationError, deadline: Deadline
     ) -> Grant | None:
-        """Log in anew after a 403, once for all threads; None when that would change nothing.
+        """Log in again after a 403, once for all threads; None when that would change nothing.
 
         A denial by policy is worth a login only now and then: the role may have new policies.
         So is a refusal of a token that came from such a login and has never worked.
@@ -189,7 +189,7 @@ class LoginTokens(TokenSource):
                 retries=0,
             )
         except VaultError as error:
-            _log.debug("the token's end is not known anew: %s", error)
+            _log.debug("the token's new end is not known: %s", error)
             return grant
 
     def counts(self) -> tuple[int, int]:

@@ -188,7 +188,7 @@ class _PostedLogin(Login):
 
     @abstractmethod
     def _credentials(self, request: LoginRequest) -> dict[str, Masked]:
-        """Return what to send, read anew."""
+        """Return what to send, read again."""
 
     #: Whether a second reading, after a refusal, may give something else.
     _from_file = False
@@ -355,7 +355,7 @@ def _state_of(jwt: Masked) -> tuple[str | None, str]:
     claims, now = claims_of(jwt), time.time()
     ends, begins = claims.get("exp"), claims.get("nbf")
     if isinstance(ends, int | float) and ends <= now:
-        return "jwt_expired", f"the JWT expired {_whole(now - ends)} s ago: have it issued anew"
+        return "jwt_expired", f"the JWT expired {_whole(now - ends)} s ago: have a new one issued"
     if isinstance(begins, int | float) and begins > now:
         return "jwt_not_yet_valid", (
             f"the JWT is valid only in {_whole(begins - now)} s: compare the clocks"

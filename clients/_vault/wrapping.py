@@ -146,7 +146,7 @@ def _asked(
         told = "something unknown" if made_by is None else repr(made_by.reveal())
         raise VaultAuthenticationError(
             f"{operation}: the wrapping token wraps something else than a {content.name}, made by "
-            f"{told} and not by '{content.path}'; it was left alone: see who gave it to you",
+            f"{told} and not by '{content.path}'; it was left wrapped: find out who gave it to you",
             reason="wraps_something_else",
         )
     try:
