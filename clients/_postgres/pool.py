@@ -476,7 +476,7 @@ class Pool:
                 "%.1f s passed until a connection to %s was free; the others are held by: %s",
                 taken_at - started,
                 self.target.description,
-                describe_holders(self._places.holders()),
+                describe_holders(one for one in self._places.holders() if one is not place.holder),
             )
         if is_metered():
             self.telemetry.measure("wait_time", taken_at - started, self.name)

@@ -119,11 +119,12 @@ class LoginTokens(TokenSource):
                 return grant
             denied = refusal.reason == "permission_denied"
             if denied or refused.generation == self._unconfirmed_login:
-                if self._clock() < self._next_login_after_denial:
+                is_early = self._clock() < self._next_login_after_denial
+                if is_early and not self._login.has_another(refused):
                     return None
                 self._next_login_after_denial = self._clock() + _DENIAL_PAUSE
                 self._give_back(deadline.sooner(_REVOKE_TIMEOUT), idle_alone=True)
-            found = self._obtained(deadline, refused=refused)
+            found = self._obtained(deadline, refused=refused, denied=denied)
             if found is None:
                 return None
             self._grant = found
@@ -272,7 +273,12 @@ class LoginTokens(TokenSource):
         return grant
 
     def _obtained(
-        self, deadline: Deadline, *, refused: Grant | None = None, retries: int | None = None
+        self,
+        deadline: Deadline,
+        *,
+        refused: Grant | None = None,
+        denied: bool = False,
+        retries: int | None = None,
     ) -> Grant | None:
         if self._closing:
             raise VaultError(
@@ -287,6 +293,7 @@ class LoginTokens(TokenSource):
             retries=retries,
             known=self._grant if refused is None else refused,
             refused=refused is not None,
+            denied=denied,
         )
         try:
             grant = self._login.obtain(request)

@@ -49,6 +49,7 @@ class LoginRequest:
         retries: Further tries; the client's number when None.
         known: The present token, if any.
         refused: Whether Vault refused the present token.
+        denied: Whether that was a policy's denial, for which the token itself is good.
     """
 
     transport: VaultTransport
@@ -58,6 +59,7 @@ class LoginRequest:
     retries: int | None = None
     known: Grant | None = None
     refused: bool = False
+    denied: bool = False
 
 
 class Login(ABC):
@@ -78,6 +80,11 @@ class Login(ABC):
         Raises:
             VaultError: There is none to be had.
         """
+
+    def has_another(self, known: Grant) -> bool:
+        """Return whether a denied token was replaced, where finding that out costs no request."""
+        del known
+        return False
 
 
 def login_for(auth: RepeatableAuth) -> Login:
@@ -111,7 +118,8 @@ class _OwnersToken(Login):
         known = request.known.token if request.known is not None else None
         token = self._token()
         if request.refused and _same(token, known):
-            token = self._successor(token, request)
+            # A token that a policy denies something has no successor to wait for.
+            token = token if request.denied else self._successor(token, request)
             if _same(token, known):
                 return None
         try:
@@ -123,6 +131,15 @@ class _OwnersToken(Login):
             if _same(newer, token):
                 raise
         return self._looked_up(newer, request)
+
+    def has_another(self, known: Grant) -> bool:
+        """Return whether the file holds another token by now."""
+        if not isinstance(self._auth, TokenFile):
+            return False
+        try:
+            return not _same(self._token(), known.token)
+        except VaultError:
+            return False
 
     def _successor(self, token: Masked, request: LoginRequest) -> Masked:
         """Return what replaces a token that is dead; the same one when nothing does."""
