@@ -252,7 +252,7 @@ class VaultClient(TypedGetters, Lifecycle):
         """Return counts: logins and renewals of the token, and what the cache did.
 
         The keys are ``logins``, ``renewals``, ``cache_hits``, ``cache_misses``,
-        ``cache_coalesced`` and ``cache_entries``; a forked child counts anew.
+        ``cache_coalesced`` and ``cache_entries``; a forked child starts at 0.
         """
         logins, renewals = self._session.tokens.counts()
         cache = self._cache.stats()

@@ -335,7 +335,7 @@ def _address(addr: object) -> str:
     elif rest[len(authority) :].strip("/"):
         problem = "has a path, and the client itself adds the one of Vault's API"
     else:
-        return addr.rstrip("/")
+        return f"{scheme.lower()}://{rest.rstrip('/')}"
     raise VaultConfigurationError(f"VAULT_ADDR {problem}: {fix}", reason="setting")
 
 

@@ -254,6 +254,11 @@ def test_a_bad_address_is_refused_without_its_password(addr: str, problem: str) 
     assert "pa/ss" not in str(caught.value)
 
 
+def test_the_scheme_of_an_address_may_be_in_capitals() -> None:
+    """RFC 3986, section 3.1; a login by certificate wants TLS all the same."""
+    assert _resolve(addr="HTTPS://vault.test/").addr == "https://vault.test"
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
