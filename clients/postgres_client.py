@@ -690,7 +690,7 @@ class PostgresClient(Lifecycle):
         return f"{number // 10000}.{number % 10000}"
 
     def check_rls(self) -> list[Finding]:
-        """Look for everything that makes row-level security leak, fail or crawl for this role.
+        """Find everything that makes row-level security leak, fail or run slowly for this role.
 
         Policies are judged by evaluating them, as this role, over rows that do not exist, in
         transactions that are read-only and rolled back: the settings are those of this client, and

@@ -1,15 +1,15 @@
 """The pool: psycopg_pool keeps the places, and the caller's thread connects what is in them.
 
-What psycopg_pool pools here are places, which it makes and closes at no cost; whoever takes one
-connects a session into it. So a failure comes out where it happened and with its own words, no
-back-off stands between a server that is back and the next call, and psycopg_pool's threads have
-nothing to do: they are not started, and its tasks run where they come up.
+psycopg_pool pools places, which cost nothing to make and to close. The call that takes a place
+connects a session into it. So a failure is raised where it happened, with its own words, and no
+back-off delays the next call when the server is back. psycopg_pool's threads have nothing to do:
+they are not started, and its tasks run in the thread that adds them.
 
-A place is taken by whoever holds its session, and free when that is dropped: an exception that a
+A place belongs to the holder of its session, and is free when that is dropped: an exception that a
 signal raises between any two steps loses none. The garbage collector, too, may end a block in the
 middle of any method here, in the same thread.
 
-Leans on semi-private parts of psycopg_pool, pinned by ``tests/unit/test_psycopg_pool_contract.py``.
+Uses semi-private parts of psycopg_pool, pinned by ``tests/unit/test_psycopg_pool_contract.py``.
 """
 
 from __future__ import annotations

@@ -122,15 +122,16 @@ class _OwnersToken(Login):
             token = token if request.denied else self._successor(token, request)
             if _same(token, known):
                 return None
-        try:
-            return self._looked_up(token, request)
-        except VaultAuthenticationError:
-            # Its owner replaces it at the end of its life, and may be a moment late; or the file
-            # was read before it was whole.
-            newer = self._successor(token, request)
-            if _same(newer, token):
-                raise
-        return self._looked_up(newer, request)
+        while True:
+            try:
+                return self._looked_up(token, request)
+            except VaultAuthenticationError:
+                # Its owner replaces it at the end of its life, and may be a moment late; or the
+                # file was read before it was whole, which may be so more than once.
+                newer = self._successor(token, request)
+                if _same(newer, token):
+                    raise
+                token = newer
 
     def has_another(self, known: Grant) -> bool:
         """Return whether the file holds another token by now."""
