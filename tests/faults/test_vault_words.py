@@ -24,12 +24,17 @@ _WORDS = (
     None,
     "Ключ не подошёл",
     "permission denied",
-    "1 error occurred:\n\t* permission denied\n\n",
-    "namespace not found",
-    'no handler for route "x"',
-    "unknown role: x",
-    "Vault is sealed",
-    "invalid token",
+    *(
+        pytest.param(words, marks=pytest.mark.slow)
+        for words in (
+            "1 error occurred:\n\t* permission denied\n\n",
+            "namespace not found",
+            'no handler for route "x"',
+            "unknown role: x",
+            "Vault is sealed",
+            "invalid token",
+        )
+    ),
 )
 
 
