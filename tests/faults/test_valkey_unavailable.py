@@ -359,6 +359,30 @@ def test_waiting_threads_have_one_production(server: ValkeyServer, client: Valke
     assert len(made) == 1
 
 
+def test_nobody_waits_for_ever_for_one_production(
+    server: ValkeyServer, client: ValkeyClient
+) -> None:
+    """Who has waited for two lock times produces too, as while Valkey is there."""
+    ends = threading.Event()
+    made = Counter[bool]()
+
+    def stuck() -> str:
+        is_first = not made[True]
+        made[is_first] += 1
+        if is_first:
+            ends.wait(30)
+        else:
+            ends.set()
+        return "made"
+
+    with _stopped(server, client):
+        results = at_once(
+            3, lambda: client.cached("stuck", 60, stuck, lock_seconds=1, on_unavailable="produce")
+        )
+
+    assert results == ["made"] * 3
+
+
 def test_a_value_that_cannot_be_stored_is_returned(
     server: ValkeyServer, client: ValkeyClient
 ) -> None:
