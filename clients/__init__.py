@@ -1,7 +1,7 @@
 """Fail-fast clients for Vault or OpenBao, PostgreSQL with row-level security, and Valkey.
 
-A name is imported when it is first asked for: who uses one client does not wait for the drivers of
-the other two (PEP 562).
+A name is imported at its first use: a program that uses one client does not load the drivers of the
+other two (PEP 562).
 """
 
 from __future__ import annotations

@@ -97,14 +97,14 @@ class _VaultResource(VaultSecretsResourceConfig, dg.ConfigurableResource[Any]):
                 a token or role id is among the *settings*, the variables play no part in that.
 
         Returns:
-            The resource, which asks for the values at its first use.
+            The resource, which reads the values at its first use.
 
         Raises:
             ConfigurationError: ``VAULT_SKIP_VERIFY`` is no boolean.
         """
         env = VaultSettings.from_env()
         # Dagster refuses a variable that is unset even for an optional field, so only those that
-        # are set; an empty address is an unset one, and keeps the default from being asked.
+        # are set; an empty address is an unset one, and keeps the default from being used.
         found: dict[str, Any] = {"vault_addr": ""} | {
             name: dg.EnvVar(variable)
             for name, (variable, setting) in VARIABLES.items()
@@ -197,7 +197,7 @@ class VaultSecretsResource(_VaultResource):
         Raises:
             VaultSecretNotFoundError: There is no such secret or version.
             VaultAuthenticationError: The login is refused, or a policy denies the path.
-            VaultConnectionError: Vault could not be asked, or could not answer.
+            VaultConnectionError: Vault could not be reached, or could not answer.
         """
         return self.client.get_secret(path, version, use_cache)
 
@@ -308,7 +308,7 @@ class ClientsResource(_VaultResource):
         valkey_options: The same for ``ValkeyClient``.
         pool_size: The largest number of PostgreSQL connections of a process; short for the setting
             in *postgres_options*, as are the others that both have.
-        min_size: How many of them are opened at once.
+        min_size: How many of them are opened at the first use.
         statement_timeout: Seconds for each SQL statement; 0 is no limit.
         identity: Whose rows they are: by the name of each value its setting and type, such as
             ``{"tenant_id": "shop.tenant_id:int"}``; the types are ``uuid``, ``int``, ``str`` and
@@ -334,7 +334,7 @@ class ClientsResource(_VaultResource):
             default=None, description="Valkey: further settings of its client"
         )
     pool_size: int = Field(default=10, description="PostgreSQL: connections of a process, at most")
-    min_size: int = Field(default=2, description="PostgreSQL: connections opened at once")
+    min_size: int = Field(default=2, description="PostgreSQL: connections opened at first")
     statement_timeout: float = Field(default=30.0, description="Seconds for a statement; 0: any")
     identity: dict[str, str] | None = Field(
         default=None, description="PostgreSQL: whose rows; by name a setting, 'app.tenant_id:int'"

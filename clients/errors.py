@@ -120,9 +120,9 @@ class VaultConnectionError(VaultError):
     Args:
         message: What failed, where, the limit, and how to fix it.
         reason: ``unreachable``, ``timeout``, ``sealed``, ``uninitialised``, ``rate_limited``,
-            ``standby_behind``, ``server_error`` or ``not_vault``.
+            ``standby_behind``, ``server_error``, ``not_vault`` or ``tls``.
         status: The HTTP status, where the server answered with one.
-        retry_after: Seconds that the server asked to wait, where it did.
+        retry_after: Seconds to wait that the server named, where it did.
         maybe_applied: True when a change was sent and its reply was lost.
     """
 

@@ -199,8 +199,8 @@ def build_clients(
     """Build all three clients, or none.
 
     Vault's address and credentials come from the environment, everything else from Vault: two
-    secrets, each with a ``url`` or its parts (``VaultClient.get_database_url``). Both are asked
-    for again whenever a new connection is made.
+    secrets, each with a ``url`` or its parts (``VaultClient.get_database_url``). Both are read
+    again whenever a new connection is made.
 
     Args:
         vault: A client to use instead of a new one; it stays its owner's to close.

@@ -69,16 +69,16 @@ class PostgresClient(Lifecycle):
 
     Args:
         connection_url: ``postgresql://user:password@host:port/dbname``, or a callable that
-            returns it and is asked for every new connection, so that rotated credentials are
-            picked up. It may take ``use_cache``; after the server refused the login it is asked
-            once more, with ``use_cache=False``.
+            returns it. It is called for every new connection, so that rotated credentials are
+            used. It may take ``use_cache``; after the server refused the login it is called once
+            more, with ``use_cache=False``.
         pool_size: The largest number of connections.
         admin_url: Where ``admin_connection()`` goes, likewise; None, or a callable that returns
             None: to the same server with the same role.
-        min_size: How many connections are opened at once, and kept when idle.
+        min_size: How many connections are opened at construction, and kept when idle.
         connect_timeout: Seconds for one connection attempt.
         pool_timeout: Seconds to wait for a connection when all are in use; with 0, a call that
-            finds all in use fails at once.
+            finds all in use fails immediately.
         statement_timeout: Seconds for each statement, enforced by the server; 0 is no limit. A
             stricter one of the role, the database or the URL stays.
         on_rls_bypass: What to do about a role that row-level security does not bind: ``"error"``,
@@ -141,7 +141,7 @@ class PostgresClient(Lifecycle):
         self._probe(None if admin_url is None else url_source("admin_url", admin_url))
 
     def __repr__(self) -> str:
-        if not hasattr(self, "_pool"):  # a failing constructor, looked at by an error reporter
+        if not hasattr(self, "_pool"):  # a failing constructor, shown by an error reporter
             return "<PostgresClient without a server>"
         stats = self._pool.stats()
         return (
@@ -281,7 +281,7 @@ class PostgresClient(Lifecycle):
 
         Only a serialization failure (40001) and a deadlock (40P01) are followed by another attempt,
         after a short random pause: the server has undone all of the transaction. *work* is called
-        anew for each attempt, so it must do nothing that a rollback does not undo: no mail, no
+        again for each attempt, so it must do nothing that a rollback does not undo: no mail, no
         request to another service, no list that it appends to.
         https://www.postgresql.org/docs/18/mvcc-serialization-failure-handling.html
 
@@ -690,7 +690,7 @@ class PostgresClient(Lifecycle):
         return f"{number // 10000}.{number % 10000}"
 
     def check_rls(self) -> list[Finding]:
-        """Look for everything that makes row-level security leak, fail or crawl for this role.
+        """Find everything that makes row-level security leak, fail or run slowly for this role.
 
         Policies are judged by evaluating them, as this role, over rows that do not exist, in
         transactions that are read-only and rolled back: the settings are those of this client, and

@@ -76,7 +76,7 @@ def create_engine(
     for instead, names in _NOT_THE_ENGINES.items():
         if found := ", ".join(sorted(kwargs.keys() & set(names.split()))):
             raise PostgresConfigurationError(f"create_engine() takes no {found}: use {instead}")
-    # SQLAlchemy asks a new server for its version and defaults once: below, and without any user.
+    # SQLAlchemy reads a new server's version and defaults once: below, and without any user.
     admins = chain([True], repeat(admin))
     engine = sqlalchemy.create_engine(
         "postgresql+failfast://",

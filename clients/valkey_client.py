@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Pipeline", "RateLimit", "Session", "SessionStore", "ValkeyClient", "ValkeyError"]
 
-#: Seconds that a caller who was denied without Valkey is told to wait.
+#: ``retry_after`` of a caller who was denied without Valkey, in seconds.
 _RETRY_WITHOUT_SERVER = 1.0
 _INFO: Command[str] = Command(("INFO", "server"), (), text, writes=False)
 
@@ -53,17 +53,17 @@ _INFO: Command[str] = Command(("INFO", "server"), (), text, writes=False)
 class ValkeyClient(KeyOperations, Lifecycle):
     """A fail-fast client for Valkey and Redis; share one between threads.
 
-    Construction connects, and raises at once with the server's reason. Every command is sent at
-    most once, and a reply reaches only the call that asked for it: a connection on which
-    anything but a complete reply happened is never used again. Each method refuses an unusable
+    Construction connects, or raises with the server's reason. Every command is sent at most once,
+    and a reply reaches only the call that it belongs to: a connection on which anything but a
+    complete reply happened is never used again. Each method refuses an unusable
     argument with a ValkeyConfigurationError, before anything is sent.
 
     Args:
         connection_url: ``redis://[user:password@]host:port/db``, ``rediss://`` with TLS, or
             ``unix:///path?db=0``; with several servers ``redis+sentinel://h1,h2,h3/service/db``
             or ``redis+cluster://h1,h2``; ``valkey`` and ``valkeys`` mean the same. Or a
-            callable that returns a URL and is asked for every new connection, so that rotated
-            credentials are picked up; it may take ``use_cache``, and is asked once more with
+            callable that returns a URL. It is called for every new connection, so that rotated
+            credentials are used; it may take ``use_cache``, and is called once more with
             ``use_cache=False`` after a login was refused. With TLS, ``?ssl_ca_certs=``,
             ``ssl_certfile=``, ``ssl_keyfile=``, ``ssl_password=``, ``ssl_check_hostname=`` and
             ``ssl_cert_reqs=`` name files and checks.
@@ -174,21 +174,21 @@ class ValkeyClient(KeyOperations, Lifecycle):
         *,
         on_unavailable: Literal["raise", "allow", "deny"] = "raise",
     ) -> RateLimit:
-        """Ask whether one more is allowed, in one atomic step on the server's clock (GCRA).
+        """Return whether one more is allowed, in one atomic step on the server's clock (GCRA).
 
         Args:
             key: Whom or what to limit.
             limit: How many units per period, on average.
             period_seconds: The period, in seconds.
-            burst: How many units at once; *limit* when None. In any window of w seconds at most
-                ``burst + w * limit / period_seconds`` units are allowed.
+            burst: How many units may come in one moment; *limit* when None. In any window of w
+                seconds at most ``burst + w * limit / period_seconds`` units are allowed.
             cost: Units that this one takes.
             on_unavailable: What to answer while Valkey cannot be used: it is down, silent, full,
                 read-only, failing over, or all connections are in use. ``"raise"`` raises;
                 ``"allow"`` and ``"deny"`` are the answer, with ``without_server`` set. The call
                 that meets a silent server waits for it once, at most ``pool_timeout +
                 connect_timeout + 2 * socket_timeout`` seconds; those after it do not wait. The
-                first one is logged. Once the server answers, it is used again at once.
+                first one is logged. As soon as the server answers, it is used again.
 
         Returns:
             The answer; nothing is booked when it is no.
@@ -226,7 +226,7 @@ class ValkeyClient(KeyOperations, Lifecycle):
         per_user: bool | None = None,
         on_unavailable: Literal["raise", "produce"] = "raise",
     ) -> Any:
-        """Get a JSON value from the cache, or have it produced once for all who ask.
+        """Get a JSON value from the cache, or have it produced once for all who want it.
 
         One caller produces, in this process and across processes; the others wait for it. In
         the last tenth of a value's life one caller renews it while the others still get it.
@@ -234,7 +234,7 @@ class ValkeyClient(KeyOperations, Lifecycle):
         Args:
             key: The key; ``get_json`` and ``delete`` work on that of a shared entry as usual.
             expire_seconds: Seconds that a value is good.
-            produce: Makes the value, anything that JSON can express; it must not ask for the
+            produce: Makes the value, anything that JSON can express; it must not read the
                 same key. What it raises is raised to all who wait in this process, to each as an
                 exception of its own, and nothing is stored; a failed early renewal is only
                 logged, and the value that is still good is returned.
@@ -288,13 +288,13 @@ class ValkeyClient(KeyOperations, Lifecycle):
         return f"redis {lines.get('redis_version', 'unknown')}"
 
     def health_check(self) -> bool:
-        """Ask the server whether it is there.
+        """Check that the server answers.
 
         Returns:
             True.
 
         Raises:
-            ValkeyError: It is not, or it refuses us.
+            ValkeyError: It does not, or it refuses the login.
         """
         self.runner.ping()
         return True

@@ -1,7 +1,7 @@
 """How a VaultClient logs in: one small object for each way, passed as ``auth=``.
 
 ==============  ============================================  ====================================
-class           where you run                                 what is read anew for each login
+class           where you run                                 what is read for each login
 ==============  ============================================  ====================================
 `Token`         anywhere, with a token of your own, which     the callable, where it is one
                 may come response-wrapped
@@ -92,8 +92,8 @@ class Token:
 class TokenFile:
     """The token that a file holds, such as the sink of a Vault Agent.
 
-    The file is read again before the token expires, and after Vault refused it, so whoever writes
-    it may rotate the token. It is neither renewed nor revoked.
+    The file is read again before the token expires, and after Vault refused it, so its
+    writer may rotate the token. It is neither renewed nor revoked.
 
     Args:
         path: The file.
@@ -265,7 +265,7 @@ class Certificate:
 class Agent:
     """No token of ours: the Vault Agent or Proxy that ``VAULT_ADDR`` names adds its own.
 
-    It has to be told so: ``api_proxy { use_auto_auth_token = true }``.
+    Its configuration needs ``api_proxy { use_auto_auth_token = true }``.
     """
 
 

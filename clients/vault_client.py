@@ -44,7 +44,7 @@ _abandoned: list[VaultSession] = []
 
 
 class VaultClient(TypedGetters, Lifecycle):
-    """Reads secrets from a KV mount of version 2 or 1. Construction logs in, or raises at once.
+    """Reads secrets from a KV mount of version 2 or 1. Construction logs in, or raises.
 
     Safe to share between threads. A forked child gets its own connections, cache and login.
 
@@ -94,18 +94,19 @@ class VaultClient(TypedGetters, Lifecycle):
         environ: Mapping[str, str] | None = None,
     ) -> None:
         self._closed = False
-        masked = [Masked(one) if one else None for one in (token, role_id, secret_id)]
-        # Error reporters collect the local variables of a traceback's frames.
-        del token, role_id, secret_id
+        masked = [Masked(one) if one else None for one in (addr, token, role_id, secret_id)]
+        # Error reporters collect the local variables of a traceback's frames. An address that has
+        # a password in it is refused.
+        del addr, token, role_id, secret_id
         environ = None if environ is None else MaskedEnvironment(environ)
         self._options = resolve_options(
-            addr=addr,
+            addr=masked[0],
             login=GivenLogin(
                 auth=auth,
                 auth_method=auth_method,
-                token=masked[0],
-                role_id=masked[1],
-                secret_id=masked[2],
+                token=masked[1],
+                role_id=masked[2],
+                secret_id=masked[3],
             ),
             namespace=namespace,
             mount_point=mount_point,
@@ -124,7 +125,7 @@ class VaultClient(TypedGetters, Lifecycle):
         on_fork(self._start_in_child)
 
     def __repr__(self) -> str:
-        if not hasattr(self, "_options"):  # a failing constructor, looked at by an error reporter
+        if not hasattr(self, "_options"):  # a failing constructor, shown by an error reporter
             return "<VaultClient without settings>"
         state = "closed" if self._closed else f"auth_method={self._options.auth_method!r}"
         mount, namespace = self._options.mount_point, self._options.namespace
@@ -158,7 +159,7 @@ class VaultClient(TypedGetters, Lifecycle):
         Raises:
             VaultSecretNotFoundError: There is no such secret or version; ``reason`` says why.
             VaultAuthenticationError: The token is invalid or a policy denies the path.
-            VaultConnectionError: Vault could not be asked, or could not answer.
+            VaultConnectionError: Vault could not be reached, or could not answer.
             VaultConfigurationError: *path* or *version* is unfit, or the mount is of KV version 1
                 and keeps no versions.
         """
@@ -205,7 +206,7 @@ class VaultClient(TypedGetters, Lifecycle):
                 that it may have; ``get_database_url`` when None.
 
         Returns:
-            The URL, as a callable; it asks Vault when it is called first.
+            The URL, as a callable; its first call reads from Vault.
 
         Raises:
             VaultConfigurationError: *role* is no role and no path of one, or *base_url* is no
@@ -252,7 +253,7 @@ class VaultClient(TypedGetters, Lifecycle):
         """Return counts: logins and renewals of the token, and what the cache did.
 
         The keys are ``logins``, ``renewals``, ``cache_hits``, ``cache_misses``,
-        ``cache_coalesced`` and ``cache_entries``; a forked child counts anew.
+        ``cache_coalesced`` and ``cache_entries``; a forked child starts at 0.
         """
         logins, renewals = self._session.tokens.counts()
         cache = self._cache.stats()
@@ -270,7 +271,7 @@ class VaultClient(TypedGetters, Lifecycle):
         self._cache.clear()
 
     def health_check(self) -> bool:
-        """Ask Vault for its state, and whether it still knows us; the cache plays no part.
+        """Check that Vault is unsealed and that the token is still valid; the cache plays no part.
 
         Returns:
             True. A token that may not look itself up counts as known.

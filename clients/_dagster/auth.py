@@ -1,4 +1,4 @@
-"""The ways to log in as plain configuration: Dagster stores what a resource is told, as text.
+"""The ways to log in as plain configuration: Dagster stores the settings of a resource as text.
 
 ==============  ===================================================
 method          further names

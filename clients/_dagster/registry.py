@@ -94,8 +94,8 @@ def shared_client(key: Hashable, make: Callable[[], _ClientT]) -> _ClientT:
 
     Args:
         key: The whole configuration, and nothing else.
-        make: Makes the client; called by one thread for all that ask at the same time. A failure
-            is told to all of them, and not kept.
+        make: Makes the client; called by one thread for all that want it together. A failure
+            is raised to all of them, and not kept.
 
     Raises:
         ClientError: What *make* raised.
@@ -109,7 +109,7 @@ def existing_client(key: Hashable) -> Lifecycle | None:
 
 
 def close_shared_clients() -> None:
-    """Close every client of this process; a client that is asked for afterwards is made anew."""
+    """Close every client of this process; a client that is needed afterwards is made again."""
     _registry.close()
 
 

@@ -458,7 +458,7 @@ class JoinedBlock:
 
     Args:
         outer: The block to join.
-        modes: What the part asks of the transaction.
+        modes: The modes that the part needs.
 
     Raises:
         PostgresError: The block's transaction began otherwise.

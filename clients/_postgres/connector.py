@@ -1,4 +1,4 @@
-"""Make one physical connection: ask for the URL, connect, try again where that can help."""
+"""Make one physical connection: get the URL, connect, try again where that can help."""
 
 from __future__ import annotations
 
@@ -158,8 +158,8 @@ class Connector:
         self._seen = target.description
 
     def _is_working(self, backend_pid: int) -> bool:
-        """Ask the server, over a connection of its own, whether that session is at work."""
-        # Whoever cannot be asked within the time of one attempt is not waited for either.
+        """Return whether that session is at work, by a query over a connection of its own."""
+        # A server that does not answer within the time of one attempt is not waited for either.
         watch = SilenceWatch(self._settings.connect_timeout, lambda _: False)
         try:
             # Not from the callable: it may be slow, and a fresh credential has no news for us.

@@ -20,7 +20,7 @@ Isolation: TypeAlias = Literal["read committed", "repeatable read", "serializabl
 
 @dataclass(frozen=True, slots=True)
 class Modes:
-    """What one call asks of its transaction; it rides with BEGIN and with the context.
+    """The modes of one call's transaction; they travel with BEGIN and with the context.
 
     Args:
         isolation: The level; None: the server's default.
@@ -84,7 +84,7 @@ PLAIN = Modes()
 def modes_of(
     isolation: Isolation | None = None, *, read_only: bool | None, timeout: float | None
 ) -> Modes:
-    """Return what a call asks of its transaction; `PLAIN` when it asks nothing.
+    """Return the modes of a call's transaction; `PLAIN` when it names none.
 
     Args:
         isolation: As for `Modes`.

@@ -71,18 +71,18 @@ class PreparedStatements:
         "context",
         "enabled",
         "functions",
-        "guard_is_unnamed",
         "is_guarded",
         "last_context",
         "names",
         "plans_are_unsafe",
+        "unnamed_guard",
     )
 
     def __init__(self) -> None:
         #: Whether libpq and the server agree on the process: no pooler stands between.
         self.enabled = False
-        #: Whether the server's unnamed statement is the guard, and needs no parsing again.
-        self.guard_is_unnamed = False
+        #: The guard that is the server's unnamed statement, and needs no parsing again.
+        self.unnamed_guard: bytes | None = None
         #: What gives the caller's statements their context: those of users run under another role
         #: than an administrator's, and no plan is shared between roles.
         self.context = b""
@@ -147,7 +147,10 @@ class PreparedStatements:
         Args:
             context: Gives the batch its identity, another one than the last batch's or the same.
         """
-        self.compared_functions = None if context == self.last_context else self.functions
+        # Once for the first other identity, and always from then on: to change between the two
+        # guards would cost more than to compare.
+        if context != self.last_context or self.compared_functions is not None:
+            self.compared_functions = self.functions
         self.last_context = context
 
     def new_name(self) -> bytes:

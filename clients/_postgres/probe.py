@@ -1,4 +1,4 @@
-"""What the client asks the server for itself: at construction, and for its health."""
+"""The client's own queries: at construction, and for its health."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def check_role(
         Whether a pooler stands between this client and the server.
 
     Raises:
-        RlsContextError: The role is not bound; with the SQL that mends it.
+        RlsContextError: The role is not bound; with the SQL that fixes it.
         PostgresConfigurationError: There is no *local_role*, or the login may not take it.
         PostgresError: The catalogue cannot be read.
     """
@@ -123,7 +123,7 @@ def on_clean_session(pool: Pool, method: str, question: Callable[[Session], T]) 
     Args:
         pool: Where the session comes from.
         method: The public method's name, for messages.
-        question: Asks, and returns the answer.
+        question: Runs the query, and returns the answer.
 
     Raises:
         PostgresError: No session could be had, or the server did not answer.

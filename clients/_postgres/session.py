@@ -24,7 +24,7 @@ from .._shared.interrupts import comes_from_signal_handler
 from .errors import was_terminated_by_server
 from .poller import READ, WRITE, new_poller
 from .prepared import OwnStatement, Parse, PreparedStatements, without_parses
-from .sql import COMMIT, GUARD, LAST_COMMIT, RESET
+from .sql import COMMIT, COMPARING_GUARD, GUARD, LAST_COMMIT, RESET
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -160,7 +160,7 @@ class Session:
     def is_stale(self) -> bool:
         """Return True when the server has hung up on this idle session; costs no round trip.
 
-        An idle server has nothing to say: what can be read is its farewell, or the end of file.
+        An idle server sends nothing: what can be read is its last message, or the end of file.
         """
         try:
             return self._has_something_to_read() or not self.reusable
@@ -292,7 +292,7 @@ class Session:
         """
         results: list[PGresult] = []
         # A simple message drops the unnamed statement.
-        self.prepared.guard_is_unnamed = False
+        self.prepared.unnamed_guard = None
         try:
             self.pgconn.send_query(text)
             self._flush()
@@ -308,7 +308,7 @@ class Session:
 
     def close(self) -> None:
         """Close the connection; more than once does no harm."""
-        # Closing in a forked child would say good-bye to the server in the parent's name.
+        # Closing in a forked child would end the parent's session on the server.
         if self.pid == os.getpid():
             self.conn.close()
 
@@ -327,7 +327,7 @@ class Session:
 
     @property
     def _leaves_unnamed_alone(self) -> bool:
-        return self.prepared.guard_is_unnamed and _CAN_CLOSE
+        return self.prepared.unnamed_guard is not None and _CAN_CLOSE
 
     def _send_commit(self, *, is_named: bool) -> None:
         if not is_named:
@@ -342,14 +342,15 @@ class Session:
 
     def _send(self, statement: Statement) -> None:
         if statement is GUARD:
-            functions = [self.prepared.compared_functions]
-            if self.prepared.guard_is_unnamed:
-                self.pgconn.send_query_prepared(b"", functions)
+            functions = self.prepared.compared_functions
+            guard, values = (GUARD, []) if functions is None else (COMPARING_GUARD, [functions])
+            if self.prepared.unnamed_guard is guard:
+                self.pgconn.send_query_prepared(b"", values)
             else:
-                self.pgconn.send_query_params(GUARD, functions)
-            self.prepared.guard_is_unnamed = self.prepared.is_guarded = True
+                self.pgconn.send_query_params(guard, values)
+            self.prepared.unnamed_guard, self.prepared.is_guarded = guard, True
             return
-        self.prepared.guard_is_unnamed = False
+        self.prepared.unnamed_guard = None
         if isinstance(statement, bytes):
             if statement == RESET:
                 self.prepared.forget()

@@ -1,4 +1,4 @@
-"""What a PostgresClient is told, checked before anything is opened."""
+"""The settings of a PostgresClient, checked before anything is opened."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ __all__ = [
 
 OnRlsBypass: TypeAlias = Literal["error", "warn", "ignore"]
 
-# How long a silence is taken for work before the server is asked, see watchdog.py.
+# How long a silence is taken for work before the server is queried, see watchdog.py.
 _SILENCE_WITHOUT_LIMIT = 30.0
 _SILENCE_GRACE = 0.5
 # The server counts milliseconds in 31 bits, and so does poll(), which waits a moment longer.
@@ -85,7 +85,7 @@ class PostgresSettings:
 
     @property
     def silence_timeout(self) -> float:
-        """Seconds without a byte after which the server is asked whether it is still at work.
+        """Seconds without a byte after which the client checks that the server is still at work.
 
         The server ends a statement after ``statement_timeout`` and says so a moment later.
         """

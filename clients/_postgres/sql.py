@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BEGIN",
     "COMMIT",
+    "COMPARING_GUARD",
     "GUARD",
     "LAST_COMMIT",
     "PREPARED_RESET",
@@ -39,16 +40,22 @@ ROLLBACK = b"ROLLBACK"
 RESET = b"DISCARD ALL"
 
 #: Fails with 22012 when SQL has prepared a statement: it may bear the name of one of ours, and
-#: would run in the next borrower's transaction. Fails with 22003 when the functions are others than
-#: those of its parameter, unless that is NULL: see plan_check. Nothing
+#: would run in the next borrower's transaction. A session that has changed its identity sends
+#: COMPARING_GUARD in its place, which fails with 22003 when the functions are others than those of
+#: its parameter: see plan_check. Nothing
 #: prepared runs before it, and it is never prepared under a name itself: SQL cannot touch the
 #: unnamed statement. Every name has its schema, since the last borrower's search_path and temporary
 #: tables are still there.
 GUARD = (
     b"SELECT pg_catalog.int4div(1, CASE WHEN EXISTS (SELECT FROM"
-    b" pg_catalog.pg_prepared_statements AS p WHERE p.from_sql) THEN 0 ELSE 1 END),"
-    b" pg_catalog.int4um(CASE WHEN $1::pg_catalog.xid[] IS NULL OR %b THEN 1"
-    b" ELSE '-2147483648'::pg_catalog.int4 END)" % SAME_FUNCTIONS
+    b" pg_catalog.pg_prepared_statements AS p WHERE p.from_sql) THEN 0 ELSE 1 END)"
+)
+
+#: GUARD, and the functions. Of its own, and without a way around the comparison: the server would
+#: take a plan without it for so much cheaper that it made one anew for every batch.
+COMPARING_GUARD = (
+    b"%b, pg_catalog.int4um(CASE WHEN %b THEN 1 ELSE '-2147483648'::pg_catalog.int4 END)"
+    % (GUARD, SAME_FUNCTIONS)
 )
 
 #: What RESET stands for, less what would forget prepared statements, up to the BEGIN; the context
@@ -158,7 +165,7 @@ class ContextSql:
         return OwnStatement(self._user_block, (limit, *values, *self._role, mark))
 
     def check(self, values: tuple[bytes, ...] | None, pgconn: PGconn, mark: bytes) -> bytes:
-        """Return the query for a transaction's context, which marks it anew.
+        """Return the query for a transaction's context, which marks it again.
 
         Its columns are what ``expected`` returns, and behind them when the transaction began.
 

@@ -133,7 +133,7 @@ def describe_server(pgconn: PGconn) -> str | None:
 
 
 class _Options:
-    """What libpq is told, with its secrets masked."""
+    """The options for libpq, with its secrets masked."""
 
     def __init__(self, url: Masked, defaults: Mapping[str, Any], timeout: float) -> None:
         options = conninfo_to_dict(url.reveal().strip())
@@ -241,7 +241,7 @@ def _reason_of_the_connected(pgconn: PGconn, last: int) -> str:
 
 
 def _why_not_started(options: Mapping[str, Any]) -> str:
-    """Return why libpq gave up at once: nobody there, no descriptor left, or unusable options."""
+    """Return why libpq gave up immediately: no server, no descriptor left, or unusable options."""
     address, port = options.get("hostaddr"), str(options.get("port") or 5432)
     try:
         if address:

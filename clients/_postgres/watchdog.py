@@ -29,9 +29,9 @@ __all__ = ["SilenceError", "SilenceWatch", "WatchedConnection", "activity_query"
 
 T = TypeVar("T")
 
-# How often a credential is looked at while a statement runs.
+# How often a credential is checked while a statement runs.
 _ATTENTION_MS = 100
-# The answer may have come while we asked.
+# The answer may have come in the meantime.
 _LAST_LOOK_MS = 200
 
 
@@ -58,9 +58,9 @@ class SilenceWatch:
     """Decides when a silent connection is given up.
 
     Args:
-        limit: Seconds without a byte after which the server is asked.
-        is_working: Asks it about the session with that process id.
-        attend: Sees to the credential where its age demands it: a long statement or block is no
+        limit: Seconds without a byte after which the server is queried.
+        is_working: Returns whether the session with that process id is at work.
+        attend: Renews the credential where its age demands it: a long statement or block is no
             checkout, and its session may end with its user.
     """
 
@@ -150,7 +150,7 @@ class WatchedConnection(psycopg.Connection[dict[str, object]]):
 
 
 def activity_query(backend_pid: int) -> bytes:
-    """Return the query that asks who answers, and whether *backend_pid* is at work.
+    """Return the query for who answers, and whether *backend_pid* is at work.
 
     A server that waits for the client to read or to write is as stuck as we are.
     https://www.postgresql.org/docs/18/monitoring-stats.html#MONITORING-PG-STAT-ACTIVITY-VIEW

@@ -4,7 +4,7 @@ As an administrator, rows of two users are added to every table of users' rows. 
 application's role, one user tries everything to see, change, remove or forge the other's: SELECT,
 INSERT, UPDATE, DELETE, TRUNCATE, upsert, and each view and function that the role may use; reading
 too as each role that SET ROLE reaches, with other settings that the policies read, and after each
-function that changes a setting of the identity. What succeeds is a leak, and is told as statements
+function that changes a setting of the identity. What succeeds is a leak, reported as statements
 that anybody can run.
 
 What PostgreSQL does outside of transactions stays: sequences go on, and functions that call out of

@@ -98,7 +98,7 @@ class Bypass(NamedTuple):
         kind: What lets the role pass.
         role: The role, as the server spells it.
         why: The reason in words.
-        fix: SQL that mends it, to be run as a superuser.
+        fix: SQL that fixes it, to be run as a superuser.
     """
 
     kind: Literal["superuser", "bypassrls", "member", "owner"]

@@ -58,7 +58,7 @@ class CredentialLife:
 
 
 class Credential(ABC):
-    """A callable that gives a URL whose credential ends by itself, and sees to the next one."""
+    """A callable that gives a URL whose credential ends by itself, and gets the next one."""
 
     #: How often it has been replaced.
     rotations = 0
@@ -117,9 +117,9 @@ class Candidate:
 
     Args:
         url: The URL.
-        requested_at: When its caller asked for one, on the monotonic clock.
+        requested_at: When its caller needed one, on the monotonic clock.
         given_at: When the source gave it: before that for one that has worked until now.
-        refusal: What the server said to it; whoever tried it sets this.
+        refusal: What the server said to it; set by the caller that tried it.
     """
 
     __slots__ = ("given_at", "masked", "refusal", "requested_at")
@@ -127,7 +127,7 @@ class Candidate:
     def __init__(
         self, url: str | Masked, requested_at: float, given_at: float, refusal: str = "refused"
     ) -> None:
-        #: The URL, for whoever keeps it.
+        #: The URL, for the caller that keeps it.
         self.masked = url if isinstance(url, Masked) else Masked(url)
         self.requested_at = requested_at
         self.given_at = given_at
@@ -368,7 +368,7 @@ class UrlSource:
         candidate = Candidate(url, requested_at, requested_at if given_at is None else given_at)
         started = time.monotonic()
         yield candidate
-        # Whoever asks for the next one was refused.
+        # Who needs the next one was refused.
         now = time.monotonic()
         with self._lock:
             if self._accepted.masked == url and self._last_accepted_at > started:
@@ -386,7 +386,7 @@ class UrlSource:
         if isinstance(url, Masked) and isinstance(url.reveal(), str):
             return url
         given = "None" if url is None else type(url.reveal()).__name__
-        raise self._unusable(f"the callable {self.name} returned {given}, and not a URL")
+        raise self._unusable(f"the callable {self.name} returned {given}, not a URL")
 
     def _newest(self, refreshes: int, refused: Masked, *, patient: bool) -> Masked | None:
         """Call the callable for a fresh value: one thread does for all that were refused."""
@@ -422,7 +422,7 @@ class UrlSource:
         return context.run(cast("Callable[..., str | None]", self._url), **options)
 
     def _may_poll(self) -> bool:
-        """Whether it is this thread's turn to ask a source that could not be asked a moment ago."""
+        """Whether it is this thread's turn to call a source that failed a moment ago."""
         now = time.monotonic()
         with self._lock:
             if self._outage_began is None:
@@ -442,7 +442,7 @@ class UrlSource:
         pause = _poll_pause(now - known.first)
         if self._refreshed_at + pause > now:
             if self._working is not None:
-                return False  # a connection can be had at once
+                return False  # a connection can be had immediately
             time.sleep(self._refreshed_at + pause - now)
         return True
 

@@ -33,13 +33,14 @@ __all__ = [
     "credential_readings",
     "failure_attributes",
     "is_enabled",
+    "is_metered",
     "pool_readings",
     "suppressed",
 ]
 
 _SCOPE = "failfast-clients"
 _DURATION = "db.client.operation.duration"
-#: Seconds, as the convention for that histogram asks.
+#: Seconds, as the convention for that histogram says.
 _BUCKETS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0)
 _POOL = "db.client.connection."
 # The instrumentations of psycopg, redis-py and requests record nothing while this is set in the
@@ -62,7 +63,7 @@ _READ = (
     ("failfast.credential.remaining", "gauge", "s", "How long the credential still works"),
     ("failfast.credential.rotations", "counter", "{rotation}", "Credentials taken up"),
     ("failfast.vault.cache.hits", "counter", "{read}", "Reads answered by the cache"),
-    ("failfast.vault.cache.misses", "counter", "{read}", "Reads that asked Vault"),
+    ("failfast.vault.cache.misses", "counter", "{read}", "Reads that went to Vault"),
     ("failfast.vault.cache.coalesced", "counter", "{read}", "Reads that waited for another one"),
 )
 #: What is measured as it happens, all in seconds.
@@ -75,12 +76,23 @@ _MEASURED = (
 
 
 def is_enabled() -> bool:
-    """Return whether a tracer provider or a meter provider is set."""
+    """Return whether a call that begins now is recorded: by a meter, or by a span."""
     # All in one: each call of the three clients comes by here.
-    traces, metrics = sys.modules.get(_TRACE), sys.modules.get(_METRICS)
-    return (traces is not None and getattr(traces, _TRACER_PROVIDER, None) is not None) or (
-        metrics is not None and getattr(metrics, _METER_PROVIDER, None) is not None
-    )
+    modules = sys.modules
+    if getattr(modules.get(_METRICS), _METER_PROVIDER, None) is not None:
+        return True
+    provider = getattr(modules.get(_TRACE), _TRACER_PROVIDER, None)
+    if provider is None:
+        return False
+    tracing = _known["tracing"]
+    if tracing is None or tracing.provider is not provider:
+        tracing = _made("tracing", provider, _Tracing)
+    return not tracing.drops_all()
+
+
+def is_metered() -> bool:
+    """Return whether a meter provider is set."""
+    return getattr(sys.modules.get(_METRICS), _METER_PROVIDER, None) is not None
 
 
 def _tracer_provider() -> Any:

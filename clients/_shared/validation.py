@@ -1,4 +1,4 @@
-"""What the clients are told: numbers, choices, switches, callables, files; refused alike."""
+"""Checks of settings: numbers, choices, switches, callables, files; refused alike."""
 
 from __future__ import annotations
 

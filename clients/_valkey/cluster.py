@@ -147,7 +147,7 @@ class ClusterNodes:
         return [tuple(group) for group in found.values()]
 
     def ping(self) -> None:
-        """Ask every primary whether it is there, and whether all slots are served."""
+        """Check that every primary answers, and that all slots are served."""
         self._stale = True
         self._owner(0)
         missing = REDIS_CLUSTER_HASH_SLOTS - len(self._owners)
@@ -227,7 +227,7 @@ class ClusterNodes:
     def _refresh(self, *, impatient: bool) -> None:
         known = dict.fromkeys([*self._owners.values(), *self._factory.resolve().addresses])
         known |= dict.fromkeys(list(self._pools))
-        # Whoever failed last is asked last.
+        # A server that failed comes last.
         candidates = sorted(known, key=lambda address: address in self._suspects)
         failure: Exception | None = None
         best: dict[int, Address] | None = None

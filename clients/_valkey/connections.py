@@ -107,7 +107,7 @@ class ConnectionFactory:
     """Makes unconnected redis-py connections that authenticate themselves when they connect.
 
     Args:
-        source: Gives the URL, and is asked for every new connection, so that credentials may
+        source: Gives the URL, and is called for every new connection, so that credentials may
             change.
         limits: The time-outs.
     """
@@ -158,7 +158,7 @@ class ConnectionFactory:
         return self._make(target, address, handshake, self.limits.connect_timeout)
 
     def login(self) -> Callable[[AnyConnection], None]:
-        """Return what authenticates the plain redis-py client's connections, each time anew."""
+        """Return what authenticates the plain redis-py client's connections, read each time."""
         target = self.resolve()
         place = target.place if target.kind == "standalone" else None
         return _Login(self.source, lambda: self.source.candidates(patient=True), place)

@@ -44,7 +44,7 @@ class Link(Protocol):
         """Return *names* in the groups that one command can take."""
 
     def ping(self) -> None:
-        """Ask every server that takes writes whether it is there."""
+        """Check that every server that takes writes answers."""
 
     def peer(self, command: Command[Any]) -> Place:
         """Return where *command* goes, as far as is known without a request; "" otherwise."""
@@ -125,7 +125,7 @@ class SentinelPrimary(SingleServer):
 
     def __init__(self, factory: ConnectionFactory) -> None:
         self._factory = factory
-        # Whoever answered last is asked first.
+        # The sentinel that answered last comes first.
         self._preferred: Address | None = None
         #: The sentinels that a thread waits for: since when, and which thread.
         self._asked: dict[Address, tuple[float, int]] = {}

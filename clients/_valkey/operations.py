@@ -186,7 +186,7 @@ class KeyOperations:
         """Get several values in one round trip, and from a single server in one step.
 
         Args:
-            keys: The keys; in a cluster they may lie on any servers, which are read at once.
+            keys: The keys; in a cluster they may lie on any servers, which are read together.
 
         Returns:
             For each key its value, or None.

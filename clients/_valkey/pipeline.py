@@ -36,7 +36,7 @@ def _queued(
 class Pipeline:
     """Collects commands, and sends them together; other clients' commands may come in between.
 
-    Each method queues what the client's method of that name does, checks its arguments at once,
+    Each method queues what the client's method of that name does, checks its arguments immediately,
     and returns the pipeline. Leaving a ``with`` block normally sends what is still queued; an
     exception discards it. Use one pipeline in one thread.
 

@@ -1,4 +1,4 @@
-"""The connections to one server: a reply never reaches anyone but its asker.
+"""The connections to one server: a reply reaches no call but the one that it belongs to.
 
 A connection is in the free list only while it owes nothing: it is taken out before a request is
 sent, and put back after the complete reply. Whatever else happens in between, an exception that
@@ -28,7 +28,7 @@ from redis.exceptions import (
 from .._shared.fork import on_fork
 from .._shared.interrupts import is_interrupt
 from .._shared.locks import OwnedLock
-from .._shared.telemetry import is_enabled
+from .._shared.telemetry import is_metered
 from .connections import arrival_checks, pack, reply_reader
 from .errors import TIMEOUTS, PoolExhausted, ReplyLost, ServerMoved
 from .replies import identity
@@ -83,7 +83,7 @@ class ServerPool:
             because their credential is.
         telemetry: Records how long connections are made, waited for and used.
         drop_idle_on_failure: Close the idle connections, too, when one fails: the next call
-            then asks anew where the server is.
+            then looks up again where the server is.
     """
 
     def __init__(
@@ -138,7 +138,7 @@ class ServerPool:
             words: What is sent.
             shape: Takes the reply, and refuses one that the command does not have.
             writes: Whether it can change anything.
-            impatient: Fail at once where the server is known to be silent.
+            impatient: Fail immediately where the server is known to be silent.
 
         Raises:
             ReplyLost: It was sent, at least in part, and no reply that can be used came.
@@ -277,14 +277,14 @@ class ServerPool:
                 try:
                     self._connect(connection, impatient=impatient)
                 except ServerMoved:
-                    # The fresh credential came with another address: begin anew there.
+                    # The fresh credential came with another address: begin again there.
                     moves += 1
                     if moves < _MOST_MOVES:
                         continue
                     raise
                 return connection
             if impatient:
-                # Whoever holds the connections may be waiting for a silent server.
+                # The holders of the connections may be waiting for a silent server.
                 self._silent.refuse(self.place)
             remaining = min(deadline - time.monotonic(), timeout - waited)
             if remaining <= 0 or (impatient and self._is_stuck):
@@ -316,7 +316,7 @@ class ServerPool:
             connection.connect()
             connection.has_read, connection.can_read = arrival_checks(connection)
             connection.read_reply = reply_reader(connection)
-            if is_enabled():
+            if is_metered():
                 took = time.perf_counter() - started
                 self._telemetry.measure("create_time", took, _NAME)
         except BaseException as error:

@@ -86,7 +86,7 @@ class RateLimit(NamedTuple):
 def rate_limit_command(
     name: str, limit: int, period_seconds: float, *, burst: int | None, cost: int
 ) -> Command[RateLimit]:
-    """Return the command that asks for admission.
+    """Return the command of a rate limit.
 
     Raises:
         ValkeyConfigurationError: A number is unusable, or *cost* is more than *burst*.
@@ -100,7 +100,7 @@ def rate_limit_command(
         raise ValkeyConfigurationError(
             f"the cost {cost} is more than the burst {burst} of key {name!r}: it could never pass"
         )
-    # Rounded up: in doubt a little slower, and never more than the limit.
+    # Rounded up: rather a little slower than more than the limit.
     interval = math.ceil(round(period_seconds * _MICROSECONDS) / limit)
     if limit > period_seconds * _MICROSECONDS:
         raise ValkeyConfigurationError(

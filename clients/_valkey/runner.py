@@ -44,7 +44,7 @@ class Runner:
     Args:
         source: Gives the URL.
         limits: The time-outs, and the size of the pool.
-        commands: Builds commands, for whoever sends some.
+        commands: Builds commands, for the callers that send some.
 
     Raises:
         ValkeyConfigurationError: The URL, or a file that it names, cannot be used.
@@ -103,7 +103,7 @@ class Runner:
         self.factory.patient = True
 
     def ping(self) -> None:
-        """Ask every server that takes writes whether it is there.
+        """Check that every server that takes writes answers.
 
         Raises:
             ValkeyError: One is not, or refuses us.
@@ -129,7 +129,7 @@ class Runner:
 
         Args:
             command: What to send.
-            impatient: Fail at once where the server is known to be silent.
+            impatient: Fail immediately where the server is known to be silent.
 
         Raises:
             ValkeyError: It failed; the message names its keys.

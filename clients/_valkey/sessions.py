@@ -1,4 +1,4 @@
-"""Sessions: tokens that slide, end for certain, and can be revoked all at once.
+"""Sessions: tokens that are extended by use, end for certain, and can be revoked together.
 
 All sessions of one user are fields of one hash, so that every operation is one atomic step on one
 key: a revoked session cannot come back through a renewal that was under way, the list has no

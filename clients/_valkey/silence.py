@@ -4,7 +4,7 @@ A call that has another answer at hand need not wait for a server that is known 
 calls look at two things in passing. One is the connection that still owes the reply: whatever comes
 on it says that the server answers again. The other is a socket with a PING on it, which a server
 answers that is in the place of the old one. It alone says less: a server whose clients are paused
-for a planned fail-over refuses a PING without a login at once, and answers nothing else.
+for a planned fail-over refuses a PING without a login immediately, and answers nothing else.
 
 Source: https://valkey.io/commands/client-pause/.
 """
@@ -43,7 +43,7 @@ _TRY_AGAIN = 5.0
 #: Seconds until the next try where a PING was answered and the reply is still owed. Each try in
 #: vain doubles them, up to the second number. What fails so many seconds later is another matter.
 _TRY_OWED, _TRY_OWED_MOST, _ANOTHER_MATTER = 1.0, 30.0, 60.0
-#: Seconds for which a server that has answered a probe is taken to answer.
+#: Seconds for which a server that has answered a probe is believed to go on answering.
 _FRESH = 1.0
 _PAUSE = 0.005
 

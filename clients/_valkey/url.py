@@ -60,7 +60,7 @@ class ValkeyTarget:
         path: The Unix socket, instead of addresses.
         tls: Whether to speak TLS.
         username: The ACL user; None for the default user.
-        password: Its password; None where the server asks for none.
+        password: Its password; None where the server needs none.
         db: The database's number.
         service: The name under which the sentinels watch the primary.
         tls_options: ``ssl_*`` settings under redis-py's names.

@@ -65,7 +65,7 @@ _TIME = re.compile(r"[-+:.0-9TZ]{1,40}")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Operation:
-    """What is being asked of which server, for messages.
+    """What is requested of which server, for messages.
 
     Args:
         kind: What the answer's status is to be read as.
@@ -74,7 +74,7 @@ class Operation:
         check: What to check when a login is refused.
         path: Where, for reads and lists.
         version: Which version, where one was named.
-        kv: The version of the KV engine that is asked.
+        kv: The version of the KV engine that is read.
     """
 
     kind: Literal[
@@ -99,7 +99,7 @@ class Answer:
         status: The HTTP status.
         errors: Its ``errors``, scrubbed.
         metadata: The metadata of a deleted or destroyed version.
-        retry_after: Seconds that it asked to wait.
+        retry_after: Seconds to wait that it named.
         state: What a second request found; None where there was none, or it did not tell.
     """
 
@@ -163,7 +163,7 @@ def error_from_exception(
     """Return the error for an exception that came out of the HTTP library or hvac.
 
     Args:
-        operation: What was being asked.
+        operation: What was requested.
         error: The exception.
         timeout: The seconds that the whole call may take, for the message.
         secrets: Values that the message must not show.

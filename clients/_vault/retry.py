@@ -1,7 +1,7 @@
 """One deadline for a whole call, and the tries that fit into it.
 
 The usual retry libraries stop after a time or a number of tries, but none of them waits as long
-as the server asks and gives up at once when that would pass the deadline.
+as the server says and gives up immediately when that would pass the deadline.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["RETRIED_REASONS", "Deadline", "retry"]
 
 #: What may pass by itself; "tls" where a connection was ended, and not for a bad certificate. Not
-#: "sealed": that needs a person, and the caller should know at once.
+#: "sealed": that needs a person, and the caller should know immediately.
 RETRIED_REASONS = frozenset(
     {"unreachable", "timeout", "tls", "standby_behind", "rate_limited", "server_error"}
 )

@@ -1,4 +1,4 @@
-"""One process's connection to Vault: transport and token together, each call healed once."""
+"""One process's connection to Vault: a transport and a token, which a call may replace once."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class VaultSession:
         After a 403 it is sent once more, where a new login may help.
 
         Args:
-            operation: What is asked, for messages.
+            operation: What is requested, for messages.
             send: Makes the request.
             deadline: When all of it must be over.
             heal: False takes a 403 for the answer.
@@ -83,10 +83,10 @@ class VaultSession:
         retries: int | None = None,
         heal: bool = True,
     ) -> tuple[Body, Grant]:
-        """Ask, and return the answer together with the token that it was given to.
+        """Send a request, and return the answer with the token that it was given to.
 
         Args:
-            operation: What is asked, for messages.
+            operation: What is requested, for messages.
             send: Makes the request.
             deadline: When all of it must be over.
             retries: Further tries; the client's number when None.
@@ -178,7 +178,7 @@ class VaultSession:
 
 
 def _token_source(transport: VaultTransport) -> TokenSource:
-    """Return the source that the options ask for."""
+    """Return the source that the options describe."""
     auth = transport.options.auth
     if isinstance(auth, Agent):
         return AgentTokens(transport)

@@ -112,7 +112,7 @@ class VaultTransport:
         """Return what *send* gets from the server, with the tries that the deadline allows.
 
         Args:
-            operation: What is asked, for messages.
+            operation: What is requested, for messages.
             send: Makes one request through the adapter it is given.
             deadline: When all of it must be over.
             token: The token to show, if any.

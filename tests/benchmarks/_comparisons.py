@@ -40,6 +40,15 @@ COMPARISONS = frozenset(
         ),
         against=_WAYS_OF_A_QUERY,
     )
+    | _every("one ORM query", "one ORM query, 1 ms link", against=(_WAYS_OF_A_QUERY[4],))
+    | _every(
+        *(
+            f"{method}, {state}"
+            for method in ("execute()", "get()")
+            for state in ("present, no provider", "present, sampling off")
+        ),
+        against=("OpenTelemetry absent",),
+    )
     | _every("execute(), three values", against=("execute(), one value",))
     | _every("bulk_insert(), 50,000 rows", against=("execute_many()", "COPY, a table without RLS"))
     | _every("execute() of 1,000 rows, row_type= a dataclass", against=("dict rows",))

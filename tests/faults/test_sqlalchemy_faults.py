@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import os
+import secrets
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import pytest
-from sqlalchemy import text
+from psycopg import sql
+from sqlalchemy import select, text
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from clients.errors import PostgresConnectionError, PostgresError
 from clients.sqlalchemy_adapter import create_engine
 from tests.postgres_faults import USER, kill_sessions, superuser, times_applied
+from tests.sqlalchemy_models import note_model
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
+    from tests.identity_examples import NewClientOf
+    from tests.pgbouncer_server import PgBouncerServer
     from tests.postgres_faults import NewClient
     from utils._stack.postgres import PostgresServer
 
@@ -102,3 +108,65 @@ def test_a_fork_inside_a_transaction_leaves_it_to_the_parent(
     with os.fdopen(reader, "rb") as pipe:
         assert b"belongs to the parent process" in pipe.read()
     assert (times_applied(server, mine), times_applied(server, theirs)) == (1, 1)
+
+
+def test_a_rotation_costs_no_transaction_and_one_question(
+    server: PostgresServer, new_client: NewClient
+) -> None:
+    """Sessions old and new follow a password that was changed, as the client's calls do."""
+    stored = {"cached": "secret", "actual": "secret"}
+    asked_afresh = []
+
+    def url(*, use_cache: bool = True) -> str:
+        if not use_cache:
+            asked_afresh.append(1)
+            stored["cached"] = stored["actual"]
+        return server.url("crm_user", stored["cached"])
+
+    def rotate(password: str) -> None:
+        change = sql.SQL("ALTER ROLE crm_user PASSWORD {}").format(sql.Literal(password))
+        with superuser(server) as conn:
+            conn.execute(change)
+            stored["actual"] = password
+            kill_sessions(conn)
+
+    client = new_client(url, pool_size=3, min_size=3)
+    engine = create_engine(client)
+    try:
+        with Session(engine, info=_INFO) as session:
+            session.execute(text("SELECT 1"))
+            session.commit()
+            for turn in range(2):
+                rotate(secrets.token_urlsafe(12))
+                ten_transactions_succeed(engine, server, session)
+                assert len(asked_afresh) == turn + 1
+    finally:
+        rotate("secret")
+
+
+@pytest.mark.pgbouncer
+def test_sessions_share_one_connection_behind_a_pooler(
+    client_of: NewClientOf, pgbouncer: PgBouncerServer
+) -> None:
+    """Identities in threads take turns on one server connection, and read their own notes alone."""
+    example = client_of.example
+    client = client_of(pgbouncer.url(example.login, example.dbname), pool_size=4, pool_timeout=20.0)
+    assert client.behind_pooler is True
+    engine, model = create_engine(client), note_model(example)
+    columns = [getattr(model, name) for name in example.columns]
+
+    def work(number: int) -> None:
+        me = example.identities[number % len(example.identities)]
+        with Session(engine, info={"identity": me}) as session:
+            for turn in range(15):
+                assert set(map(tuple, session.execute(select(*columns)))) == {example.values(me)}
+                if turn % 3 == 0:
+                    session.execute(text("SET search_path = pg_catalog"))
+                if turn % 3 == 1:
+                    session.rollback()
+                else:
+                    session.commit()
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(work, range(8)))
+    client.close()

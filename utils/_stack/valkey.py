@@ -58,7 +58,7 @@ def valkey_answers(port: int, password: str) -> bool:
 
     Args:
         port: A port of 127.0.0.1. Without the password, another server there could pass for ours.
-        password: The password; "" for a server that asks for none.
+        password: The password; "" for a server that needs none.
     """
     requests = [["AUTH", password], ["PING"]] if password else [["PING"]]
     try:
