@@ -282,7 +282,7 @@ class PostgresClient(Lifecycle):
 
         Only a serialization failure (40001) and a deadlock (40P01) are followed by another attempt,
         after a short random pause: the server has undone all of the transaction. *work* is called
-        anew for each attempt, so it must do nothing that a rollback does not undo: no mail, no
+        again for each attempt, so it must do nothing that a rollback does not undo: no mail, no
         request to another service, no list that it appends to.
         https://www.postgresql.org/docs/18/mvcc-serialization-failure-handling.html
 
@@ -688,7 +688,7 @@ class PostgresClient(Lifecycle):
         return f"{number // 10000}.{number % 10000}"
 
     def check_rls(self) -> list[Finding]:
-        """Look for everything that makes row-level security leak, fail or crawl for this role.
+        """Find everything that makes row-level security leak, fail or run slowly for this role.
 
         Policies are judged by evaluating them, as this role, over rows that do not exist, in
         transactions that are read-only and rolled back: the settings are those of this client, and

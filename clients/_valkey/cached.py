@@ -163,7 +163,7 @@ class Lookup(NamedTuple):
             return self.productions.run((self.name, self.goes_on), interruptible, seconds)
         except ReentrantCallError:
             raise ValkeyError(
-                f"the producer of key {self.name!r} asks for the same key, and would wait for "
+                f"the producer of key {self.name!r} reads the same key, and would wait for "
                 "itself: let it make the value without cached()"
             ) from None
         except _Interrupted as interrupted:
@@ -221,7 +221,7 @@ class Lookup(NamedTuple):
             )
             return value
         arguments = (token, text, self.expire_seconds)
-        # A producer slower than its lock stores nothing: somebody else may have begun anew.
+        # A producer slower than its lock stores nothing: another caller may have begun again.
         try:
             self._run(script_command(_STORE, (self.name, self.lock), arguments, flag))
         except _Unavailable:

@@ -223,7 +223,7 @@ class ClusterNodes:
     def _refresh(self, *, impatient: bool) -> None:
         known = dict.fromkeys([*self._owners.values(), *self._factory.resolve().addresses])
         known |= dict.fromkeys(list(self._pools))
-        # Whoever failed last is asked last: a frozen server costs a whole time-out.
+        # A server that failed comes last: a frozen one costs a whole time-out.
         candidates = sorted(known, key=lambda address: address in self._suspects)
         failure: Exception | None = None
         best: dict[int, Address] | None = None

@@ -125,7 +125,7 @@ class SentinelPrimary(SingleServer):
 
     def __init__(self, factory: ConnectionFactory) -> None:
         self._factory = factory
-        # Whoever answered last is asked first.
+        # The sentinel that answered last comes first.
         self._preferred: Address | None = None
         #: The sentinels that a thread waits for: since when, and which thread.
         self._asked: dict[Address, tuple[float, int]] = {}

@@ -83,7 +83,7 @@ class ServerPool:
             because their credential is.
         telemetry: Records how long connections are made, waited for and used.
         drop_idle_on_failure: Close the idle connections, too, when one fails: the next call
-            then asks anew where the server is.
+            then looks up again where the server is.
     """
 
     def __init__(
@@ -273,14 +273,14 @@ class ServerPool:
                 try:
                     self._connect(connection, impatient=impatient)
                 except ServerMoved:
-                    # The fresh credential came with another address: begin anew there.
+                    # The fresh credential came with another address: begin again there.
                     moves += 1
                     if moves < _MOST_MOVES:
                         continue
                     raise
                 return connection
             if impatient:
-                # Whoever holds the connections may be waiting for a silent server.
+                # The holders of the connections may be waiting for a silent server.
                 self._silent.refuse(self.place)
             remaining = min(deadline - time.monotonic(), timeout - waited)
             if remaining <= 0 or (impatient and self._is_stuck):

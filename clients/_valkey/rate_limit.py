@@ -99,7 +99,7 @@ def rate_limit_command(
         raise ValkeyConfigurationError(
             f"the cost {cost} is more than the burst {burst} of key {name!r}: it could never pass"
         )
-    # Rounded up: in doubt a little slower, and never more than the limit.
+    # Rounded up: rather a little slower than more than the limit.
     interval = math.ceil(round(period_seconds * _MICROSECONDS) / limit)
     if limit > period_seconds * _MICROSECONDS:
         raise ValkeyConfigurationError(

@@ -47,7 +47,7 @@ _PORTS = (
 
 def _vault(authority: str) -> object:
     return resolve_options(
-        addr=f"http://{authority}",
+        addr=Masked(f"http://{authority}"),
         login=GivenLogin(token=Masked("x")),
         namespace=None,
         mount_point="secret",
