@@ -12,6 +12,7 @@ from collections.abc import Set as AbstractSet
 from secrets import token_hex
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+import psycopg
 from psycopg import sql
 
 from ..errors import PostgresConfigurationError, PostgresError
@@ -77,11 +78,20 @@ class BulkInsert:
         columns = sql.SQL(", ").join(map(sql.Identifier, self._columns))
         # Of its own name: a block may call more than once before its transaction ends.
         staging = sql.Identifier("pg_temp", f"failfast_bulk_{token_hex(8)}")
-        conn.execute(
-            sql.SQL("CREATE TEMPORARY TABLE {} ({}) ON COMMIT DROP").format(
-                staging, self._definitions(conn, target)
+        definitions = self._definitions(conn, target)
+        try:
+            conn.execute(
+                sql.SQL("CREATE TEMPORARY TABLE {} ({}) ON COMMIT DROP").format(
+                    staging, definitions
+                )
             )
-        )
+        except psycopg.errors.InsufficientPrivilege as error:
+            raise PostgresError(
+                f"bulk_insert() copies the rows into a temporary table first, and the server "
+                f"refused it: {error.diag.message_primary} (SQLSTATE {error.sqlstate}). GRANT "
+                "TEMPORARY ON DATABASE to the role, and USAGE on the types and their schemas",
+                sqlstate=error.sqlstate,
+            ) from error
         with conn.cursor().copy(
             sql.SQL("COPY {} ({}) FROM STDIN").format(staging, columns)
         ) as copy:
@@ -128,9 +138,16 @@ class BulkInsert:
             yield row
 
 
-def _listed(names: object) -> list[Any]:
-    """Return what the caller has listed; nothing for what is no list."""
-    return list(names) if isinstance(names, Iterable) and not isinstance(names, str) else []
+def _listed(names: object, *, ordered: bool = True) -> list[Any]:
+    """Return what the caller has listed; nothing for what is no list.
+
+    Args:
+        names: What was given.
+        ordered: Whether their order counts, which a set does not keep.
+    """
+    if not isinstance(names, Iterable) or isinstance(names, str):
+        return []
+    return [] if ordered and isinstance(names, set | frozenset) else list(names)
 
 
 def _name(what: str, value: object) -> str:
@@ -144,7 +161,7 @@ def _conflict_clause(on_conflict: OnConflict, columns: Sequence[str]) -> sql.Com
         return sql.SQL("")
     if on_conflict == "nothing":
         return sql.SQL(" ON CONFLICT DO NOTHING")
-    keys = _listed(on_conflict)
+    keys = _listed(on_conflict, ordered=False)
     if not keys or any(one not in columns for one in keys):
         raise PostgresConfigurationError(
             f"on_conflict is {on_conflict!r}: it must be None, 'nothing', or the columns of a "

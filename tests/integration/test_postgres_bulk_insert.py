@@ -180,6 +180,7 @@ def test_what_cannot_be_stored_is_our_error_and_stores_nothing(
         ("Bulk Rows", COLUMNS, "update"),
         ("Bulk Rows", COLUMNS, ["other"]),
         ("Bulk Rows", 7, None),
+        ("Bulk Rows", set(COLUMNS), None),
         ("Bulk Rows", COLUMNS, 7),
         ("Bulk Rows", COLUMNS, [["user_id"]]),
     ],
@@ -194,6 +195,22 @@ def test_an_unusable_argument_is_refused_before_a_connection_is_taken(
         db.bulk_insert(table, columns, [], ADA, on_conflict=on_conflict)
 
     assert db.stats()["checkouts"] == before
+
+
+def test_a_role_without_temporary_tables_is_told_what_it_needs(
+    db: PostgresClient, own_postgres: PostgresServer
+) -> None:
+    """The right, and by whose refusal."""
+    with psycopg.connect(own_postgres.url(), autocommit=True) as conn:
+        conn.execute("REVOKE TEMPORARY ON DATABASE crm FROM PUBLIC")
+        try:
+            with pytest.raises(PostgresError, match="GRANT TEMPORARY") as caught:
+                db.bulk_insert("Bulk Rows", COLUMNS, [(ADA, "a")], ADA)
+        finally:
+            conn.execute("GRANT TEMPORARY ON DATABASE crm TO PUBLIC")
+
+    assert caught.value.sqlstate == "42501"
+    assert db.bulk_insert("Bulk Rows", COLUMNS, [(ADA, "a")], ADA) == 1
 
 
 def test_what_the_callers_rows_raise_comes_out(db: PostgresClient) -> None:
