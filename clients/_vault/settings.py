@@ -208,7 +208,10 @@ def _method(login: GivenLogin, env: VaultSettings) -> str:
     if method is None:
         if env.token is None and env.token_file is not None:
             return "token_file"
-        return "approle" if env.token is None and env.role_id is not None else "token"
+        # A secret id without a role id is an AppRole whose role id is missing.
+        app_role = (env.role_id, env.secret_id, env.secret_id_file, env.wrapped_secret_id)
+        is_app_role = any(one is not None for one in app_role)
+        return "approle" if env.token is None and is_app_role else "token"
     method = checked_choice(name, method, _METHODS, _refusal)
     if method != "token":
         _refuse_beside(f"auth_method={method!r}", login, "token")

@@ -170,6 +170,9 @@ def test_a_contradiction_is_refused_by_name(
         ({"VAULT_AUTH_METHOD": "token_file"}, "VAULT_TOKEN_FILE not set"),
         (_ADDR | {"VAULT_AUTH_METHOD": "cert"}, "^VAULT_CLIENT_CERT not set"),
         (_ADDR | {"VAULT_ROLE_ID": "r"}, "^VAULT_SECRET_ID not set"),
+        (_ADDR | {"VAULT_SECRET_ID": "s"}, "^VAULT_ROLE_ID not set"),
+        (_ADDR | {"VAULT_SECRET_ID_FILE": "/s"}, "^VAULT_ROLE_ID not set"),
+        (_ADDR | {"VAULT_WRAPPED_SECRET_ID": "s"}, "^VAULT_ROLE_ID not set"),
     ],
 )
 def test_each_method_names_what_it_misses(environ: dict[str, str], missing: str) -> None:
