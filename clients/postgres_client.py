@@ -559,7 +559,8 @@ class PostgresClient(Lifecycle):
             identity: Other values of the identity by name; they stand over ambient ones.
             on_conflict: What to do about a row that is there already: None refuses it,
                 ``"nothing"`` leaves it, and the columns of a unique constraint update the others.
-            timeout: Seconds for each statement; None: ``statement_timeout``.
+            timeout: Seconds for the INSERT; None: ``statement_timeout``. The COPY lasts as long as
+                *rows* do.
             admin: Whether there is no user, as in ``admin_connection()``.
 
         Returns:

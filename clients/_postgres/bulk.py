@@ -7,7 +7,7 @@ https://www.postgresql.org/docs/18/sql-copy.html
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from secrets import token_hex
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -18,7 +18,7 @@ from psycopg import sql
 from ..errors import PostgresConfigurationError, PostgresError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     from .guarded import GuardedConnection
 
@@ -26,11 +26,12 @@ __all__ = ["BulkInsert", "OnConflict"]
 
 #: What to do about a row that is there already: refuse it (None), leave it, or update the columns
 #: that are not named here.
-OnConflict: TypeAlias = "Literal['nothing'] | Sequence[str] | None"
+OnConflict: TypeAlias = Literal["nothing"] | Sequence[str] | None
 
 # Types alone, which need no right to read the table; a name that stands for nothing has no rows.
 _COLUMN_TYPES = """
-    SELECT a.attname, pg_catalog.format_type(a.atttypid, a.atttypmod)
+    SELECT a.attname, pg_catalog.format_type(a.atttypid, a.atttypmod),
+        pg_catalog.current_setting('statement_timeout') AS time_limit
     FROM pg_catalog.pg_attribute AS a
     WHERE a.attrelid = pg_catalog.to_regclass(%s) AND a.attnum > 0 AND NOT a.attisdropped
 """
@@ -78,12 +79,15 @@ class BulkInsert:
         columns = sql.SQL(", ").join(map(sql.Identifier, self._columns))
         # Of its own name: a block may call more than once before its transaction ends.
         staging = sql.Identifier("pg_temp", f"failfast_bulk_{token_hex(8)}")
-        definitions = self._definitions(conn, target)
+        found = self._described(conn, target)
         try:
+            # The COPY waits for the caller's rows, which is no fault of the server's: what limits
+            # it is the role's own time-out alone.
             conn.execute(
-                sql.SQL("CREATE TEMPORARY TABLE {} ({}) ON COMMIT DROP").format(
-                    staging, definitions
-                )
+                sql.SQL(
+                    "CREATE TEMPORARY TABLE {} ({}) ON COMMIT DROP;"
+                    " SET LOCAL statement_timeout TO DEFAULT"
+                ).format(staging, self._definitions(found))
             )
         except psycopg.errors.InsufficientPrivilege as error:
             raise PostgresError(
@@ -96,24 +100,33 @@ class BulkInsert:
             sql.SQL("COPY {} ({}) FROM STDIN").format(staging, columns)
         ) as copy:
             copy.write_rows(self._checked(rows))
-        insert = sql.SQL("INSERT INTO {} ({}) SELECT {} FROM {}{}").format(
-            target, columns, columns, staging, self._conflict_clause
+        inserted = conn.execute(
+            sql.SQL(
+                "SET LOCAL statement_timeout = {}; INSERT INTO {} ({}) SELECT {} FROM {}{}"
+            ).format(
+                found[0]["time_limit"], target, columns, columns, staging, self._conflict_clause
+            )
         )
-        stored = conn.execute(insert).rowcount
+        inserted.nextset()
+        stored = inserted.rowcount
         conn.execute(sql.SQL("DROP TABLE {}").format(staging))
         return stored
 
-    def _definitions(self, conn: GuardedConnection, target: sql.Identifier) -> sql.Composable:
+    def _described(self, conn: GuardedConnection, target: sql.Identifier) -> list[dict[str, Any]]:
         found = conn.execute(_COLUMN_TYPES, (target.as_string(),)).fetchall()
-        types = {row["attname"]: row["format_type"] for row in found}
-        if not types:
+        if not found:
             raise PostgresError(
                 f"there is no table {self.table!r} that this role can see: name its schema, too"
             )
-        if unknown := [one for one in self._columns if one not in types]:
+        known = {row["attname"] for row in found}
+        if unknown := [one for one in self._columns if one not in known]:
             raise PostgresError(
                 f"the table {self.table!r} has no column {', '.join(map(repr, unknown))}"
             )
+        return found
+
+    def _definitions(self, found: Sequence[dict[str, Any]]) -> sql.Composable:
+        types = {row["attname"]: row["format_type"] for row in found}
         return sql.SQL(", ").join(
             # The server's own spelling of a type, quoted where it has to be.
             sql.SQL("{} {}").format(sql.Identifier(one), sql.SQL(types[one]))

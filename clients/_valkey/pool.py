@@ -298,9 +298,12 @@ class ServerPool:
             pause = min(remaining, _LOOK_AGAIN)
             turn = threading.Lock()
             turn.acquire()
-            self._waiters.append(turn)
-            if not turn.acquire(timeout=pause):
-                waited += pause
+            try:
+                self._waiters.append(turn)
+                if not turn.acquire(timeout=pause):
+                    waited += pause
+            finally:
+                # Whoever released it has taken it out.
                 with suppress(ValueError):
                     self._waiters.remove(turn)
             connection = self._take_idle()
