@@ -92,8 +92,8 @@ class Token:
 class TokenFile:
     """The token that a file holds, such as the sink of a Vault Agent.
 
-    The file is read again before the token expires, and after Vault refused it, so whoever writes
-    it may rotate the token. It is neither renewed nor revoked.
+    The file is read again before the token expires, and after Vault refused it, so its
+    writer may rotate the token. It is neither renewed nor revoked.
 
     Args:
         path: The file.

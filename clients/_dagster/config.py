@@ -104,7 +104,7 @@ class VaultSecretsResourceConfig(BaseModel):
                     f"{type(self).__name__} holds {name} as text, and a pickle would hold it in "
                     f"clear: give it as EnvVar, or make the resource in the other process"
                 )
-        # Made anew from its fields: what Dagster keeps beside them cannot be unpickled.
+        # Made again from its fields: what Dagster keeps beside them cannot be unpickled.
         fields = {name: getattr(self, name) for name in self.model_fields_set}
         return _remade, (type(self), fields)
 
@@ -140,7 +140,7 @@ def _remade(
 class ResolvedVault:
     """A configuration without variables, complete; equal ones share a client."""
 
-    vault_addr: str
+    vault_addr: str = field(repr=False)  # one with a password in it is refused
     auth_method: str
     role_id: str | None
     secret_id: str | None = field(repr=False)
@@ -198,8 +198,8 @@ def resolve(config: VaultSecretsResourceConfig) -> ResolvedVault:
         whose = "auth" if auth is not None else f"auth_method {method!r}"
         raise VaultConfigurationError(
             f"{named} not set: {whose} needs it; set the environment variable, "
-            "or the variable that you named instead, to more than nothing, and give the field as "
-            "EnvVar or use from_env()",
+            "or the variable that you named instead, to a text that is not empty, and give the "
+            "field as EnvVar or use from_env()",
             reason="missing_setting",
         )
     unused: dict[str, Any] = dict.fromkeys({"role_id", "secret_id", "token"}.difference(needed))
@@ -245,8 +245,8 @@ def options_of(name: str, given: Mapping[str, Any] | None, known: type) -> dict[
         json.dumps(options)
     except (TypeError, ValueError):
         raise ConfigurationError(
-            f"{name} has a value that is no JSON, which Dagster's configuration cannot carry, such "
-            "as a callable: build that client in a resource of your own"
+            f"{name} has a value that is not JSON, which Dagster's configuration cannot carry, "
+            "such as a callable: build that client in a resource of your own"
         ) from None
     if options.get("admin_url") is not None:
         raise ConfigurationError(

@@ -292,7 +292,7 @@ class OneRoundTrip:
         return failure.index <= self._user_index and session.prepared.is_out_of_date(failure.error)
 
     def _may_try_again(self, failure: BatchError) -> bool:
-        # The server said farewell at an earlier statement, or could not reset the session: by the
+        # The server ended the session at an earlier statement, or could not reset it: by the
         # protocol's order the caller's was not run, so it may go to another session.
         return (
             self._tries_left > 0

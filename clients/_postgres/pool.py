@@ -1,15 +1,15 @@
 """The pool: psycopg_pool keeps the places, and the caller's thread connects what is in them.
 
-What psycopg_pool pools here are places, which it makes and closes at no cost; whoever takes one
-connects a session into it. So a failure comes out where it happened and with its own words, no
-back-off stands between a server that is back and the next call, and psycopg_pool's threads have
-nothing to do: they are not started, and its tasks run where they come up.
+psycopg_pool pools places, which cost nothing to make and to close. The call that takes a place
+connects a session into it. So a failure is raised where it happened, with its own words, and no
+back-off delays the next call when the server is back. psycopg_pool's threads have nothing to do:
+they are not started, and its tasks run in the thread that adds them.
 
-A place is taken by whoever holds its session, and free when that is dropped: an exception that a
+A place belongs to the holder of its session, and is free when that is dropped: an exception that a
 signal raises between any two steps loses none. The garbage collector, too, may end a block in the
 middle of any method here, in the same thread.
 
-Leans on semi-private parts of psycopg_pool, pinned by ``tests/unit/test_psycopg_pool_contract.py``.
+Uses semi-private parts of psycopg_pool, pinned by ``tests/unit/test_psycopg_pool_contract.py``.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ class _Place:
             home.free(retired=session is not None)
 
     def __del__(self) -> None:
-        # Whoever had it has dropped it, perhaps before it was whole.
+        # Its holder has dropped it, perhaps before it was whole.
         if not getattr(self, "closed", True):
             self.close()
 
@@ -156,7 +156,7 @@ class _Wakeup:
         self._bell.acquire()
 
     def __enter__(self) -> None:
-        """Take no lock: the pool's own is held by whoever notifies."""
+        """Take no lock: the pool's own is held by the thread that notifies."""
 
     def __exit__(self, *_: object) -> None:
         pass
@@ -262,7 +262,7 @@ class _Places(ConnectionPool[Any]):
         self._due = (time.monotonic() + delay, task)
 
     def run_due(self) -> None:
-        """Do what is due; whoever gives back calls this."""
+        """Do what is due; called by each thread that gives a session back."""
         if self._due is not None and time.monotonic() >= self._due[0]:
             self._due[1].run()
 
@@ -476,7 +476,7 @@ class Pool:
                 "%.1f s passed until a connection to %s was free; the others are held by: %s",
                 taken_at - started,
                 self.target.description,
-                describe_holders(self._places.holders()),
+                describe_holders(one for one in self._places.holders() if one is not place.holder),
             )
         if is_metered():
             self.telemetry.measure("wait_time", taken_at - started, self.name)
@@ -487,7 +487,7 @@ class Pool:
         return self._places.is_busy()
 
     def connect_aside(self) -> Session:
-        """Connect a session that is none of the pool's; whoever takes it closes it.
+        """Connect a session outside the pool; the caller closes it.
 
         Raises:
             PostgresConnectionError: It could not be connected.
@@ -664,7 +664,7 @@ class Pool:
         )
 
     def _forget_after_fork(self) -> None:
-        # Closing them here would say good-bye to the server in the parent's name; psycopg itself
+        # Closing them here would end the parent's sessions on the server; psycopg itself
         # leaves a connection of another process alone, as long as nobody closes it.
         _inherited.append((self._places, list(self._sessions)))
         self._reset()

@@ -228,8 +228,8 @@ def _checked_identity(identity: object) -> dict[str, RlsSetting]:
     for name, setting in identity.items():
         if not isinstance(name, str) or not name.isidentifier():
             raise PostgresConfigurationError(
-                f"{str(name)[:63]!r} is no name for a value of the identity: user_context() takes "
-                "it as an argument, such as tenant_id"
+                f"{str(name)[:63]!r} is not a name for a value of the identity: user_context() "
+                "takes it as an argument, such as tenant_id"
             )
         if not isinstance(setting, RlsSetting):
             raise PostgresConfigurationError(

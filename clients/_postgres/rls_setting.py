@@ -136,7 +136,7 @@ def _checked_text(name: str, text: str) -> bytes:
         encoded = text.encode()
     except UnicodeEncodeError:
         # `from None`: the error holds the text.
-        raise RlsContextError(f"{_named(name)} has a lone surrogate: it is no text") from None
+        raise RlsContextError(f"{_named(name)} has a lone surrogate: it is not text") from None
     if len(encoded) > _LONGEST_VALUE:
         raise RlsContextError(
             f"{_named(name)} is too long: {len(encoded)} bytes, and at most {_LONGEST_VALUE} can "
@@ -153,8 +153,8 @@ def _check_setting_name(name: object) -> None:
     """
     if not isinstance(name, str) or not _SETTING.fullmatch(name) or len(name) > _LONGEST_NAME:
         raise PostgresConfigurationError(
-            f"{str(name)[:80]!r} is no name for a setting of an application: it has a dot, such as "
-            f"'app.tenant_id', ASCII letters, digits and underscores around it, and at most "
+            f"{str(name)[:80]!r} is not a name for a setting of an application: it has a dot, such "
+            f"as 'app.tenant_id', ASCII letters, digits and underscores around it, and at most "
             f"{_LONGEST_NAME} characters"
         )
     if _RESERVED.match(name):

@@ -160,7 +160,7 @@ class Session:
     def is_stale(self) -> bool:
         """Return True when the server has hung up on this idle session; costs no round trip.
 
-        An idle server has nothing to say: what can be read is its farewell, or the end of file.
+        An idle server sends nothing: what can be read is its last message, or the end of file.
         """
         try:
             return self._has_something_to_read() or not self.reusable
@@ -308,7 +308,7 @@ class Session:
 
     def close(self) -> None:
         """Close the connection; more than once does no harm."""
-        # Closing in a forked child would say good-bye to the server in the parent's name.
+        # Closing in a forked child would end the parent's session on the server.
         if self.pid == os.getpid():
             self.conn.close()
 

@@ -165,7 +165,7 @@ class ContextSql:
         return OwnStatement(self._user_block, (limit, *values, *self._role, mark))
 
     def check(self, values: tuple[bytes, ...] | None, pgconn: PGconn, mark: bytes) -> bytes:
-        """Return the query for a transaction's context, which marks it anew.
+        """Return the query for a transaction's context, which marks it again.
 
         Its columns are what ``expected`` returns, and behind them when the transaction began.
 

@@ -60,7 +60,7 @@ class SilenceWatch:
     Args:
         limit: Seconds without a byte after which the server is queried.
         is_working: Returns whether the session with that process id is at work.
-        attend: Sees to the credential where its age demands it: a long statement or block is no
+        attend: Renews the credential where its age demands it: a long statement or block is no
             checkout, and its session may end with its user.
     """
 

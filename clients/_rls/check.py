@@ -105,7 +105,7 @@ def check_rls(
     *,
     role: str | None = None,
 ) -> list[Finding]:
-    """Look for everything that makes row-level security leak, fail or crawl for this role.
+    """Find everything that makes row-level security leak, fail or run slowly for this role.
 
     Needs no rights of its own and writes nothing. Reads the catalogue in one round trip, and
     evaluates policies in at most `MAX_MESSAGES` further ones, in transactions that are read-only
@@ -776,7 +776,7 @@ class Check:
         return Scope(setting, self.tables[name]["name"], columns, frozenset(readers))
 
     def _check_cost(self, name: str) -> Iterator[Finding]:
-        """Find what makes policies raise or crawl: this is read from their text."""
+        """Find what makes policies raise or run slowly: this is read from their text."""
         relation = self.relations[name]
         indexed: set[str] = set()
         for policy in relation.policies:

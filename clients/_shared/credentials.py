@@ -58,7 +58,7 @@ class CredentialLife:
 
 
 class Credential(ABC):
-    """A callable that gives a URL whose credential ends by itself, and sees to the next one."""
+    """A callable that gives a URL whose credential ends by itself, and gets the next one."""
 
     #: How often it has been replaced.
     rotations = 0
@@ -119,7 +119,7 @@ class Candidate:
         url: The URL.
         requested_at: When its caller needed one, on the monotonic clock.
         given_at: When the source gave it: before that for one that has worked until now.
-        refusal: What the server said to it; whoever tried it sets this.
+        refusal: What the server said to it; set by the caller that tried it.
     """
 
     __slots__ = ("given_at", "masked", "refusal", "requested_at")
@@ -127,7 +127,7 @@ class Candidate:
     def __init__(
         self, url: str | Masked, requested_at: float, given_at: float, refusal: str = "refused"
     ) -> None:
-        #: The URL, for whoever keeps it.
+        #: The URL, for the caller that keeps it.
         self.masked = url if isinstance(url, Masked) else Masked(url)
         self.requested_at = requested_at
         self.given_at = given_at
@@ -386,7 +386,7 @@ class UrlSource:
         if isinstance(url, Masked) and isinstance(url.reveal(), str):
             return url
         given = "None" if url is None else type(url.reveal()).__name__
-        raise self._unusable(f"the callable {self.name} returned {given}, and not a URL")
+        raise self._unusable(f"the callable {self.name} returned {given}, not a URL")
 
     def _newest(self, refreshes: int, refused: Masked, *, patient: bool) -> Masked | None:
         """Call the callable for a fresh value: one thread does for all that were refused."""

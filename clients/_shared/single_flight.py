@@ -128,7 +128,7 @@ class SingleFlight(Generic[_Key, _Value]):
             self._end(key, call)
 
     def forget(self, key: _Key | None = None) -> None:
-        """Let later callers start anew, though a call is under way; who waits for it goes on.
+        """Let later callers start again, though a call is under way; who waits for it goes on.
 
         Args:
             key: Which value; every one when None.
@@ -217,7 +217,7 @@ def _unconstructed(error: _ErrorT, args: tuple[Any, ...]) -> Any:
         made.args = args
         str(made)
     except Exception:  # noqa: BLE001 - the class is anybody's
-        # The nearest class above it that takes a text: whoever catches that one catches this.
+        # The nearest class above it that takes a text: who catches that one catches this.
         return _of_a_base(error)
     return made
 

@@ -97,7 +97,7 @@ def checked_expiry(key: str, seconds: object) -> int:
     if not 1 <= seconds <= _LONGEST_EXPIRY:
         raise ValkeyConfigurationError(
             f"the expiry of key {key!r} is {shown(seconds)} seconds: it must be from 1 to "
-            f"{_LONGEST_EXPIRY}; delete() removes a key at once"
+            f"{_LONGEST_EXPIRY}; delete() removes a key"
         )
     return int(seconds)
 

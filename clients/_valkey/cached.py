@@ -138,7 +138,10 @@ class Lookup(NamedTuple):
             return self._from_cache()
         except _Unavailable:
             pass
-        return self._once(self._produced, 2 * self.lock_seconds)
+        try:
+            return self._once(self._produced, 2 * self.lock_seconds)
+        except WaitTimeoutError:
+            return self._produced()
 
     def _from_cache(self) -> str:
         value, due, _ = self._look("")
@@ -163,7 +166,7 @@ class Lookup(NamedTuple):
             return self.productions.run((self.name, self.goes_on), interruptible, seconds)
         except ReentrantCallError:
             raise ValkeyError(
-                f"the producer of key {self.name!r} asks for the same key, and would wait for "
+                f"the producer of key {self.name!r} reads the same key, and would wait for "
                 "itself: let it make the value without cached()"
             ) from None
         except _Interrupted as interrupted:
@@ -221,7 +224,7 @@ class Lookup(NamedTuple):
             )
             return value
         arguments = (token, text, self.expire_seconds)
-        # A producer slower than its lock stores nothing: somebody else may have begun anew.
+        # A producer slower than its lock stores nothing: another caller may have begun again.
         try:
             self._run(script_command(_STORE, (self.name, self.lock), arguments, flag))
         except _Unavailable:
@@ -239,6 +242,8 @@ class Lookup(NamedTuple):
     def _release(self, token: str) -> None:
         try:
             self._run(script_command(_RELEASE, (self.lock,), (token,), flag))
+        except _Unavailable:
+            pass  # the log has been told
         except Exception as error:  # noqa: BLE001 - must not replace the producer's own error
             _log.warning("the lock %r stays until it expires: %s", self.lock, error)
 

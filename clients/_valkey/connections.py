@@ -158,7 +158,7 @@ class ConnectionFactory:
         return self._make(target, address, handshake, self.limits.connect_timeout)
 
     def login(self) -> Callable[[AnyConnection], None]:
-        """Return what authenticates the plain redis-py client's connections, each time anew."""
+        """Return what authenticates the plain redis-py client's connections, read each time."""
         target = self.resolve()
         place = target.place if target.kind == "standalone" else None
         return _Login(self.source, lambda: self.source.candidates(patient=True), place)

@@ -43,7 +43,7 @@ def checked_identity(user_id: object, identity: object) -> dict[str, Any]:
             raise ValkeyConfigurationError("the user id is given twice: leave it out of identity")
         named = {"user_id": user_id, **named}
     if not named:
-        raise ValkeyConfigurationError("nobody is named: pass a user id, identity=, or both")
+        raise ValkeyConfigurationError("no user is named: pass a user id, identity=, or both")
     for name in named:
         checked_key("", name, "name in identity")
     return named

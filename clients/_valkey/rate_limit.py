@@ -71,8 +71,9 @@ class RateLimit(NamedTuple):
         remaining: How many units could be had right now.
         retry_after: Seconds until the same request would be allowed; 0.0 when it was.
         reset_after: Seconds until the full burst is there again.
-        without_server: Whether Valkey could not be used, and ``on_unavailable`` is the answer:
-            nothing was booked, and the numbers are guesses.
+        without_server: Whether Valkey could not be used, and ``on_unavailable`` is the answer.
+            The numbers are guesses, and nothing was booked, unless the reply alone was lost: a
+            server that was frozen books what it was sent when it goes on.
     """
 
     allowed: bool
@@ -99,7 +100,7 @@ def rate_limit_command(
         raise ValkeyConfigurationError(
             f"the cost {cost} is more than the burst {burst} of key {name!r}: it could never pass"
         )
-    # Rounded up: in doubt a little slower, and never more than the limit.
+    # Rounded up: rather a little slower than more than the limit.
     interval = math.ceil(round(period_seconds * _MICROSECONDS) / limit)
     if limit > period_seconds * _MICROSECONDS:
         raise ValkeyConfigurationError(

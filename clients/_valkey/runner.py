@@ -44,7 +44,7 @@ class Runner:
     Args:
         source: Gives the URL.
         limits: The time-outs, and the size of the pool.
-        commands: Builds commands, for whoever sends some.
+        commands: Builds commands, for the callers that send some.
 
     Raises:
         ValkeyConfigurationError: The URL, or a file that it names, cannot be used.

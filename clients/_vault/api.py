@@ -191,7 +191,7 @@ def read_secret(
 
 
 def look_up_mount(adapter: VaultAdapter, mount: str) -> Body:
-    """Look up what is mounted there; whoever may read something in it may."""
+    """Look up what is mounted there; a token that may read something in it may."""
     return adapter.get(f"/v1/sys/internal/ui/mounts/{quote(mount)}")
 
 

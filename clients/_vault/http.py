@@ -1,6 +1,6 @@
 """HTTP connections on which a time-out bounds the whole exchange, and not each wait in it.
 
-The HTTP library's own time-out starts anew with each address of a host, and with each piece of an
+The HTTP library's own time-out starts again with each address of a host, and with each piece of an
 answer: a server that sends byte by byte could hold a caller for hours.
 """
 

@@ -1,6 +1,6 @@
 """A user and a password from Vault's database secrets engine, for as long as somebody needs them.
 
-No background thread: a call that finds the lease old sees to it, and all others go on. As long as
+No background thread: a call that finds the lease old renews it, and all others go on. As long as
 Vault cannot be reached, connections that are open stay in use, whatever the clock says.
 
 A lock and not ``SingleFlight`` keeps requests apart: threads share a refusal and an outage in the
@@ -63,7 +63,7 @@ def checked_base(base_url: object) -> Masked:
         return Masked(base_url)
     del base_url  # error reporters collect local variables
     raise VaultConfigurationError(
-        "the URL that the user and the password go into is no URL: write it as "
+        "the URL that the user and the password go into is not a URL: write it as "
         "scheme://host:port/database",
         reason="setting",
     )
@@ -84,7 +84,7 @@ def with_login(base: Masked, user: str, secret: Masked) -> str:
     return f"{scheme}://{login}@{hosts}{path}{mark}{query}"
 
 
-#: Seconds between two tries to do so, or to find out whether a doubted lease still lives.
+#: Seconds between two tries to do so, or to find out whether a lease in doubt still lives.
 _SHORTEST_PAUSE = 1.0
 #: Seconds that a call whose credential still works spends on it; twice as many after each try
 #: that got no answer: some databases are slow to make a user, and each such try may leave one.
@@ -92,7 +92,7 @@ _REFRESH_TIMEOUT = 1.0
 #: Seconds from one user that the server refuses to the next: twice as many after each of them.
 _LONGEST_REFUSED_PAUSE = 30.0
 _REVOKE_TIMEOUT = 2.0
-#: Seconds between two times that a static role's user is believed to have been made anew.
+#: Seconds between two times that a static role's user is believed to have been made again.
 _REISSUE_PAUSE = 5.0
 
 _log = logging.getLogger("clients.credentials")

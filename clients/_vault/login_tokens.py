@@ -88,7 +88,7 @@ class LoginTokens(TokenSource):
         try:
             if grant is not None and now < grant.usable_until and grant.spend():
                 if not self._lock.acquire(timeout=0):
-                    return grant  # another thread sees to it, and this one is good meanwhile
+                    return grant  # another thread renews it, and this one is still good
             else:
                 self._wait_for_lock(deadline)
             other = self._grant
@@ -107,7 +107,7 @@ class LoginTokens(TokenSource):
     def replacement(
         self, refused: Grant, refusal: VaultAuthenticationError, deadline: Deadline
     ) -> Grant | None:
-        """Log in anew after a 403, once for all threads; None when that would change nothing.
+        """Log in again after a 403, once for all threads; None when that would change nothing.
 
         A denial by policy is worth a login only now and then: the role may have new policies.
         So is a refusal of a token that came from such a login and has never worked.
@@ -119,11 +119,12 @@ class LoginTokens(TokenSource):
                 return grant
             denied = refusal.reason == "permission_denied"
             if denied or refused.generation == self._unconfirmed_login:
-                if self._clock() < self._next_login_after_denial:
+                is_early = self._clock() < self._next_login_after_denial
+                if is_early and not self._login.has_another(refused):
                     return None
                 self._next_login_after_denial = self._clock() + _DENIAL_PAUSE
                 self._give_back(deadline.sooner(_REVOKE_TIMEOUT), idle_alone=True)
-            found = self._obtained(deadline, refused=refused)
+            found = self._obtained(deadline, refused=refused, denied=denied)
             if found is None:
                 return None
             self._grant = found
@@ -189,7 +190,7 @@ class LoginTokens(TokenSource):
                 retries=0,
             )
         except VaultError as error:
-            _log.debug("the token's end is not known anew: %s", error)
+            _log.debug("the token's new end is not known: %s", error)
             return grant
 
     def counts(self) -> tuple[int, int]:
@@ -272,7 +273,12 @@ class LoginTokens(TokenSource):
         return grant
 
     def _obtained(
-        self, deadline: Deadline, *, refused: Grant | None = None, retries: int | None = None
+        self,
+        deadline: Deadline,
+        *,
+        refused: Grant | None = None,
+        denied: bool = False,
+        retries: int | None = None,
     ) -> Grant | None:
         if self._closing:
             raise VaultError(
@@ -287,6 +293,7 @@ class LoginTokens(TokenSource):
             retries=retries,
             known=self._grant if refused is None else refused,
             refused=refused is not None,
+            denied=denied,
         )
         try:
             grant = self._login.obtain(request)

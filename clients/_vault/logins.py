@@ -49,6 +49,7 @@ class LoginRequest:
         retries: Further tries; the client's number when None.
         known: The present token, if any.
         refused: Whether Vault refused the present token.
+        denied: Whether that was a policy's denial, for which the token itself is good.
     """
 
     transport: VaultTransport
@@ -58,6 +59,7 @@ class LoginRequest:
     retries: int | None = None
     known: Grant | None = None
     refused: bool = False
+    denied: bool = False
 
 
 class Login(ABC):
@@ -78,6 +80,11 @@ class Login(ABC):
         Raises:
             VaultError: There is none to be had.
         """
+
+    def has_another(self, known: Grant) -> bool:
+        """Return whether a denied token was replaced, where finding that out costs no request."""
+        del known
+        return False
 
 
 def login_for(auth: RepeatableAuth) -> Login:
@@ -111,18 +118,29 @@ class _OwnersToken(Login):
         known = request.known.token if request.known is not None else None
         token = self._token()
         if request.refused and _same(token, known):
-            token = self._successor(token, request)
+            # A token that a policy denies something has no successor to wait for.
+            token = token if request.denied else self._successor(token, request)
             if _same(token, known):
                 return None
+        while True:
+            try:
+                return self._looked_up(token, request)
+            except VaultAuthenticationError:
+                # Its owner replaces it at the end of its life, and may be a moment late; or the
+                # file was read before it was whole, which may be so more than once.
+                newer = self._successor(token, request)
+                if _same(newer, token):
+                    raise
+                token = newer
+
+    def has_another(self, known: Grant) -> bool:
+        """Return whether the file holds another token by now."""
+        if not isinstance(self._auth, TokenFile):
+            return False
         try:
-            return self._looked_up(token, request)
-        except VaultAuthenticationError:
-            # Its owner replaces it at the end of its life, and may be a moment late; or the file
-            # was read before it was whole.
-            newer = self._successor(token, request)
-            if _same(newer, token):
-                raise
-        return self._looked_up(newer, request)
+            return not _same(self._token(), known.token)
+        except VaultError:
+            return False
 
     def _successor(self, token: Masked, request: LoginRequest) -> Masked:
         """Return what replaces a token that is dead; the same one when nothing does."""
@@ -188,7 +206,7 @@ class _PostedLogin(Login):
 
     @abstractmethod
     def _credentials(self, request: LoginRequest) -> dict[str, Masked]:
-        """Return what to send, read anew."""
+        """Return what to send, read again."""
 
     #: Whether a second reading, after a refusal, may give something else.
     _from_file = False
@@ -355,7 +373,7 @@ def _state_of(jwt: Masked) -> tuple[str | None, str]:
     claims, now = claims_of(jwt), time.time()
     ends, begins = claims.get("exp"), claims.get("nbf")
     if isinstance(ends, int | float) and ends <= now:
-        return "jwt_expired", f"the JWT expired {_whole(now - ends)} s ago: have it issued anew"
+        return "jwt_expired", f"the JWT expired {_whole(now - ends)} s ago: have a new one issued"
     if isinstance(begins, int | float) and begins > now:
         return "jwt_not_yet_valid", (
             f"the JWT is valid only in {_whole(begins - now)} s: compare the clocks"

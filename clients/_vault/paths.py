@@ -117,8 +117,8 @@ def database_path(role: str) -> str:
     if path.split("/")[-2] in {"creds", "static-creds"}:
         return path
     raise VaultConfigurationError(
-        f"the database role {path[:60]!r} is no path of one: pass a name such as 'crm-app', or a "
-        "path such as 'database/static-creds/crm-app'",
+        f"the database role {path[:60]!r} is not the path of one: pass a name like 'crm-app', or "
+        "a path such as 'database/static-creds/crm-app'",
         reason="path",
     )
 

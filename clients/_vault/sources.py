@@ -45,7 +45,7 @@ def checked_text(name: str, given: Masked, *, reason: str = "setting") -> Masked
         raise VaultConfigurationError(f"{name} is no text: pass it as str", reason=reason)
     stripped = Masked(given.reveal().strip())
     if not stripped.reveal():
-        raise VaultConfigurationError(f"{name} is empty: write it anew", reason=reason)
+        raise VaultConfigurationError(f"{name} is empty: write it again", reason=reason)
     # The HTTP library would print an unfit header value, that is the token, in its error.
     if not all("!" <= char <= "~" for char in stripped.reveal()):
         raise VaultConfigurationError(
@@ -88,7 +88,9 @@ def checked_path(name: str, path: object) -> str:
     text = os.fspath(path) if isinstance(path, str | os.PathLike) else None
     if isinstance(text, str) and text.strip() and "\0" not in text:
         return text
-    raise VaultConfigurationError(f"{name} is no path: pass the path of a file", reason="setting")
+    raise VaultConfigurationError(
+        f"{name} is not a path: pass the path of a file", reason="setting"
+    )
 
 
 def read_text(name: str, path: str) -> Masked:
@@ -107,7 +109,11 @@ def read_text(name: str, path: str) -> Masked:
             return _read_once(name, path)
         except _UnsettledFileError:
             time.sleep(_PAUSE)
-    return _read_once(name, path)
+    try:
+        return _read_once(name, path)
+    except _UnsettledFileError as error:
+        failure = VaultConfigurationError(str(error), reason=error.reason)
+    raise failure
 
 
 def call_for_text(name: str, produce: Callable[[], str]) -> Masked:

@@ -148,7 +148,7 @@ def owners_grant(
     clock: Callable[[], float] = time.monotonic,
     retries: int | None = None,
 ) -> Grant:
-    """Look up a token that somebody else obtained, and sees to.
+    """Look up a token that another program obtained and renews.
 
     One that may not look itself up passes, for a read is the proof; its end stays unknown.
 
@@ -263,7 +263,7 @@ class StaticToken(TokenSource):
         try:
             self.verify(deadline)
         except VaultError as error:
-            _log.debug("the token's end is not known anew: %s", error)
+            _log.debug("the token's new end is not known: %s", error)
         return self._grant
 
     def revoke(self) -> None:
@@ -305,7 +305,7 @@ class WrappedToken(StaticToken):
         super().verify(deadline)
 
 
-#: Seconds that an agent, whose token was refused, is given to log in anew.
+#: Seconds that an agent, whose token was refused, has to log in again.
 _AGENT_PAUSE = 0.25
 
 
@@ -333,7 +333,7 @@ class AgentTokens(StaticToken):
         if error.reason == "unreachable":
             told = "that is the agent itself: see whether it runs"
         elif error.reason in {"timeout", "server_error"}:
-            told = "the agent answers, or at least listens: look at the server behind it"
+            told = "the agent answers, or at least listens: check the server behind it"
         elif error.reason == "token_invalid":
             told = (
                 "the agent adds no token that Vault knows: see that it has logged in, and that "

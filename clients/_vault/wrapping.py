@@ -141,12 +141,13 @@ def _asked(
         "data",
         "creation_path",
     )
-    # Whoever stole it could have wrapped something of their own in its place.
-    if made_by is None or not re.fullmatch(rf"(?:.*/)?{content.made_by}", made_by.reveal()):
+    # Whoever stole it could have wrapped something of their own in its place, and a secret of a
+    # KV mount may have any path: the whole of it counts, which begins behind the namespace.
+    if made_by is None or not re.fullmatch(content.made_by, made_by.reveal()):
         told = "something unknown" if made_by is None else repr(made_by.reveal())
         raise VaultAuthenticationError(
             f"{operation}: the wrapping token wraps something else than a {content.name}, made by "
-            f"{told} and not by '{content.path}'; it was left alone: see who gave it to you",
+            f"{told} and not by '{content.path}'; it was left wrapped: find out who gave it to you",
             reason="wraps_something_else",
         )
     try:

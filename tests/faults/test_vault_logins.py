@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import sys
 import threading
 import time
@@ -352,6 +353,63 @@ def test_a_wrapping_token_that_wraps_something_else_is_left_alone(login_lab: Log
     assert lab.admin.sys.unwrap(other)["auth"]["client_token"]
 
 
+def _wrapped_secret(lab: VaultLab, path: str, secret: dict[str, Any]) -> str:
+    """Return what wraps a secret of a KV version 1 mount, which may have any path."""
+    mount = f"kv-{secrets.token_hex(4)}"
+    lab.admin.sys.enable_secrets_engine("kv", path=mount, options={"version": "1"})
+    lab.admin.secrets.kv.v1.create_or_update_secret(path, secret=secret, mount_point=mount)
+    headers = lab.admin.adapter.session.headers
+    headers["X-Vault-Wrap-TTL"] = "60s"
+    try:
+        return str(lab.admin.read(f"{mount}/{path}")["wrap_info"]["token"])
+    finally:
+        del headers["X-Vault-Wrap-TTL"]
+
+
+def test_a_secret_at_a_path_like_a_logins_is_no_secret_id_and_no_token(
+    login_lab: LoginLab, vault_proxy: HttpFaultProxy
+) -> None:
+    """Who may write one secret could make up a path that ends as the right one does."""
+    lab = login_lab.lab
+    role = lab.role()
+    secret = {"secret_id": role.secret_id}
+    for auth in (
+        AppRole(
+            role.role_id,
+            wrapped_secret_id=_wrapped_secret(
+                lab, f"auth/approle/role/{role.name}/secret-id", secret
+            ),
+        ),
+        Token(wrapped=_wrapped_secret(lab, "auth/token/create", secret)),
+    ):
+        with pytest.raises(VaultAuthenticationError, match="it was left alone") as caught:
+            VaultClient(vault_proxy.url, auth=auth, environ={})
+        assert caught.value.reason == "wraps_something_else"
+    assert vault_proxy.count("sys/wrapping/unwrap") == 0
+
+
+@pytest.mark.parametrize("namespace", ["wrapping", "wrapping/inner"])
+def test_a_secret_id_that_a_namespace_wrapped_is_taken(login_lab: LoginLab, namespace: str) -> None:
+    """What made it is told without the namespace."""
+    lab = login_lab.lab
+    headers = lab.admin.adapter.session.headers
+    parent, _, name = namespace.rpartition("/")
+    try:
+        headers["X-Vault-Namespace"] = parent
+        lab.admin.write(f"sys/namespaces/{name}")
+        headers["X-Vault-Namespace"] = namespace
+        lab.admin.sys.enable_auth_method("approle")
+        approle = lab.admin.auth.approle
+        approle.create_or_update_approle("app")
+        role_id = approle.read_role_id("app")["data"]["role_id"]
+        wrapping = login_lab.wrapped("app")
+    finally:
+        del headers["X-Vault-Namespace"]
+    auth = AppRole(role_id, wrapped_secret_id=wrapping)
+    with VaultClient(lab.url, auth=auth, namespace=namespace, environ={}) as client:
+        assert client.health_check()
+
+
 def _wrapped_token(lab: VaultLab, ttl: str = "60s") -> str:
     answer = lab.admin.auth.token.create(policies=["app"], wrap_ttl=ttl)
     return str(answer["wrap_info"]["token"])
@@ -493,6 +551,7 @@ def test_each_fault_of_a_file_has_its_own_reason(
         VaultClient(login_lab.lab.url, auth=auth, environ={})
 
     assert caught.value.reason == reason
+    assert type(caught.value) is VaultConfigurationError
 
 
 def test_a_pipe_in_place_of_a_file_is_not_waited_for(login_lab: LoginLab, tmp_path: Path) -> None:
@@ -709,6 +768,36 @@ def test_a_mount_and_a_namespace_of_ones_own_are_respected(
 
     assert first.path == "/v1/auth/team/approle/login"
     assert first.headers["X-Vault-Namespace"] == "team-a"
+
+
+def test_a_denial_by_policy_does_not_wait_for_another_token(
+    login_lab: LoginLab, vault_proxy: HttpFaultProxy
+) -> None:
+    """The file's owner has no reason to replace a good token; when it ends, that is waited for."""
+    case = login_lab.case("token_file")
+    with _client(vault_proxy.url, case) as client:
+        for _ in range(2):
+            with pytest.raises(VaultAuthenticationError, match="denied by policy"):
+                client.get_secret("denied/x")
+        case.revoke()
+        replacing = threading.Timer(0.4, case.rotate)
+        replacing.start()
+
+        assert client.get_secret("app/db") == _FOUND
+    replacing.join()
+
+
+def test_a_denied_token_that_was_replaced_is_used_at_once(login_lab: LoginLab) -> None:
+    """To see that costs no login, so no pause between logins keeps it from being seen."""
+    lab = login_lab.lab
+    path = login_lab.file(lab.token(policies=["default"]))
+    with VaultClient(lab.url, auth=TokenFile(path), cache_ttl=0, environ={}) as client:
+        for _ in range(2):
+            with pytest.raises(VaultAuthenticationError, match="denied by policy"):
+                client.get_secret("app/db")
+        replace_file(path, lab.token())
+
+        assert client.get_secret("app/db") == _FOUND
 
 
 def test_a_token_that_nobody_replaces_is_told_at_once_to_all_but_one(

@@ -24,7 +24,8 @@ INSERT = "INSERT INTO contacts (user_id, name) VALUES (%s, %s)"
 
 @pytest.fixture(scope="module")
 def client(stack: StackEndpoints) -> Iterator[PostgresClient]:
-    with PostgresClient(stack.database_url, pool_size=6, pool_timeout=5) as made:
+    # As many as the longest plan below opens, and one for the consumer.
+    with PostgresClient(stack.database_url, pool_size=9, pool_timeout=5) as made:
         yield made
         assert made.stats()["in_use"] == 0
 

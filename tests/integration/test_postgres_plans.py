@@ -288,15 +288,22 @@ GRANT SELECT, INSERT ON domains.notes TO crm_user;
 """
 
 
+@pytest.fixture
+def own_domain(server: PostgresServer) -> Iterator[None]:
+    """Make a domain whose check reads the identity, and a table of it."""
+    with superuser(server) as conn:
+        conn.execute(_OWN_DOMAIN.format(setting=SETTING).encode())
+        yield
+        conn.execute("DROP SCHEMA domains CASCADE")
+
+
+@pytest.mark.usefixtures("own_domain")
 @pytest.mark.parametrize("in_block", [False, True])
 def test_a_domain_that_reads_the_identity_reads_each_users(
-    server: PostgresServer,
     new_client: NewClient,
     in_block: bool,  # noqa: FBT001 - a parameter of the test
 ) -> None:
     """The server keeps a domain's checks for a session; their STABLE function is run each time."""
-    with superuser(server) as conn:
-        conn.execute(_OWN_DOMAIN.format(setting=SETTING).encode())
     client: PostgresClient = new_client(pool_size=1, min_size=1)
     insert = "INSERT INTO domains.notes VALUES (%s)"
 

@@ -317,6 +317,34 @@ def interrupted(call: Callable[[], object]) -> None:
         timer.join()
 
 
+def test_a_slow_checkout_is_one_warning_with_the_other_holders(
+    stack: StackEndpoints,
+    user: UUID,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Who waits longer than the limit says so once, and names those who still hold a place."""
+    monkeypatch.setattr("clients._postgres.pool._SLOW_CHECKOUT", 0.1)
+    with PostgresClient(stack.database_url, 2) as client:
+        leaving, staying = Holder(client, "leaving"), Holder(client, "staying")
+        timer = threading.Timer(0.5, leaving.release.set)
+        timer.start()
+        with caplog.at_level(logging.WARNING):
+            client.execute("SELECT 1", (), user)
+            client.execute("SELECT 1", (), user)
+        staying.release.set()
+        for holder in (leaving, staying):
+            holder.thread.join()
+        timer.join()
+
+    [record] = caplog.records
+    message = record.getMessage()
+    assert (record.levelname, message.count(" for ")) == ("WARNING", 1)
+    assert "staying" in message
+    assert __file__ in message
+    assert threading.current_thread().name not in message
+
+
 def test_a_call_writes_no_line_where_the_program_logs_at_info(
     stack: StackEndpoints, user: UUID, caplog: pytest.LogCaptureFixture
 ) -> None:
