@@ -20,7 +20,7 @@ from ._postgres.modes import PLAIN, Modes, modes_of
 from ._postgres.pool import Pool
 from ._postgres.probe import answers, check_role, on_clean_session
 from ._postgres.recording import query_attributes, telemetry_of
-from ._postgres.retried import run_with_retries
+from ._postgres.retried import checked_work, run_with_retries
 from ._postgres.rls_context import RlsContexts
 from ._postgres.rows import PLAIN_SHAPE, Rows, Shape
 from ._postgres.settings import PostgresSettings, url_source
@@ -89,8 +89,9 @@ class PostgresClient(Lifecycle):
         local_role: The role that each transaction of a user runs under, for policies ``TO`` it:
             ``SET LOCAL ROLE``. The login role has to be a member of it. None: the login role.
         configure: Prepares each new connection before it is used: takes psycopg's connection, and
-            is the place to register types (enums, composites, pgvector). What is registered for all
-            of psycopg counts as it is when the client is made.
+            is the place to register types (enums, composites, pgvector). Settings, temporary
+            tables and LISTEN are refused there: each borrower begins without them. What is
+            registered for all of psycopg counts as it is when the client is made.
 
     Raises:
         PostgresConfigurationError: A setting is unusable.
@@ -304,10 +305,7 @@ class PostgresClient(Lifecycle):
             PostgresConfigurationError: An argument is unusable.
         """
         checked_count("attempts", attempts, PostgresConfigurationError, minimum=1)
-        if not callable(work):
-            raise PostgresConfigurationError(
-                f"work is {type(work).__name__}: it must be a callable that takes the connection"
-            )
+        checked_work(work)
         context = self._context(user_id, identity, admin=admin)
         pool, modes = self._pool_for(context), Modes(isolation)
         if (outer := open_block(pool, context)) is not None:
@@ -561,7 +559,8 @@ class PostgresClient(Lifecycle):
             identity: Other values of the identity by name; they stand over ambient ones.
             on_conflict: What to do about a row that is there already: None refuses it,
                 ``"nothing"`` leaves it, and the columns of a unique constraint update the others.
-            timeout: Seconds for each statement; None: ``statement_timeout``.
+            timeout: Seconds for the INSERT; None: ``statement_timeout``. The COPY lasts as long as
+                *rows* do.
             admin: Whether there is no user, as in ``admin_connection()``.
 
         Returns:
@@ -809,15 +808,15 @@ class PostgresClient(Lifecycle):
     ) -> Rows[Any]:
         values = checked_params(params, f"{method}()")
         refuse_unsuitable(query, method, values)
-        shape = PLAIN_SHAPE
-        if row_type is not None or expect is not None:
-            shape = Shape(row_type, expect, query, self._fitting)
         modes = PLAIN
         if timeout is not None:
             modes = Modes(timeout=timeout)
             context = context.limited(modes.timeout_ms)
         pool = self._pool_for(context)
         outer = open_block(pool, context)
+        shape = PLAIN_SHAPE
+        if row_type is not None or expect is not None:
+            shape = Shape(row_type, expect, query, self._fitting, in_block=outer is not None)
         if outer is None:
             run = OneRoundTrip(pool, context.to_prepare(), method).run
         else:

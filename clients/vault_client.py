@@ -94,18 +94,19 @@ class VaultClient(TypedGetters, Lifecycle):
         environ: Mapping[str, str] | None = None,
     ) -> None:
         self._closed = False
-        masked = [Masked(one) if one else None for one in (token, role_id, secret_id)]
-        # Error reporters collect the local variables of a traceback's frames.
-        del token, role_id, secret_id
+        masked = [Masked(one) if one else None for one in (addr, token, role_id, secret_id)]
+        # Error reporters collect the local variables of a traceback's frames. An address that has
+        # a password in it is refused.
+        del addr, token, role_id, secret_id
         environ = None if environ is None else MaskedEnvironment(environ)
         self._options = resolve_options(
-            addr=addr,
+            addr=masked[0],
             login=GivenLogin(
                 auth=auth,
                 auth_method=auth_method,
-                token=masked[0],
-                role_id=masked[1],
-                secret_id=masked[2],
+                token=masked[1],
+                role_id=masked[2],
+                secret_id=masked[3],
             ),
             namespace=namespace,
             mount_point=mount_point,

@@ -135,7 +135,7 @@ def _external_endpoints(ambient: dict[str, str]) -> StackEndpoints:
         if admin_url is None:
             raise RuntimeError("the secret 'crm/database' has no 'admin_url', which tests need")
         return StackEndpoints(
-            vault_addr=settings.addr or "",
+            vault_addr=settings.addr.reveal() if settings.addr else "",
             vault_token=_revealed(settings.token),
             vault_root_token="",
             role_id=_revealed(settings.role_id),

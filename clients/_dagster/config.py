@@ -140,7 +140,7 @@ def _remade(
 class ResolvedVault:
     """A configuration without variables, complete; equal ones share a client."""
 
-    vault_addr: str
+    vault_addr: str = field(repr=False)  # one with a password in it is refused
     auth_method: str
     role_id: str | None
     secret_id: str | None = field(repr=False)

@@ -17,7 +17,13 @@ from .._shared.generators import innermost_generator, is_running
 from .._shared.telemetry import is_enabled
 from ..errors import ClientError, PostgresConnectionError, PostgresError, RlsContextError
 from .block_state import BlockState, BlockUse, GeneratorPart
-from .errors import is_connection_loss, lost_error, statement_error, unexpected_error
+from .errors import (
+    is_connection_loss,
+    is_read_only,
+    lost_error,
+    statement_error,
+    unexpected_error,
+)
 from .guarded import GuardedConnection, check_sendable
 from .modes import PLAIN, Modes
 from .owner import current_owner
@@ -439,8 +445,10 @@ class Block:
             self._clean = True
 
     def _release(self, state: BlockState) -> None:
-        if state.server_error is not None:
-            self.pool.learn_from(state.server_error)
+        error = state.server_error
+        # A write into a transaction that is to be read-only says nothing of the server.
+        if error is not None and not (self.modes.read_only and is_read_only(error)):
+            self.pool.learn_from(error)
         # psycopg still counts the savepoints of a transaction that SQL text ended. And a collector
         # that ends a block in the middle of its statement must not lend that session to another.
         if self._clean and not (state.context_was_lost or state.is_tainted or state.busy):

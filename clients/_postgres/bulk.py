@@ -12,6 +12,7 @@ from collections.abc import Set as AbstractSet
 from secrets import token_hex
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+import psycopg
 from psycopg import sql
 
 from ..errors import PostgresConfigurationError, PostgresError
@@ -29,7 +30,8 @@ OnConflict: TypeAlias = "Literal['nothing'] | Sequence[str] | None"
 
 # Types alone, which need no right to read the table; a name that stands for nothing has no rows.
 _COLUMN_TYPES = """
-    SELECT a.attname, pg_catalog.format_type(a.atttypid, a.atttypmod)
+    SELECT a.attname, pg_catalog.format_type(a.atttypid, a.atttypmod),
+        pg_catalog.current_setting('statement_timeout') AS time_limit
     FROM pg_catalog.pg_attribute AS a
     WHERE a.attrelid = pg_catalog.to_regclass(%s) AND a.attnum > 0 AND NOT a.attisdropped
 """
@@ -77,33 +79,54 @@ class BulkInsert:
         columns = sql.SQL(", ").join(map(sql.Identifier, self._columns))
         # Of its own name: a block may call more than once before its transaction ends.
         staging = sql.Identifier("pg_temp", f"failfast_bulk_{token_hex(8)}")
-        conn.execute(
-            sql.SQL("CREATE TEMPORARY TABLE {} ({}) ON COMMIT DROP").format(
-                staging, self._definitions(conn, target)
+        found = self._described(conn, target)
+        try:
+            # The COPY waits for the caller's rows, which is no fault of the server's: what limits
+            # it is the role's own time-out alone.
+            conn.execute(
+                sql.SQL(
+                    "CREATE TEMPORARY TABLE {} ({}) ON COMMIT DROP;"
+                    " SET LOCAL statement_timeout TO DEFAULT"
+                ).format(staging, self._definitions(found))
             )
-        )
+        except psycopg.errors.InsufficientPrivilege as error:
+            raise PostgresError(
+                f"bulk_insert() copies the rows into a temporary table first, and the server "
+                f"refused it: {error.diag.message_primary} (SQLSTATE {error.sqlstate}). GRANT "
+                "TEMPORARY ON DATABASE to the role, and USAGE on the types and their schemas",
+                sqlstate=error.sqlstate,
+            ) from error
         with conn.cursor().copy(
             sql.SQL("COPY {} ({}) FROM STDIN").format(staging, columns)
         ) as copy:
             copy.write_rows(self._checked(rows))
-        insert = sql.SQL("INSERT INTO {} ({}) SELECT {} FROM {}{}").format(
-            target, columns, columns, staging, self._conflict_clause
+        inserted = conn.execute(
+            sql.SQL(
+                "SET LOCAL statement_timeout = {}; INSERT INTO {} ({}) SELECT {} FROM {}{}"
+            ).format(
+                found[0]["time_limit"], target, columns, columns, staging, self._conflict_clause
+            )
         )
-        stored = conn.execute(insert).rowcount
+        inserted.nextset()
+        stored = inserted.rowcount
         conn.execute(sql.SQL("DROP TABLE {}").format(staging))
         return stored
 
-    def _definitions(self, conn: GuardedConnection, target: sql.Identifier) -> sql.Composable:
+    def _described(self, conn: GuardedConnection, target: sql.Identifier) -> list[dict[str, Any]]:
         found = conn.execute(_COLUMN_TYPES, (target.as_string(),)).fetchall()
-        types = {row["attname"]: row["format_type"] for row in found}
-        if not types:
+        if not found:
             raise PostgresError(
                 f"there is no table {self.table!r} that this role can see: name its schema, too"
             )
-        if unknown := [one for one in self._columns if one not in types]:
+        known = {row["attname"] for row in found}
+        if unknown := [one for one in self._columns if one not in known]:
             raise PostgresError(
                 f"the table {self.table!r} has no column {', '.join(map(repr, unknown))}"
             )
+        return found
+
+    def _definitions(self, found: Sequence[dict[str, Any]]) -> sql.Composable:
+        types = {row["attname"]: row["format_type"] for row in found}
         return sql.SQL(", ").join(
             # The server's own spelling of a type, quoted where it has to be.
             sql.SQL("{} {}").format(sql.Identifier(one), sql.SQL(types[one]))
@@ -128,9 +151,16 @@ class BulkInsert:
             yield row
 
 
-def _listed(names: object) -> list[Any]:
-    """Return what the caller has listed; nothing for what is no list."""
-    return list(names) if isinstance(names, Iterable) and not isinstance(names, str) else []
+def _listed(names: object, *, ordered: bool = True) -> list[Any]:
+    """Return what the caller has listed; nothing for what is no list.
+
+    Args:
+        names: What was given.
+        ordered: Whether their order counts, which a set does not keep.
+    """
+    if not isinstance(names, Iterable) or isinstance(names, str):
+        return []
+    return [] if ordered and isinstance(names, set | frozenset) else list(names)
 
 
 def _name(what: str, value: object) -> str:
@@ -144,7 +174,7 @@ def _conflict_clause(on_conflict: OnConflict, columns: Sequence[str]) -> sql.Com
         return sql.SQL("")
     if on_conflict == "nothing":
         return sql.SQL(" ON CONFLICT DO NOTHING")
-    keys = _listed(on_conflict)
+    keys = _listed(on_conflict, ordered=False)
     if not keys or any(one not in columns for one in keys):
         raise PostgresConfigurationError(
             f"on_conflict is {on_conflict!r}: it must be None, 'nothing', or the columns of a "

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import random
 import time
 from typing import TYPE_CHECKING, TypeVar
 
 import psycopg
 
-from ..errors import PostgresError
+from ..errors import PostgresConfigurationError, PostgresError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
     from .guarded import GuardedConnection
 
-__all__ = ["run_with_retries"]
+__all__ = ["checked_work", "run_with_retries"]
 
 T = TypeVar("T")
 
@@ -26,6 +27,27 @@ _RETRIED = frozenset({"40001", "40P01"})
 #: Seconds, doubled with each attempt; the pause is a random part of it.
 _FIRST_PAUSE = 0.02
 _LONGEST_PAUSE = 1.0
+
+
+def checked_work(work: object) -> None:
+    """Refuse what cannot be called, or would do nothing before its transaction has ended.
+
+    Raises:
+        PostgresConfigurationError: It is one of those.
+    """
+    if not callable(work):
+        raise PostgresConfigurationError(
+            f"work is {type(work).__name__}: it must be a callable that takes the connection"
+        )
+    if (
+        inspect.iscoroutinefunction(work)
+        or inspect.isgeneratorfunction(work)
+        or inspect.isasyncgenfunction(work)
+    ):
+        raise PostgresConfigurationError(
+            "work is a coroutine or generator function, which runs nothing when it is called: it "
+            "must be a plain function"
+        )
 
 
 def run_with_retries(

@@ -3,17 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from typing import (
-    TYPE_CHECKING,
-    Any,
-    Generic,
-    NoReturn,
-    TypeAlias,
-    TypeVar,
-    cast,
-    get_type_hints,
-    is_typeddict,
-)
+import re
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeAlias, TypeVar, cast
 
 from psycopg.rows import dict_row
 
@@ -80,6 +72,7 @@ class Shape:
         expect: How many rows have to be returned or changed; None: any number.
         query: The statement.
         fitting: Statements whose columns are known to fit a type; shared by the client's calls.
+        in_block: Whether it runs in an open block, which commits later or never.
 
     Raises:
         PostgresConfigurationError: An argument is unusable.
@@ -91,6 +84,8 @@ class Shape:
         expect: Expectation | None,
         query: object,
         fitting: set[tuple[object, type]],
+        *,
+        in_block: bool = False,
     ) -> None:
         if row_type is not None:
             _check_row_type(row_type)
@@ -111,8 +106,10 @@ class Shape:
         )
         #: Whether the rows are made before the COMMIT, which costs a round trip: always for an
         #: expected number, and for a type until its columns have fitted once.
-        self.is_checked_first = expect is not None or (
-            row_type is not None and (self._key is None or self._key not in fitting)
+        self.is_checked_first = (
+            in_block
+            or expect is not None
+            or (row_type is not None and (self._key is None or self._key not in fitting))
         )
 
     def maker(self, names: Sequence[str], method: str) -> Callable[[Sequence[Any]], Any]:
@@ -128,7 +125,7 @@ class Shape:
         if self._row_type is None:
             return _dicts(names)
         try:
-            make: Callable[[Sequence[Any]], Any] = row_maker(self._row_type, names)
+            make: Callable[[Sequence[Any]], Any] = row_maker(self._row_type, tuple(names))
         except PostgresError as error:
             raise self.unreadable(f"the rows of {method}() were not made: {error}") from None
         if self._key is not None and self._key not in self._fitting:
@@ -173,6 +170,9 @@ class Shape:
         Args:
             message: Why they cannot.
         """
+        # Columns or values have changed: the next call is checked before its COMMIT again.
+        if self._key is not None:
+            self._fitting.discard(self._key)
         if self.is_checked_first:
             return PostgresError(f"{message}. Nothing was committed")
         # Committed in the same round trip that brought the rows.
@@ -206,7 +206,8 @@ def unique_dict_row(cursor: Any) -> Callable[[Sequence[Any]], dict[str, Any]]:
     return dict_row(cursor)
 
 
-def row_maker(row_type: type[T], names: Sequence[str]) -> Callable[[Sequence[Any]], T]:
+@lru_cache(maxsize=512)
+def row_maker(row_type: type[T], names: tuple[str, ...]) -> Callable[[Sequence[Any]], T]:
     """Return what makes rows of *row_type* from columns called *names*.
 
     Args:
@@ -217,10 +218,8 @@ def row_maker(row_type: type[T], names: Sequence[str]) -> Callable[[Sequence[Any
     Raises:
         PostgresError: A column is missing, or one too many.
     """
-    if is_typeddict(row_type):
-        # Not __required_keys__: annotations that are text hide NotRequired from it.
-        every = get_type_hints(row_type)
-        _check_columns(row_type, names, every, getattr(row_type, "__required_keys__", every))
+    if _is_typed_dict(row_type):
+        _check_columns(row_type, names, *_keys(row_type))
         return cast("Callable[[Sequence[Any]], T]", _dicts(names))
     if fields := _pydantic_names(row_type):
         known, required, takes_more = fields
@@ -270,25 +269,54 @@ def _check_columns(
         )
 
 
+def _is_typed_dict(row_type: type) -> bool:
+    # Not typing.is_typeddict(): typing_extensions has a TypedDict of its own.
+    return issubclass(row_type, dict) and hasattr(row_type, "__required_keys__")
+
+
+def _keys(row_type: Any) -> tuple[set[str], set[str]]:
+    """Return the keys that a TypedDict knows, and those that it requires."""
+    required, optional = set(row_type.__required_keys__), set(row_type.__optional_keys__)
+    try:
+        annotations = row_type.__annotations__
+    except NameError:
+        # Python 3.14 evaluates them now, and has seen their qualifiers before.
+        return required | optional, required
+    for name, annotation in annotations.items():
+        # What is text has hidden its qualifier; it is not evaluated, since it may name what is
+        # imported for type checkers alone.
+        found = _QUALIFIER.search(getattr(annotation, "__forward_arg__", ""))
+        if found is not None:
+            (required.add if found[1] == "Required" else required.discard)(name)
+    return required | optional | set(annotations), required
+
+
+_QUALIFIER = re.compile(r"\b(Required|NotRequired)\[")
+
+
 def _check_row_type(row_type: Any) -> None:
     """Refuse what cannot be made from columns.
 
     Raises:
         PostgresConfigurationError: It cannot.
     """
-    if isinstance(row_type, type) and row_type.__module__ != "builtins":
-        try:
-            inspect.signature(row_type)
-        except (TypeError, ValueError):
-            pass
-        else:
-            return
-    if is_typeddict(row_type):
+    if isinstance(row_type, type) and _takes_columns(row_type):
         return
     raise PostgresConfigurationError(
         f"row_type is {row_type!r}: it must be a dataclass, a NamedTuple, a TypedDict, a pydantic "
         "model, or a class that takes the columns as keyword arguments"
     )
+
+
+@lru_cache(maxsize=512)
+def _takes_columns(row_type: type) -> bool:
+    if _is_typed_dict(row_type):
+        return True
+    try:
+        inspect.signature(row_type)
+    except (TypeError, ValueError):
+        return False
+    return row_type.__module__ != "builtins"
 
 
 def _pydantic_names(row_type: type) -> tuple[set[str], set[str], bool] | None:

@@ -47,7 +47,7 @@ class VaultSettings:
         skip_verify: ``VAULT_SKIP_VERIFY``, true to accept any server certificate.
     """
 
-    addr: str | None = None
+    addr: Masked | None = None
     token: Masked | None = None
     token_file: str | None = None
     namespace: str | None = None
@@ -80,7 +80,7 @@ class VaultSettings:
         if variable(environ, skip_name) is None:
             skip_name = "BAO_SKIP_VERIFY"
         return cls(
-            addr=variable(environ, "VAULT_ADDR") or variable(environ, "BAO_ADDR"),
+            addr=_secret(environ, "VAULT_ADDR") or _secret(environ, "BAO_ADDR"),
             token=_secret(environ, "VAULT_TOKEN") or _secret(environ, "BAO_TOKEN"),
             token_file=variable(environ, "VAULT_TOKEN_FILE"),
             namespace=variable(environ, "VAULT_NAMESPACE") or variable(environ, "BAO_NAMESPACE"),

@@ -138,7 +138,10 @@ class Lookup(NamedTuple):
             return self._from_cache()
         except _Unavailable:
             pass
-        return self._once(self._produced, 2 * self.lock_seconds)
+        try:
+            return self._once(self._produced, 2 * self.lock_seconds)
+        except WaitTimeoutError:
+            return self._produced()
 
     def _from_cache(self) -> str:
         value, due, _ = self._look("")
@@ -239,6 +242,8 @@ class Lookup(NamedTuple):
     def _release(self, token: str) -> None:
         try:
             self._run(script_command(_RELEASE, (self.lock,), (token,), flag))
+        except _Unavailable:
+            pass  # the log has been told
         except Exception as error:  # noqa: BLE001 - must not replace the producer's own error
             _log.warning("the lock %r stays until it expires: %s", self.lock, error)
 

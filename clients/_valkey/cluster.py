@@ -32,6 +32,7 @@ from .errors import PoolExhausted, ReplyLost, UnexpectedReply
 from .links import call_on, request
 from .pool import Batch, Request, ServerPool
 from .replies import pong
+from .silence import ServerSilent
 from .url import Address
 
 if TYPE_CHECKING:
@@ -73,15 +74,21 @@ class ClusterNodes:
         """Send one command to the server that holds its keys."""
         slot = _slot(command)
         failed: Address | None = None
+        importing: Address | None = None
+        refusal: Exception | None = None
         for _ in range(_REDIRECTIONS):
-            address = self._owner(slot, impatient=impatient)
+            address = importing or self._owner(slot, impatient=impatient)
+            call = call_on if importing is None else _ask
+            importing = None
             try:
-                return call_on(self._pool(address), command, impatient=impatient)
+                return call(self._pool(address), command, impatient=impatient)
             except MovedError as moved:
                 self._learn(moved, address)
             except AskError as ask:
-                return self._ask(ask, address, command)
-            except TryAgainError:
+                # For this once: the slot is still the other server's.
+                importing = Address(ask.host or address.host, ask.port)
+            except TryAgainError as again:
+                refusal = again
                 time.sleep(_TRY_AGAIN_PAUSE)
             except (ClusterDownError, ReplyLost):
                 # A server that is cut off from the others would go on naming itself the owner.
@@ -95,7 +102,7 @@ class ClusterNodes:
                 if address == failed:
                     raise
                 failed = address
-        raise ClusterDownError(
+        raise refusal or ClusterDownError(
             f"slot {slot} was still moving after {_REDIRECTIONS} tries", status_code="CLUSTERDOWN"
         )
 
@@ -179,19 +186,16 @@ class ClusterNodes:
         except ResponseError as error:
             return error
 
-    def _ask(self, ask: AskError, asked: Address, command: Command[Any]) -> Any:
-        pool = self._pool(Address(ask.host or asked.host, ask.port))
-        _, reply = pool.call_many([Request(("ASKING",)), request(command)])
-        if isinstance(reply, Exception):
-            raise reply
-        return reply
-
     def _owner(self, slot: int, *, impatient: bool = False) -> Address:
         if self._stale:
             try:
                 # Who holds it may be waiting for a silent server.
                 if self._lock.acquire(blocking=not impatient) and self._stale:
                     self._refresh(impatient=impatient)
+            except (RedisError, OSError):
+                # Who does not wait takes the owner that was known last: it may well answer.
+                if not impatient or slot not in self._owners:
+                    raise
             finally:
                 try:
                     self._lock.release()
@@ -223,11 +227,12 @@ class ClusterNodes:
     def _refresh(self, *, impatient: bool) -> None:
         known = dict.fromkeys([*self._owners.values(), *self._factory.resolve().addresses])
         known |= dict.fromkeys(list(self._pools))
-        # A server that failed comes last: a frozen one costs a whole time-out.
+        # A server that failed comes last.
         candidates = sorted(known, key=lambda address: address in self._suspects)
         failure: Exception | None = None
         best: dict[int, Address] | None = None
-        for address in candidates:
+        patience = 0.0 if impatient else self._factory.limits.connect_timeout
+        for address in self._factory.silent.in_turn(candidates, patience):
             try:
                 table = self._make_pool(address).call(
                     ("CLUSTER", "SLOTS"), _table, impatient=impatient
@@ -249,8 +254,7 @@ class ClusterNodes:
                 # One that has left the cluster knows no slots: the others are asked, too.
             self._suspects.add(address)
         if best is None:
-            assert failure is not None  # noqa: S101 - a URL names at least one host
-            raise failure
+            raise failure or ServerSilent("no server of the cluster answers")
         self._owners = best
         self._stale = False
 
@@ -275,6 +279,15 @@ class ClusterNodes:
             if self._closed:
                 pool.close()
         return pool
+
+
+def _ask(pool: ServerPool, command: Command[Any], *, impatient: bool = False) -> Any:
+    """Send *command* to the server that its slot is moving to."""
+    requests = [Request(("ASKING",)), request(command)]
+    _, reply = pool.call_many(requests, impatient=impatient)
+    if isinstance(reply, Exception):
+        raise reply
+    return reply
 
 
 def _slot(command: Command[Any]) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 from typing import TYPE_CHECKING, Any, Protocol
@@ -15,6 +14,7 @@ from redis.exceptions import (
     RedisError,
     ResponseError,
 )
+from redis.exceptions import TimeoutError as DriverTimeoutError
 
 from .errors import TIMEOUTS, UnexpectedReply
 from .pool import Request, ServerPool
@@ -146,14 +146,16 @@ class SentinelPrimary(SingleServer):
         target = self._factory.resolve()
         failures = []
         last_resort: Address | None = None
-        for sentinel in self._in_turn(target.addresses):
+        unasked = dict.fromkeys(target.addresses)
+        kind: type[RedisError] = DriverConnectionError
+        for sentinel in self._in_turn(target.addresses, impatient=impatient):
+            del unasked[sentinel]
             try:
-                if impatient:
-                    self._factory.silent.refuse(sentinel)
                 answer, is_down = self._ask(sentinel, target.service)
             except (RedisError, OSError, UnexpectedReply) as error:
                 if isinstance(error, TIMEOUTS):
                     self._factory.silent.note(sentinel)
+                    kind = DriverTimeoutError
                 failures.append(f"{sentinel}: {error}")
                 continue
             if answer is None:
@@ -166,32 +168,34 @@ class SentinelPrimary(SingleServer):
                 return answer
         if last_resort is not None:
             return last_resort
-        raise DriverConnectionError(f"no sentinel names a primary ({'; '.join(failures)})")
+        if unasked:
+            kind = DriverTimeoutError
+            failures += [f"{one}: does not answer" for one in unasked]
+        raise kind(f"no sentinel names a primary ({'; '.join(failures)})")
 
-    def _in_turn(self, sentinels: tuple[Address, ...]) -> Iterator[Address]:
-        """Yield all sentinels, and last those that may cost a whole time-out.
+    def _in_turn(self, sentinels: tuple[Address, ...], *, impatient: bool) -> Iterator[Address]:
+        """Yield the sentinels that may answer, and last those that another thread waits for.
 
-        That is one that is known to be silent, and before it one that another thread waits for:
-        where it is frozen, one thread finds out for all.
+        Where such a one is frozen, one thread finds out for all.
         """
+        patience = 0.0 if impatient else self._factory.limits.connect_timeout
+        known = sorted(sentinels, key=lambda one: one != self._preferred)
         mine = (time.monotonic(), threading.get_ident())
         later: list[tuple[tuple[float, int], Address]] = []
-        for one in sorted(sentinels, key=lambda one: one != self._preferred):
+        for one in self._factory.silent.in_turn(known, patience):
             claim = self._asked.setdefault(one, mine)
             if claim != mine:
                 later.append((claim, one))
                 continue
             try:
-                if self._factory.silent.is_silent(one):
-                    later.append(((-math.inf, 0), one))
-                else:
-                    yield one
+                yield one
             finally:
                 # An interrupt before the try leaves it there until then: it is asked later.
                 self._asked.pop(one, None)
         # The longer somebody has been waiting, the less an answer is to be expected.
         for _, one in sorted(later, reverse=True):
-            yield one
+            if not self._factory.silent.is_silent(one):
+                yield one
 
     def _ask(self, sentinel: Address, service: str) -> tuple[Address | None, bool]:
         """Return the primary that *sentinel* names, and whether it sees that one down."""

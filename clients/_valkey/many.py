@@ -1,7 +1,8 @@
 """Several values in one batch: MGET, and in a cluster one for each slot.
 
 MGET answers nothing where a key is absent, and also where it holds another type. So EXISTS goes
-with it: where it counts more keys than there are values, each missing one is read again alone.
+with it: where it counts more keys than there are values, each missing one is read again alone. So
+are the keys of a slot that is moving to another server of a cluster, which may have some of them.
 
 Source: https://valkey.io/commands/mget/.
 """
@@ -42,6 +43,9 @@ def read_many(runner: Runner, keys: Iterable[str]) -> dict[str, str | None]:
     for group, command, values, count in zip(
         groups, commands[::2], replies[::2], replies[1::2], strict=True
     ):
+        if isinstance(values, Exception) and server_code(values) == "TRYAGAIN":
+            unsure += group
+            continue
         found |= zip(group, runner.checked(values, command), strict=True)
         missing = [name for name in group if found[name] is None]
         # Who may MGET and not EXISTS is told of an absent key.

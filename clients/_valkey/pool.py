@@ -176,15 +176,19 @@ class ServerPool:
             raise reply
         return reply
 
-    def call_many(self, requests: Sequence[Request]) -> list[Any]:
+    def call_many(self, requests: Sequence[Request], *, impatient: bool = False) -> list[Any]:
         """Send requests in one write, and return their replies in order; errors stand among them.
+
+        Args:
+            requests: At least one.
+            impatient: Fail at once where the server is known to be silent.
 
         Raises:
             ReplyLost: They were sent, at least in part, and not every reply came.
             redis.exceptions.RedisError: There is no connection; nothing was sent.
         """
         batch = Batch(self, requests)
-        batch.send()
+        batch.send(impatient=impatient)
         return batch.receive()
 
     def stats(self) -> dict[str, int]:
@@ -294,9 +298,12 @@ class ServerPool:
             pause = min(remaining, _LOOK_AGAIN)
             turn = threading.Lock()
             turn.acquire()
-            self._waiters.append(turn)
-            if not turn.acquire(timeout=pause):
-                waited += pause
+            try:
+                self._waiters.append(turn)
+                if not turn.acquire(timeout=pause):
+                    waited += pause
+            finally:
+                # Whoever released it has taken it out.
                 with suppress(ValueError):
                     self._waiters.remove(turn)
             connection = self._take_idle()
@@ -337,9 +344,15 @@ class ServerPool:
             self.discard(connection)
             raise
 
-    def _note_silence(self, connection: AnyConnection, error: BaseException) -> None:
+    def _note_silence(
+        self, connection: AnyConnection, error: BaseException, *, owes: bool = False
+    ) -> None:
         if isinstance(error, TIMEOUTS) and not isinstance(error, ServerSilent):
-            self._silent.note(place_of(connection))
+            owing = None
+            if owes:
+                # Taken out, so that it is not closed with the connection.
+                owing, connection._sock = connection._sock, None  # noqa: SLF001 - see pack
+            self._silent.note(place_of(connection), owing)
 
     def _reserve(self, *, impatient: bool) -> AnyConnection | None:
         if self._is_full():
@@ -396,7 +409,7 @@ class ServerPool:
             return
         # What a server says before it closes on a request that is too large.
         refusal = None if sent else _last_words(connection)
-        self._note_silence(connection, error)
+        self._note_silence(connection, error, owes=sent)
         self.discard(connection)
         if self._drop_idle_on_failure or isinstance(error, BusyLoadingError):
             self.drop_idle()
@@ -448,8 +461,11 @@ class Batch:
         """Whether a request that changes something has left completely."""
         return any(one.writes for one in self._requests[: self._complete])
 
-    def send(self) -> None:
+    def send(self, *, impatient: bool = False) -> None:
         """Send all requests.
+
+        Args:
+            impatient: Fail at once where the server is known to be silent.
 
         Raises:
             ReplyLost: They went out in part.
@@ -457,7 +473,7 @@ class Batch:
         """
         parts = [pack(one.words) for one in self._requests]
         whole = memoryview(b"".join(parts))
-        connection = self._connection = self._pool.take()
+        connection = self._connection = self._pool.take(impatient=impatient)
         sent = 0
         try:
             while sent < len(whole):

@@ -71,8 +71,9 @@ class RateLimit(NamedTuple):
         remaining: How many units could be had right now.
         retry_after: Seconds until the same request would be allowed; 0.0 when it was.
         reset_after: Seconds until the full burst is there again.
-        without_server: Whether Valkey could not be used, and ``on_unavailable`` is the answer:
-            nothing was booked, and the numbers are guesses.
+        without_server: Whether Valkey could not be used, and ``on_unavailable`` is the answer.
+            The numbers are guesses, and nothing was booked, unless the reply alone was lost: a
+            server that was frozen books what it was sent when it goes on.
     """
 
     allowed: bool

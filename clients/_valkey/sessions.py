@@ -265,6 +265,7 @@ class SessionStore:
         """
         place = self._place(token)
         del token  # error reporters collect local variables
+        place = _usable(place)
         if place is None:
             return None
         return self._session(_READ, place, self._idle)
@@ -288,6 +289,7 @@ class SessionStore:
         """
         place = self._place(session)
         del session
+        place = _usable(place)
         given: Any = changes
         if not isinstance(given, Mapping) or not all(type(one) is str for one in given):
             raise ValkeyConfigurationError(
@@ -319,6 +321,7 @@ class SessionStore:
         """
         place = self._place(session)
         del session
+        place = _usable(place)
         return self._change(place, lambda _: data)
 
     def revoke(self, session: str | Session) -> bool:
@@ -335,6 +338,7 @@ class SessionStore:
         """
         place = self._place(session)
         del session
+        place = _usable(place)
         if place is None:
             return False
         return self._run(script_command(_REVOKE, (place.key,), (place.field,), flag))
@@ -441,11 +445,12 @@ class SessionStore:
             raise ValkeyError(f"the sessions in key {key!r} are not of this store")
         return found[0], found[1]
 
-    def _place(self, session: object) -> _Place | None:
+    def _place(self, session: object) -> _Place | ValkeyConfigurationError | None:
+        # Not raised here, where the frames still have what may be a token.
         if isinstance(session, Session):
             return _Place(self._key(identity_digest(session.identity)), session.id)
         if not isinstance(session, str):
-            raise ValkeyConfigurationError(
+            return ValkeyConfigurationError(
                 f"a session token is {type(session).__name__}: it must be a str"
             )
         if not _TOKEN.fullmatch(session):
@@ -461,6 +466,12 @@ class _Place(NamedTuple):
 
     key: str
     field: str
+
+
+def _usable(place: _Place | ValkeyConfigurationError | None) -> _Place | None:
+    if isinstance(place, ValkeyConfigurationError):
+        raise place
+    return place
 
 
 def _digest(secret: str) -> str:

@@ -15,6 +15,7 @@ from .._shared.secrecy import Masked
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from ..errors import VaultError
     from .fields import SecretFields
 
 __all__ = ["postgres_url", "valkey_url"]
@@ -52,6 +53,7 @@ _VALKEY_OPTIONS = frozenset({
     *("sentinel_password", "sentinel_username", "ssl_ca_certs", "ssl_cert_reqs", "ssl_certfile"),
     *("ssl_check_hostname", "ssl_keyfile", "ssl_password"),
 })  # fmt: skip
+_TLS_NAMES = ("tls", "ssl")
 
 
 def postgres_url(fields: SecretFields, *, login_required: bool = True) -> str:
@@ -66,7 +68,7 @@ def postgres_url(fields: SecretFields, *, login_required: bool = True) -> str:
     """
     parts = _parts(fields)
     if (url := fields.url("url")) is not None:
-        _check_agreement(fields, url, parts, {"port": "5432"})
+        _check_agreement(fields, url, parts, {"port": "5432"}, _PARAMETERS)
         return url.reveal()
     required = ["host", "database"]
     if login_required:
@@ -91,7 +93,9 @@ def valkey_url(fields: SecretFields) -> str:
     parts = _parts(fields)
     if (url := fields.url("url")) is not None:
         defaults = {"port": "6379", "user": "default", "database": "0"}
-        _check_agreement(fields, url, parts, defaults)
+        _check_agreement(fields, url, parts, defaults, _VALKEY_OPTIONS)
+        if (tls := fields.switch(_TLS_NAMES)) is not None and tls != _is_tls(url):
+            raise _contradiction(fields, _TLS_NAMES)
         return url.reveal()
     _check_complete(fields, parts, ["host", *(["password"] if parts["user"] is not None else [])])
     options = _options(fields, _VALKEY_OPTIONS)
@@ -99,7 +103,7 @@ def valkey_url(fields: SecretFields) -> str:
     if host is not None and host.reveal().startswith("/"):
         path = quote(host.reveal())
         return f"unix://{_login(parts)}{path}{_query(options | {'db': parts['database']})}"
-    scheme = "rediss" if fields.switch(("tls", "ssl")) else "redis"
+    scheme = "rediss" if fields.switch(_TLS_NAMES) else "redis"
     place = _hosts(fields, host, parts["port"])
     return f"{scheme}://{_login(parts)}{place}/{_quoted(parts['database'])}{_query(options)}"
 
@@ -115,11 +119,9 @@ def _check_complete(
         raise fields.error("url", "is missing, and so are the parts of one, such as 'host'")
     for part in required:
         if parts[part] is None:
-            names = " or ".join(map(repr, _NAMES[part][1:]))
-            also = f", also called {names}," if names else ""
-            raise fields.error(
-                _NAMES[part][0], f"{also} is missing, and there is no 'url' either".lstrip(", ")
-            )
+            others = " or ".join(map(repr, _NAMES[part][1:]))
+            also = f"(or {others}) " if others else ""
+            raise fields.error(_NAMES[part][0], f"{also}is missing, and there is no 'url' either")
 
 
 def _login(parts: Mapping[str, Masked | None]) -> str:
@@ -174,19 +176,27 @@ def _check_agreement(
     url: Masked,
     parts: Mapping[str, Masked | None],
     defaults: Mapping[str, str],
+    known: frozenset[str],
 ) -> None:
-    if all(part is None for part in parts.values()):
-        return
     told = _components(url)
-    for name, part in parts.items():
+    for name, part in {**parts, **_options(fields, known)}.items():
         if part is None:
             continue
         said = told.get(name) or Masked(defaults.get(name, ""))
         if _plain(name, said) != _plain(name, part):
-            field = next(one for one in _NAMES[name] if one in fields.names())
-            raise fields.error(
-                field, "contradicts the field 'url', or that does not name it: keep one of the two"
-            )
+            raise _contradiction(fields, _NAMES.get(name, (name,)))
+
+
+def _contradiction(fields: SecretFields, names: tuple[str, ...]) -> VaultError:
+    field = next(one for one in names if one in fields.names())
+    return fields.error(
+        field, "contradicts the field 'url', or that does not name it: keep one of the two"
+    )
+
+
+def _is_tls(url: Masked) -> bool:
+    scheme = url.reveal().partition("://")[0].partition("+")[0]
+    return scheme.lower() in {"rediss", "valkeys"}
 
 
 def _plain(name: str, part: Masked) -> str:
@@ -206,6 +216,8 @@ def _components(url: Masked) -> dict[str, Masked]:
     authority, path = _split(main, "/")
     login, hosts = _split(authority, "@", last=True)
     user, password = _split(login, ":")
+    if "+sentinel" in url.reveal().partition("://")[0].lower():
+        path = _split(path, "/")[1]  # the service stands in front
     found = {"user": user, "password": password, "database": path}
     if url.reveal().startswith("unix:"):
         found |= {"host": Masked(f"/{path.reveal()}"), "database": Masked("")}
@@ -219,8 +231,7 @@ def _components(url: Masked) -> dict[str, Masked]:
     told = {name: Masked(unquote(text.reveal())) for name, text in found.items() if text.reveal()}
     for pair in map(Masked, query.reveal().split("&")):
         name, value = _split(pair, "=")
-        if name.reveal() in _QUERY_NAMES:
-            told[_QUERY_NAMES[name.reveal()]] = Masked(unquote(value.reveal()))
+        told[_QUERY_NAMES.get(name.reveal(), name.reveal())] = Masked(unquote(value.reveal()))
     return told
 
 

@@ -97,6 +97,8 @@ class SecretFields:
                 raise self.error(name, f"is a {type(self._get(name)).__name__} and no text")
             if not str(self._get(name)).strip():
                 raise self.error(name, "is empty")
+            if any("\ud800" <= char <= "\udfff" for char in str(self._get(name))):
+                raise self.error(name, "has half of a surrogate pair, which is no character")
             if str(self._get(name)).endswith(("\r", "\n")):
                 raise self.error(name, "ends in a line end")
             if first is not None and str(self._get(name)) != str(self._get(first)):
@@ -114,20 +116,27 @@ class SecretFields:
             return Masked(str(int(self._get(name))))
         return self.part((name,)) or Masked("")
 
-    def switch(self, names: Iterable[str]) -> bool:
-        """Return whether a field says yes; it may be a boolean, a number or a word.
+    def switch(self, names: Iterable[str]) -> bool | None:
+        """Return whether the one field that *names* stand for says yes; None when it is not there.
+
+        It may be a boolean, a number or a word; an empty one counts as missing.
 
         Raises:
-            VaultError: It says neither yes nor no.
+            VaultError: It says neither yes nor no, or two of the names contradict each other.
         """
-        for name in names:
-            word = str(self._get(name) or "").strip()
-            said = boolean_in(word) if word.lower() not in {"", "none"} else False
+        first: str | None = None
+        answer: bool | None = None
+        for name in (one for one in names if self._get(one) is not None):
+            word = str(self._get(name)).strip()
+            if word.lower() in {"", "none"}:
+                continue
+            said = boolean_in(word)
             if said is None:
                 raise self.error(name, "is neither true nor false")
-            if said:
-                return True
-        return False
+            if first is not None and said != answer:
+                raise self.error(name, f"contradicts the field {first!r}")
+            first, answer = first or name, said
+        return answer
 
     def names(self) -> frozenset[str]:
         """Return the names of the fields that hold something."""

@@ -114,7 +114,7 @@ class GivenLogin:
 
 def resolve_options(
     *,
-    addr: str | None,
+    addr: Masked | None,
     login: GivenLogin,
     namespace: str | None,
     mount_point: str,
@@ -142,7 +142,7 @@ def resolve_options(
             reason="missing_setting",
         )
     options = VaultOptions(
-        addr=_address(addr or env.addr or ""),
+        addr=_address(addr or env.addr or Masked("")),
         auth=auth,
         namespace=_namespace(namespace or env.namespace),
         mount_point=check_mount_point(mount_point),
@@ -208,7 +208,10 @@ def _method(login: GivenLogin, env: VaultSettings) -> str:
     if method is None:
         if env.token is None and env.token_file is not None:
             return "token_file"
-        return "approle" if env.token is None and env.role_id is not None else "token"
+        # A secret id without a role id is an AppRole whose role id is missing.
+        app_role = (env.role_id, env.secret_id, env.secret_id_file, env.wrapped_secret_id)
+        is_app_role = any(one is not None for one in app_role)
+        return "approle" if env.token is None and is_app_role else "token"
     method = checked_choice(name, method, _METHODS, _refusal)
     if method != "token":
         _refuse_beside(f"auth_method={method!r}", login, "token")
@@ -316,12 +319,23 @@ def _credential(name: str, given: Masked | None, ambient: Masked | None) -> Mask
     return checked_text(name, value)
 
 
-def _address(addr: object) -> str:
-    fix = "set it to a URL such as 'https://vault.example.com:8200'"
+def _address(addr: Masked) -> str:
+    if problem := _problem_of_address(addr.reveal()):
+        raise VaultConfigurationError(
+            f"VAULT_ADDR {problem}: set it to a URL such as 'https://vault.example.com:8200'",
+            reason="setting",
+        )
+    scheme, _, rest = addr.reveal().partition("://")
+    return f"{scheme.lower()}://{rest.rstrip('/')}"
+
+
+def _problem_of_address(addr: object) -> str | None:
+    # Returned and not raised: no frame of the failure holds a piece of a password.
     if not isinstance(addr, str) or stray_character(addr):
-        raise VaultConfigurationError(f"VAULT_ADDR is no URL: {fix}", reason="setting")
+        return "is no URL"
     scheme, _, rest = addr.partition("://")
     authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
+    problem: str | None = None
     if "@" in addr:
         problem = "holds a user name or password, which Vault has no use for"
     elif scheme.lower() not in {"http", "https"}:
@@ -334,9 +348,7 @@ def _address(addr: object) -> str:
         problem = "has a query or fragment"
     elif rest[len(authority) :].strip("/"):
         problem = "has a path, and the client itself adds the one of Vault's API"
-    else:
-        return f"{scheme.lower()}://{rest.rstrip('/')}"
-    raise VaultConfigurationError(f"VAULT_ADDR {problem}: {fix}", reason="setting")
+    return problem
 
 
 def _namespace(namespace: object) -> str | None:

@@ -109,7 +109,11 @@ def read_text(name: str, path: str) -> Masked:
             return _read_once(name, path)
         except _UnsettledFileError:
             time.sleep(_PAUSE)
-    return _read_once(name, path)
+    try:
+        return _read_once(name, path)
+    except _UnsettledFileError as error:
+        failure = VaultConfigurationError(str(error), reason=error.reason)
+    raise failure
 
 
 def call_for_text(name: str, produce: Callable[[], str]) -> Masked:

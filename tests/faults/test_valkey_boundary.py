@@ -71,7 +71,17 @@ def _goes_into_the_driver(frame: FrameType, event: str, function: Any) -> bool:
     "ignore:unclosed:ResourceWarning",
     "ignore::pytest.PytestUnraisableExceptionWarning",
 )
-@pytest.mark.parametrize("kind", [Fault, RuntimeError, MemoryError, KeyError, OSError])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        Fault,
+        OSError,
+        *(
+            pytest.param(one, marks=pytest.mark.slow)
+            for one in (RuntimeError, MemoryError, KeyError)
+        ),
+    ],
+)
 @pytest.mark.parametrize("warm", [True, False], ids=["warm", "cold"])
 def test_a_fault_at_any_call_of_the_driver_is_ours(
     server: ValkeyServer,

@@ -286,6 +286,60 @@ def test_a_moving_slot_loses_nothing(client: ValkeyClient, topology: ClusterTopo
     assert {name: client.get(name) for name in names} == {n: str(c) for n, c in counts.items()}
 
 
+def test_a_move_that_stands_still_is_an_outage_and_no_wrong_url(
+    client: ValkeyClient, topology: ClusterTopology
+) -> None:
+    """A server names another one for a key, and that one names the first again."""
+    key = next(n for n in map("stuck-{}".format, range(100)) if key_slot(n.encode()) <= 5460)
+    slot = key_slot(key.encode())
+    client.set(key, "x")
+    with admin(topology.servers[0].port) as old:
+        old.execute_command("CLUSTER SETSLOT", slot, "MIGRATING", topology.ids[1])
+        try:
+            assert client.get(key) == "x"
+            client.delete(key)
+            with pytest.raises(ValkeyConnectionError, match="still moving") as caught:
+                client.get(key)
+            limit = client.rate_limit(key, 5, 1.0, on_unavailable="deny")
+        finally:
+            old.execute_command("CLUSTER SETSLOT", slot, "STABLE")
+
+    assert caught.value.code == "CLUSTERDOWN"
+    assert limit.without_server
+    assert client.rate_limit(key, 5, 1.0).allowed
+
+
+def test_keys_that_are_parted_by_a_move_are_read(
+    client: ValkeyClient, topology: ClusterTopology
+) -> None:
+    """While a slot moves, MGET of its keys is refused: each is read alone."""
+    tag = next(n for n in map("{{t{}}}".format, range(100)) if key_slot(n.encode()) <= 5460)
+    slot = key_slot(tag.encode())
+    names = [f"{tag}{number}" for number in range(4)]
+    for name in names:
+        client.set(name, name)
+    source, sink = topology.servers[0], topology.servers[1]
+    with admin(source.port) as old, admin(sink.port) as new:
+        new.execute_command("CLUSTER SETSLOT", slot, "IMPORTING", topology.ids[0])
+        old.execute_command("CLUSTER SETSLOT", slot, "MIGRATING", topology.ids[1])
+        old.migrate("127.0.0.1", sink.port, names[0], 0, 5000, auth=PASSWORD)
+        old.migrate("127.0.0.1", sink.port, names[1], 0, 5000, auth=PASSWORD)
+        try:
+            found = client.get_many([*names, f"{tag}missing"])
+            entry = client.cached(f"{tag}new", 60, lambda: "made", on_unavailable="produce")
+            with pytest.raises(ValkeyError) as caught:
+                client.cached(f"{tag}new", 60, lambda: "made")
+        finally:
+            for name in names[2:]:
+                old.migrate("127.0.0.1", sink.port, name, 0, 5000, auth=PASSWORD)
+            for asked in (new, old):
+                asked.execute_command("CLUSTER SETSLOT", slot, "NODE", topology.ids[1])
+
+    assert found == {name: name for name in names} | {f"{tag}missing": None}
+    assert (entry, caught.value.code) == ("made", "TRYAGAIN")
+    assert client.cached(f"{tag}new", 60, lambda: "made") == "made"
+
+
 def test_a_single_server_is_no_cluster() -> None:
     """The server's own words come out at construction."""
     with ValkeyServer(password=PASSWORD) as server:

@@ -234,6 +234,7 @@ def _interrupt_calls_with_numbers(url: str) -> None:
             interrupted += not alarm.armed
 
 
+@pytest.mark.slow
 def test_an_interrupt_while_numbers_are_packed_does_not_crash(server: ValkeyServer) -> None:
     """Calls with numbers, interrupted thousands of times, leave the process alive."""
     child = multiprocessing.get_context("spawn").Process(

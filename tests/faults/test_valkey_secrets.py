@@ -107,6 +107,14 @@ def test_no_call_shows_a_session_s_token_when_the_server_is_gone(server: ValkeyS
                 proxy.cut()
                 assert leaks_of(call, token, token[22:]) == []
             fault.clear()
+        given: Any = token.encode()
+        for refused in (
+            lambda: store.read(given),
+            lambda: store.update(given, {"a": 2}),
+            lambda: store.replace(given, {"a": 2}),
+            lambda: store.revoke(given),
+        ):
+            assert leaks_of(refused, token, token[22:]) == []
         with pytest.raises(ValkeyError):
             store.update(token, {"a": {1}})
         assert leaks_of(lambda: store.update(token, {"a": {1}}), token, token[22:]) == []

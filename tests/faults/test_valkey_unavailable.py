@@ -88,6 +88,16 @@ def _frozen_without_connections(server: ValkeyServer, client: ValkeyClient) -> I
 
 
 @contextmanager
+def _paused(server: ValkeyServer, _client: ValkeyClient) -> Iterator[None]:
+    with ValkeyClient(server.url) as admin:
+        admin.client.client_pause(60_000, all=False)
+        try:
+            yield
+        finally:
+            admin.client.client_unpause()
+
+
+@contextmanager
 def _out_of_memory(server: ValkeyServer, _client: ValkeyClient) -> Iterator[None]:
     with ValkeyClient(server.url) as admin:
         admin.client.config_set("maxmemory", "1mb")
@@ -197,6 +207,7 @@ FAULTS = {
     "frozen, and no connection is open": _frozen_without_connections,
     "out of connections (`maxclients`)": _refusing,
     "loading its data": _loading,
+    "paused (`CLIENT PAUSE`, and so a planned fail-over)": _paused,
     "blocked by a script": _blocked_by_a_script,
     "out of memory": _out_of_memory,
     "a read-only replica": _read_only,
@@ -359,6 +370,30 @@ def test_waiting_threads_have_one_production(server: ValkeyServer, client: Valke
     assert len(made) == 1
 
 
+def test_nobody_waits_for_ever_for_one_production(
+    server: ValkeyServer, client: ValkeyClient
+) -> None:
+    """Who has waited for two lock times produces too, as while Valkey is there."""
+    ends = threading.Event()
+    made = Counter[bool]()
+
+    def stuck() -> str:
+        is_first = not made[True]
+        made[is_first] += 1
+        if is_first:
+            ends.wait(30)
+        else:
+            ends.set()
+        return "made"
+
+    with _stopped(server, client):
+        results = at_once(
+            3, lambda: client.cached("stuck", 60, stuck, lock_seconds=1, on_unavailable="produce")
+        )
+
+    assert results == ["made"] * 3
+
+
 def test_a_value_that_cannot_be_stored_is_returned(
     server: ValkeyServer, client: ValkeyClient
 ) -> None:
@@ -439,6 +474,23 @@ def test_a_forked_child_probes_for_itself(server: ValkeyServer, client: ValkeyCl
     wait_until("the parent's probe has its answer", lambda: not _deny(client).without_server, 5)
 
 
+def test_a_paused_server_is_tried_less_and_less(server: ValkeyServer) -> None:
+    """It refuses a PING at once, and answers nothing that it is asked to do."""
+    settings: dict[str, Any] = {"connect_timeout": 0.1, "socket_timeout": 0.1}
+    with ValkeyClient(server.url, **settings) as opened:
+        client: ValkeyClient = opened
+        assert not _deny(client).without_server
+        with _paused(server, client):
+            taken = []
+            end = time.monotonic() + 2.5
+            while time.monotonic() < end:
+                taken.append(_seconds(lambda: _deny(client)))
+                time.sleep(0.01)
+        wait_until("it is used again", lambda: not _deny(client).without_server, 10)
+
+    assert sum(seconds > 0.09 for seconds in taken) <= len(taken) / 10
+
+
 def test_probes_leave_no_socket(server: ValkeyServer) -> None:
     """A closed client closes its probe, too."""
     with client_behind_proxy(server, socket_timeout=0.2) as (client, proxy):
@@ -460,6 +512,36 @@ def _slow_calls(client: ValkeyClient, name: str, seconds: float) -> tuple[int, C
         given[answer.without_server] += 1
         time.sleep(0.005)
     return slow, given
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [ClusterTopology, SentinelTopology], ids=lambda k: k.__name__)
+def test_a_partition_costs_one_time_out_however_many_servers_there_are(kind: Any) -> None:
+    """All of them are silent at once: a call does not wait for one after the other."""
+    settings: dict[str, Any] = {"connect_timeout": SILENCE, "socket_timeout": SILENCE}
+    with kind() as topology, ValkeyClient(topology.url, **settings) as client:
+        assert not _deny(client).without_server
+        servers = topology.servers if kind is ClusterTopology else topology.sentinels
+        silent = [*servers, *([topology.primary] if kind is SentinelTopology else [])]
+        for one in silent:
+            one.send_signal(signal.SIGSTOP)
+        try:
+            slow, given = _slow_calls(client, "limit", 3 * SILENCE)
+            plain = []
+            for _ in range(2):
+                start = time.monotonic()
+                with pytest.raises(ValkeyConnectionError) as caught:
+                    client.get("a")
+                plain.append(time.monotonic() - start)
+                assert caught.value.reason == "timeout"
+        finally:
+            for one in silent:
+                one.send_signal(signal.SIGCONT)
+        wait_until("it is used again", lambda: not _deny(client).without_server, 20)
+
+    assert slow == 1
+    assert given[False] == 0
+    assert min(plain) < 2 * SILENCE
 
 
 @pytest.mark.slow

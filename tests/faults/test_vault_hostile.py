@@ -222,7 +222,7 @@ def test_nonsense_is_named_as_no_answer_of_vault(
     assert vault_proxy.count() == 1
 
 
-@pytest.mark.parametrize("status", [200, 307])
+@pytest.mark.parametrize("status", [200, pytest.param(307, marks=pytest.mark.slow)])
 def test_a_body_that_swells_up_does_not_fill_the_memory(
     vault_lab: VaultLab, vault_proxy: HttpFaultProxy, status: int
 ) -> None:

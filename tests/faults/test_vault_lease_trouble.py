@@ -115,6 +115,7 @@ def test_an_interrupt_right_after_the_lock_was_taken_leaves_it_free(
             assert other.submit(url).result(5).startswith("postgresql://v-")
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300, method="thread")
 def test_interrupts_at_any_moment_leave_the_lock_of_a_lease_free(rotation_lab: RotationLab) -> None:
     """Also while it is released: no later call of another thread waits in vain."""

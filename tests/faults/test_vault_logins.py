@@ -551,6 +551,7 @@ def test_each_fault_of_a_file_has_its_own_reason(
         VaultClient(login_lab.lab.url, auth=auth, environ={})
 
     assert caught.value.reason == reason
+    assert type(caught.value) is VaultConfigurationError
 
 
 def test_a_pipe_in_place_of_a_file_is_not_waited_for(login_lab: LoginLab, tmp_path: Path) -> None:

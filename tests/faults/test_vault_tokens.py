@@ -68,6 +68,7 @@ def test_an_interrupt_right_after_the_lock_was_taken_blocks_no_login(
         assert other.submit(client.get_secret, "app/db").result(5)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300, method="thread")
 def test_interrupts_at_any_moment_leave_the_lock_of_logins_free(
     vault_lab: VaultLab, role: Role, client: VaultClient

@@ -31,6 +31,9 @@ _WORDS = (
     "Vault is sealed",
     "invalid token",
 )
+_EACH_WORDING = pytest.mark.parametrize(
+    "words", [*_WORDS[:3], *(pytest.param(one, marks=pytest.mark.slow) for one in _WORDS[3:])]
+)
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +128,7 @@ def worded(vault_proxy: HttpFaultProxy) -> Iterator[HttpFaultProxy]:
     vault_proxy.words = None
 
 
-@pytest.mark.parametrize("words", _WORDS)
+@_EACH_WORDING
 def test_each_state_has_its_reason_whatever_the_words(
     situations: dict[str, tuple[Call, str]], worded: HttpFaultProxy, words: str | None
 ) -> None:
@@ -140,7 +143,7 @@ def test_each_state_has_its_reason_whatever_the_words(
     assert found == {name: reason for name, (_, reason) in situations.items()}
 
 
-@pytest.mark.parametrize("words", _WORDS)
+@_EACH_WORDING
 def test_a_client_heals_whatever_the_words(
     vault_lab: VaultLab, worded: HttpFaultProxy, words: str | None
 ) -> None:

@@ -324,7 +324,9 @@ def test_an_option_that_cannot_be_configuration_is_refused_by_name(
     assert "u:p@h" not in str(caught.value)
 
 
-@pytest.mark.parametrize("kind", [VaultSecretsResource, ClientsResource])
+@pytest.mark.parametrize(
+    "kind", [pytest.param(VaultSecretsResource, marks=pytest.mark.slow), ClientsResource]
+)
 def test_a_login_may_be_an_object(
     kind: Any,
     login_lab: LoginLab,

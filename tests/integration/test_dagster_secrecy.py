@@ -60,7 +60,10 @@ def files_with(text: str, folder: Path) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("kind", ["resource", "legacy", "run config"])
+@pytest.mark.parametrize(
+    "kind",
+    ["resource", *(pytest.param(one, marks=pytest.mark.slow) for one in ("legacy", "run config"))],
+)
 def test_a_secret_given_as_a_variable_is_stored_nowhere(
     kind: str,
     role: Role,

@@ -118,6 +118,7 @@ with build_clients() as made, user_context("00000000-0000-4000-8000-00000000000a
 """
 
 
+@pytest.mark.slow
 def test_a_schema_and_secrets_of_ones_own_take_two_exports(tmp_path: Path) -> None:
     """The superuser's URL applies migrations, and the root token stores secrets."""
     done = _tool("run", "--", sys.executable, "-c", _NEWCOMER, cwd=tmp_path)
@@ -178,7 +179,9 @@ def test_a_server_that_cannot_start_shows_the_end_of_its_log() -> None:
     assert not server.folder.exists()
 
 
-@pytest.mark.parametrize("kind", [ValkeyServer, OpenBaoServer, PostgresServer])
+@pytest.mark.parametrize(
+    "kind", [ValkeyServer, OpenBaoServer, pytest.param(PostgresServer, marks=pytest.mark.slow)]
+)
 def test_a_server_has_its_port_for_itself(kind: type[ServerProcess]) -> None:
     """Nobody is given it, from before the start until the end: a stopped server is a refusal."""
     server = kind()
@@ -240,7 +243,9 @@ def test_postgres_runs_from_a_place_that_only_root_may_enter(
     assert modes == {path: path.stat().st_mode for path in modes}
 
 
-@pytest.mark.parametrize("kind", [ValkeyServer, OpenBaoServer, PostgresServer])
+@pytest.mark.parametrize(
+    "kind", [ValkeyServer, OpenBaoServer, pytest.param(PostgresServer, marks=pytest.mark.slow)]
+)
 def test_a_server_is_there_for_this_user_alone(kind: type[ServerProcess]) -> None:
     """It listens on 127.0.0.1 alone, and other users read no password in its folder."""
     with kind() as server:
@@ -283,6 +288,7 @@ def test_a_role_is_given_its_password_out_of_the_logs_sight(own_postgres: Postgr
     assert all("SCRAM-SHA-256$" in line and "'secret'" not in line for line in logged)
 
 
+@pytest.mark.slow
 def test_a_restart_keeps_port_and_data() -> None:
     """A restarted server is the same one."""
     with PostgresServer() as server:

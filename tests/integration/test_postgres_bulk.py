@@ -135,6 +135,7 @@ def test_a_deferred_check_at_the_commit_commits_none(client: PostgresClient, use
     assert client.execute_many("DELETE FROM contacts WHERE name <> %s", [("n1",)], user) == 9
 
 
+@pytest.mark.slow
 def test_a_large_stream_is_read_in_bounded_memory(client: PostgresClient, user: UUID) -> None:
     """A hundred thousand rows of 100 bytes take a fraction of their size."""
     query = "SELECT g AS n, repeat('x', 100) AS pad FROM generate_series(1, 100000) g"

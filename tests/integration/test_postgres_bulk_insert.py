@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import tracemalloc
 from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid4
@@ -37,6 +38,11 @@ CREATE POLICY own ON "Bulk Rows"
 GRANT SELECT, INSERT, UPDATE, DELETE ON "Bulk Rows" TO crm_user, crm_admin;
 """
 COLUMNS = ("user_id", "the key")
+SLOW_INSERT = """
+CREATE OR REPLACE FUNCTION wait_long() RETURNS trigger LANGUAGE plpgsql
+    AS 'BEGIN PERFORM pg_sleep(60); RETURN NEW; END';
+CREATE TRIGGER slow BEFORE INSERT ON "Bulk Rows" FOR EACH ROW EXECUTE FUNCTION wait_long();
+"""
 
 
 @pytest.fixture
@@ -51,7 +57,7 @@ def db(own_postgres: PostgresServer) -> Iterator[PostgresClient]:
     ) as client:
         yield client
     with psycopg.connect(own_postgres.url(), autocommit=True) as conn:
-        conn.execute('DROP TABLE "Bulk Rows"')
+        conn.execute('DROP TABLE "Bulk Rows"; DROP FUNCTION IF EXISTS wait_long()')
 
 
 def keys(db: PostgresClient) -> list[Any]:
@@ -180,6 +186,7 @@ def test_what_cannot_be_stored_is_our_error_and_stores_nothing(
         ("Bulk Rows", COLUMNS, "update"),
         ("Bulk Rows", COLUMNS, ["other"]),
         ("Bulk Rows", 7, None),
+        ("Bulk Rows", set(COLUMNS), None),
         ("Bulk Rows", COLUMNS, 7),
         ("Bulk Rows", COLUMNS, [["user_id"]]),
     ],
@@ -194,6 +201,48 @@ def test_an_unusable_argument_is_refused_before_a_connection_is_taken(
         db.bulk_insert(table, columns, [], ADA, on_conflict=on_conflict)
 
     assert db.stats()["checkouts"] == before
+
+
+def test_a_role_without_temporary_tables_is_told_what_it_needs(
+    db: PostgresClient, own_postgres: PostgresServer
+) -> None:
+    """The right, and by whose refusal."""
+    with psycopg.connect(own_postgres.url(), autocommit=True) as conn:
+        conn.execute("REVOKE TEMPORARY ON DATABASE crm FROM PUBLIC")
+        try:
+            with pytest.raises(PostgresError, match="GRANT TEMPORARY") as caught:
+                db.bulk_insert("Bulk Rows", COLUMNS, [(ADA, "a")], ADA)
+        finally:
+            conn.execute("GRANT TEMPORARY ON DATABASE crm TO PUBLIC")
+
+    assert caught.value.sqlstate == "42501"
+    assert db.bulk_insert("Bulk Rows", COLUMNS, [(ADA, "a")], ADA) == 1
+
+
+def test_rows_may_take_longer_to_come_than_a_statement_may_run(
+    db: PostgresClient, own_postgres: PostgresServer
+) -> None:
+    """The server waits for the caller then; its own work keeps the limit, in the block as well."""
+
+    def slow() -> Iterator[tuple[UUID, str]]:
+        yield ADA, "a"
+        time.sleep(0.4)
+        yield ADA, "b"
+
+    with PostgresClient(own_postgres.url("crm_user", "secret"), 1, statement_timeout=0.2) as quick:
+        stored = quick.bulk_insert("Bulk Rows", COLUMNS, slow(), ADA)
+        with quick.connection(ADA) as conn:
+            conn.execute("SET LOCAL statement_timeout = '170ms'")
+            quick.bulk_insert("Bulk Rows", COLUMNS, [(ADA, "c")], ADA)
+            limit = conn.execute("SHOW statement_timeout").fetchone()
+        with psycopg.connect(own_postgres.url(), autocommit=True) as owner:
+            owner.execute(SLOW_INSERT)
+        with pytest.raises(PostgresError) as caught:
+            quick.bulk_insert("Bulk Rows", COLUMNS, [(ADA, "d")], ADA)
+
+    assert (stored, limit) == (2, {"statement_timeout": "170ms"})
+    assert caught.value.sqlstate == "57014"
+    assert keys(db) == ["a", "b", "c"]
 
 
 def test_what_the_callers_rows_raise_comes_out(db: PostgresClient) -> None:

@@ -13,6 +13,7 @@ from uuid import UUID, uuid4
 import psycopg
 import pytest
 from psycopg.adapt import AdaptersMap
+from psycopg.rows import tuple_row
 from psycopg.types.enum import EnumInfo, register_enum
 
 from clients import (
@@ -234,12 +235,17 @@ def test_a_part_of_a_block_cannot_ask_for_another_transaction(
 
 def test_a_read_only_block_writes_nothing(db: PostgresClient) -> None:
     """The server refuses, and no connection is given up for it."""
+    connects = db.stats()["connects"]
     with (
         pytest.raises(psycopg.errors.ReadOnlySqlTransaction),
         db.connection(ADA, read_only=True) as conn,
     ):
         conn.execute("INSERT INTO contacts (user_id, name) VALUES (%s, 'x')", (ADA,))
+    with pytest.raises(PostgresError, match="25006"), db.connection(ADA, read_only=True):
+        db.bulk_insert("contacts", ["user_id", "name"], [(ADA, "x")], ADA)
+    db.execute("SELECT 1", (), ADA)
 
+    assert db.stats()["connects"] == connects
     assert db.execute("INSERT INTO contacts (user_id, name) VALUES (%s, 'x')", (ADA,), ADA) == []
 
 
@@ -373,13 +379,25 @@ def test_a_transaction_that_is_open_already_cannot_be_run_again(db: PostgresClie
         assert conn.execute("SELECT 1").fetchone()
 
 
-def test_work_that_cannot_be_called_is_refused_before_a_connection_is_taken(
-    db: PostgresClient,
+async def _later(conn: GuardedConnection) -> None:
+    conn.execute("SELECT 1")
+
+
+def _bit_by_bit(conn: GuardedConnection) -> Iterator[object]:
+    yield conn.execute("SELECT 1")
+
+
+@pytest.mark.parametrize(
+    ("work", "words"),
+    [(7, "work is int"), (_later, "plain function"), (_bit_by_bit, "plain function")],
+)
+def test_work_that_does_nothing_is_refused_before_a_connection_is_taken(
+    db: PostgresClient, work: Any, words: str
 ) -> None:
-    """By name."""
+    """What cannot be called, or would run after the transaction."""
     before = db.stats()["checkouts"]
-    with pytest.raises(PostgresConfigurationError, match="work is int"):
-        db.run_transaction(7, ADA)  # type: ignore[arg-type]  # it is no function
+    with pytest.raises(PostgresConfigurationError, match=words):
+        db.run_transaction(work, ADA)
 
     assert db.stats()["checkouts"] == before
 
@@ -464,8 +482,35 @@ def _no_autocommit(conn: psycopg.Connection[Any]) -> None:
     conn.autocommit = False
 
 
-def _sets(conn: psycopg.Connection[Any]) -> None:
-    conn.execute("SET work_mem = '77MB'")
+def _running(*statements: str) -> Callable[[psycopg.Connection[Any]], None]:
+    def configure(conn: psycopg.Connection[Any]) -> None:
+        for statement in statements:
+            conn.execute(statement)
+
+    return configure
+
+
+def _setting(name: str, *, value: object) -> Callable[[psycopg.Connection[Any]], None]:
+    return lambda conn: setattr(conn, name, value)
+
+
+def _sets_by_parameter(conn: psycopg.Connection[Any]) -> None:
+    conn.cursor().execute("SELECT set_config(%s, %s, false)", ("shop.region", "eu"))
+
+
+def test_what_configure_undoes_itself_is_no_mess(mood_url: str) -> None:
+    """What is set for a transaction alone, or set back, is as it was."""
+
+    def configure(conn: psycopg.Connection[Any]) -> None:
+        with conn.transaction():
+            conn.execute("SET LOCAL shop.region = 'eu'")
+            conn.execute("SET LOCAL search_path = public")
+            EnumInfo.fetch(conn, "public.mood")
+        conn.execute("SET work_mem = '77MB'")
+        conn.execute("RESET work_mem")
+
+    with PostgresClient(mood_url, 2, configure=configure) as client:
+        assert client.execute_scalar("SELECT 1", (), ADA) == 1
 
 
 @pytest.mark.parametrize(
@@ -474,7 +519,19 @@ def _sets(conn: psycopg.Connection[Any]) -> None:
         (_raises, "no such type"),
         (_leaves_open, "transaction open"),
         (_no_autocommit, "autocommit"),
-        (_sets, "work_mem"),
+        (_running("SET work_mem = '77MB'"), "work_mem"),
+        (_running("SET role crm_user"), "role"),
+        (_running("SET shop.region = 'eu'"), "shop.region"),
+        (_sets_by_parameter, "shop.region"),
+        (_running("SET app.current_user_id = '1'"), "app.current_user_id"),
+        (_running("CREATE TEMP TABLE notes (a int)"), "notes"),
+        (_running("LISTEN news"), "news"),
+        (_setting("prepare_threshold", value=0), "prepare_threshold"),
+        (_setting("isolation_level", value=psycopg.IsolationLevel.SERIALIZABLE), "isolation_level"),
+        (_setting("read_only", value=True), "read_only"),
+        (_setting("row_factory", value=tuple_row), "row_factory"),
+        (_setting("cursor_factory", value=psycopg.ClientCursor), "cursor_factory"),
+        (psycopg.Connection.close, "closed"),
         ("register", "callable"),
     ],
 )

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 import pickle
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
+from typing import TYPE_CHECKING, Any, NamedTuple, NotRequired, TypedDict
 from uuid import UUID, uuid4
 
 import pydantic
 import pytest
+import typing_extensions
 
 from clients import (
     NoRowsError,
@@ -22,6 +24,7 @@ from clients import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from decimal import Decimal
 
     from utils.local_stack import StackEndpoints
 
@@ -59,6 +62,28 @@ class Names(TypedDict):
 
     name: str
     email: str | None
+
+
+class OlderNames(typing_extensions.TypedDict):
+    """The same, as pydantic wants it of Python before 3.12."""
+
+    name: str
+    email: str | None
+
+
+class Partial(TypedDict):
+    """One key may be left out; the type of another is known to type checkers alone."""
+
+    name: str
+    email: NotRequired[str | None]
+    balance: NotRequired[Decimal]
+
+
+class PartialAgain(Partial, total=False):
+    """Of the keys of its own one is required."""
+
+    id: typing_extensions.Required[UUID]
+    phone: str
 
 
 class Model(pydantic.BaseModel):
@@ -99,13 +124,58 @@ def test_rows_become_what_the_caller_names(db: PostgresClient, row_type: Any) ->
     assert (rows.rowcount, inside.rowcount) == (2, 2)
 
 
-def test_a_typed_dict_is_a_dict_whose_columns_are_checked(db: PostgresClient) -> None:
+@pytest.mark.parametrize("row_type", [Names, OlderNames])
+def test_a_typed_dict_is_a_dict_whose_columns_are_checked(
+    db: PostgresClient, row_type: Any
+) -> None:
     """Its keys have to be the columns."""
-    rows = db.execute(SELECT, (), ADA, row_type=Names)
+    rows = db.execute(SELECT, (), ADA, row_type=row_type)
 
     assert rows == [{"name": "Bo", "email": None}, {"name": "Cy", "email": None}]
     with pytest.raises(PostgresError, match="lacks 'email'"):
-        db.execute("SELECT name FROM contacts", (), ADA, row_type=Names)
+        db.execute("SELECT name FROM contacts", (), ADA, row_type=row_type)
+
+
+def test_a_typed_dict_says_which_keys_may_be_missing(db: PostgresClient) -> None:
+    """Also where its annotations are text, and name what is not imported."""
+    [row] = db.execute("SELECT name FROM contacts LIMIT 1", (), ADA, row_type=Partial)
+    query = "SELECT name, email, id FROM contacts LIMIT 1"
+    [more] = db.execute(query, (), ADA, row_type=PartialAgain)
+
+    assert row.keys() == {"name"}
+    assert more.keys() == {"name", "email", "id"}
+    with pytest.raises(PostgresError, match="lacks 'name'"):
+        db.execute("SELECT email FROM contacts", (), ADA, row_type=Partial)
+    with pytest.raises(PostgresError, match="lacks 'id'"):
+        db.execute("SELECT name, '1' AS phone FROM contacts", (), ADA, row_type=PartialAgain)
+
+
+class _Counted(type):
+    reads = 0
+
+    @property
+    def __signature__(cls) -> inspect.Signature:
+        _Counted.reads += 1
+        kind = inspect.Parameter.KEYWORD_ONLY
+        return inspect.Signature([inspect.Parameter("name", kind)])
+
+
+class Counted(metaclass=_Counted):
+    """A class that counts how often it is inspected."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+
+def test_a_type_is_inspected_for_the_first_call_alone(db: PostgresClient) -> None:
+    """To read a signature takes longer than to make many rows."""
+    query = "SELECT name FROM contacts ORDER BY name"
+    first = db.execute(query, (), ADA, row_type=Counted)
+    reads = _Counted.reads
+    second = db.execute(query, (), ADA, row_type=Counted)
+
+    assert [row.name for row in first] == [row.name for row in second] == ["Bo", "Cy"]
+    assert _Counted.reads == reads
 
 
 @pytest.mark.parametrize(
@@ -145,6 +215,48 @@ def test_a_value_that_a_model_refuses_is_told_with_what_became_of_the_change(
 
     assert caught.value.maybe_applied
     assert db.execute_scalar("SELECT email FROM contacts WHERE name = 'Bo'", (), ADA) == "long"
+
+
+def test_columns_that_fit_no_more_are_checked_before_the_commit_again(db: PostgresClient) -> None:
+    """The first call that meets them cannot know; the next one does, and a block undoes it."""
+    query = (
+        "UPDATE contacts SET email = %s RETURNING name, CASE WHEN email = 'x' THEN email END AS e"
+    )
+
+    class Short(pydantic.BaseModel):
+        name: str
+        e: None
+
+    def refused(value: str) -> PostgresError:
+        with pytest.raises(PostgresError) as caught:
+            db.execute(query, (value,), ADA, row_type=Short)
+        return caught.value
+
+    db.execute(query, ("y",), ADA, row_type=Short)
+    with db.connection(ADA):
+        inside = refused("x")
+    db.execute(query, ("y",), ADA, row_type=Short)
+    first = refused("x")
+    db.execute("UPDATE contacts SET email = 'y'", (), ADA)
+    second = refused("x")
+
+    assert (inside.maybe_applied, first.maybe_applied, second.maybe_applied) == (False, True, False)
+    assert "Nothing was committed" in str(second)
+    assert db.execute("SELECT DISTINCT email FROM contacts", (), ADA) == [{"email": "y"}]
+
+
+def test_columns_that_do_not_fit_in_a_block_are_not_told_as_committed(db: PostgresClient) -> None:
+    """The block goes on without them, whatever the same statement returned before."""
+    query = "SELECT * FROM pair"
+
+    with db.connection(ADA) as conn:
+        conn.execute("CREATE TEMPORARY TABLE pair AS SELECT 'Bo' AS name, 'b' AS email")
+        assert db.execute(query, (), ADA, row_type=Contact) == [Contact("Bo", "b")]
+        conn.execute("ALTER TABLE pair ADD COLUMN c int")
+        with pytest.raises(PostgresError, match="does not know 'c'") as caught:
+            db.execute(query, (), ADA, row_type=Contact)
+
+    assert not caught.value.maybe_applied
 
 
 @pytest.mark.parametrize("row_type", [int, dict, list, object(), "Contact", len])

@@ -279,6 +279,7 @@ def test_a_value_that_python_cannot_hold_says_that_the_write_is_done(
     assert contact_names(client, user) == ["far"]
 
 
+@pytest.mark.slow
 def test_fifty_megabytes_go_both_ways(client: PostgresClient, user: UUID) -> None:
     """A parameter and a result larger than any buffer neither hang nor change."""
     large = "x" * (50 * MEGABYTE)

@@ -38,7 +38,7 @@ def _told(scratch: Scratch) -> tuple[set[str], set[str]]:
 
 
 @pytest.mark.parametrize(
-    "seeds", [range(60), pytest.param(range(60, 2060), marks=pytest.mark.slow)], ids=len
+    "seeds", [range(30), pytest.param(range(30, 2030), marks=pytest.mark.slow)], ids=len
 )
 def test_generated_policies_are_judged_as_they_work(
     scratch: Scratch, seeds: range, monkeypatch: pytest.MonkeyPatch

@@ -327,6 +327,7 @@ def test_copy_into_a_temporary_table_belongs_to_the_transaction(engine: Engine, 
         assert session.scalar(COUNT) == 2
 
 
+@pytest.mark.slow
 def test_more_rows_than_one_statement_takes(engine: Engine, ada: UUID) -> None:
     """Inserts in several statements return the keys of all rows, in their order."""
     rows = [{"user_id": ada, "name": f"{n:05}"} for n in range(2_500)]

@@ -116,6 +116,7 @@ def _produce_in_a_process(url: str, prefix: str, ready: Any) -> None:
         at_once(8, lambda: client.cached("k", 60, produce))
 
 
+@pytest.mark.slow
 def test_four_processes_have_it_produced_once(client: ValkeyClient, stack: StackEndpoints) -> None:
     """The lock holds across processes."""
     context = multiprocessing.get_context("spawn")

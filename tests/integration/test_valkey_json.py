@@ -52,7 +52,7 @@ def _as_json_has_it(value: Any) -> Any:
     return value
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(value=VALUES)
 @example(value={float("inf"): b""})
 @example(value=[float("nan"), {("a",): 1}])

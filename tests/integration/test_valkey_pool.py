@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -99,6 +100,38 @@ def test_a_wait_ends_on_a_clock_that_stands_still(
             client.get("a")
         monkeypatch.undo()
         held.disconnect()
+
+
+@pytest.mark.timeout(60, method="thread")  # the alarm is the test's own
+def test_who_is_interrupted_no_longer_waits(server: ValkeyServer) -> None:
+    """A soft time limit ends the wait for a place: nobody is woken in vain, and none is counted."""
+
+    class Expired(Exception):  # noqa: N818 - named as in task queues
+        """A soft time limit."""
+
+    def ring(_number: int, _frame: object) -> None:
+        raise Expired
+
+    before = signal.signal(signal.SIGALRM, ring)
+    try:
+        with client_behind_proxy(server, max_connections=1) as (client, proxy):
+            proxy.stall.set()
+            busy = threading.Thread(target=lambda: at_once(1, lambda: client.get("a")))
+            busy.start()
+            while not client.stats()["in_use"]:
+                time.sleep(0.001)
+            for _ in range(20):
+                signal.setitimer(signal.ITIMER_REAL, 0.02)
+                with pytest.raises(Expired):
+                    client.get("b")
+            waiting = client.stats()["waiting"]
+            proxy.cut()
+            busy.join()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+    assert waiting <= 1
 
 
 def test_each_failure_has_its_reason(server: ValkeyServer, closed_port: int) -> None:

@@ -47,7 +47,7 @@ _PORTS = (
 
 def _vault(authority: str) -> object:
     return resolve_options(
-        addr=f"http://{authority}",
+        addr=Masked(f"http://{authority}"),
         login=GivenLogin(token=Masked("x")),
         namespace=None,
         mount_point="secret",
@@ -84,7 +84,7 @@ def _without_blanks_around(text: str | None) -> bool:
     return text is None or text == text.strip()
 
 
-@settings(max_examples=500)
+@settings(max_examples=150)
 @given(
     host=_HOSTS.filter(_without_blanks_around).filter(lambda one: not set("/?#@,") & set(one)),
     port=_PORTS.filter(_without_blanks_around),
@@ -118,7 +118,7 @@ def _is_printable(text: str) -> bool:
     return text.isprintable() and " " not in text
 
 
-@settings(max_examples=200)
+@settings(max_examples=80)
 @given(
     st.lists(
         st.tuples(_NAMES | _ADDRESSES.map(lambda one: f"[{one}]"), st.integers(0, 70_000)),

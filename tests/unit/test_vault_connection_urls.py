@@ -190,6 +190,58 @@ def test_a_url_and_parts_that_contradict_each_other_are_refused(other: dict[str,
     assert leaks_of(lambda: _postgres(url=_URL, **whole), SENTINEL) == []
 
 
+@pytest.mark.parametrize("sslmode", ["", "?sslmode=disable", "?application_name=verify-full"])
+def test_an_option_that_the_url_does_not_say_is_refused(sslmode: str) -> None:
+    """A connection that nobody verifies would be the silent end of a secret that asks for it."""
+    url = f"postgresql://app:pw@db.test/shop{sslmode}"
+    with pytest.raises(VaultError, match="'sslmode' contradicts the field 'url', or that does not"):
+        _postgres(url=url, sslmode="verify-full")
+    with pytest.raises(VaultError, match="'ssl_ca_certs' contradicts the field 'url'"):
+        _valkey(url="rediss://h", ssl_ca_certs="/ca.pem")
+
+    same = f"{url}&sslmode=verify%2Dfull" if sslmode == "?application_name=verify-full" else _URL
+    told = "verify-full" if same != _URL else "require"
+    assert _postgres(url=same, sslmode=told) == same
+
+
+@pytest.mark.parametrize(
+    ("url", "tls"),
+    [
+        ("redis://h", True),
+        ("rediss://h", "no"),
+        ("valkey+cluster://h", "true"),
+        ("VALKEYS://h", 0),
+        ("unix:///run/v.sock", 1),
+    ],
+)
+def test_a_scheme_that_says_otherwise_than_the_switch_is_refused(url: str, tls: Any) -> None:
+    """Else a secret that asks for TLS would be read, and its password sent in the clear."""
+    with pytest.raises(VaultError, match="'tls' contradicts the field 'url'"):
+        _valkey(url=url, tls=tls)
+    assert _valkey(url=url, tls="") == url
+
+
+def test_two_switches_that_contradict_each_other_are_refused() -> None:
+    """As with any other part that has two names."""
+    with pytest.raises(VaultError, match="'ssl' contradicts the field 'tls'"):
+        _valkey(host="h", tls="yes", ssl=False)
+    assert _valkey(host="h", tls="yes", ssl=True) == "rediss://h/"
+
+
+def test_the_service_of_sentinels_is_no_part_of_the_database() -> None:
+    """The path of such a URL names both."""
+    url = "redis+sentinel://a:1,b:2/primary/3"
+    assert _valkey(url=url, db=3) == url
+
+
+def test_half_of_a_surrogate_pair_is_refused() -> None:
+    """No URL can hold one, and the error of the codec would hold the password."""
+    whole = {"host": "h", "database": "d", "user": "app", "password": f"{SENTINEL}\ud800"}
+    with pytest.raises(VaultError, match="'password' has half of a surrogate pair"):
+        _postgres(**whole)
+    assert leaks_of(lambda: _postgres(**whole), SENTINEL) == []
+
+
 def test_a_url_without_a_login_and_parts_with_one_are_refused() -> None:
     """To leave the parts' password aside, and fail at the login, would be worse."""
     with pytest.raises(VaultError, match="'username' contradicts the field 'url', or that does"):

@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from clients import build_clients
 from clients._shared.secrecy import Masked
 from clients._vault.settings import GivenLogin, VaultOptions, resolve_options
 from clients.errors import ConfigurationError, VaultConfigurationError, VaultError
 from clients.vault_auth import Agent, AppRole, Jwt, Kubernetes, Token
 from clients.vault_client import VaultClient
+from tests.secret_walker import SENTINEL, leaks_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -35,8 +37,9 @@ def _resolve(environ: dict[str, str] | None = None, **arguments: Any) -> VaultOp
         for name in ("auth", "auth_method", "token", "role_id", "secret_id")
         if name in arguments
     }
-    for name in {"token", "role_id", "secret_id"}.intersection(login):
-        login[name] = Masked(login[name])
+    for given in (login, arguments):
+        for name in {"addr", "token", "role_id", "secret_id"}.intersection(given):
+            given[name] = Masked(given[name])
     defaults: dict[str, Any] = {
         "addr": None,
         "login": GivenLogin(**login),
@@ -167,6 +170,9 @@ def test_a_contradiction_is_refused_by_name(
         ({"VAULT_AUTH_METHOD": "token_file"}, "VAULT_TOKEN_FILE not set"),
         (_ADDR | {"VAULT_AUTH_METHOD": "cert"}, "^VAULT_CLIENT_CERT not set"),
         (_ADDR | {"VAULT_ROLE_ID": "r"}, "^VAULT_SECRET_ID not set"),
+        (_ADDR | {"VAULT_SECRET_ID": "s"}, "^VAULT_ROLE_ID not set"),
+        (_ADDR | {"VAULT_SECRET_ID_FILE": "/s"}, "^VAULT_ROLE_ID not set"),
+        (_ADDR | {"VAULT_WRAPPED_SECRET_ID": "s"}, "^VAULT_ROLE_ID not set"),
     ],
 )
 def test_each_method_names_what_it_misses(environ: dict[str, str], missing: str) -> None:
@@ -252,6 +258,25 @@ def test_a_bad_address_is_refused_without_its_password(addr: str, problem: str) 
 
     assert "pass@" not in str(caught.value)
     assert "pa/ss" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "addr", [f"http://app:{SENTINEL}@h", f"h/{SENTINEL}", f"http://h?{SENTINEL}"]
+)
+def test_no_frame_of_a_refused_address_shows_its_password(
+    monkeypatch: pytest.MonkeyPatch, addr: str
+) -> None:
+    """Whether it came as an argument, from a mapping or from the environment."""
+    monkeypatch.setenv("VAULT_ADDR", addr)
+    monkeypatch.setenv("VAULT_TOKEN", "x")
+    calls: list[Callable[[], object]] = [
+        VaultClient,
+        build_clients,
+        lambda: VaultClient(addr, "x", environ={}),
+        lambda: build_clients(environ=os.environ.copy()),
+    ]
+    for call in calls:
+        assert leaks_of(call, SENTINEL) == []
 
 
 def test_the_scheme_of_an_address_may_be_in_capitals() -> None:
