@@ -78,7 +78,7 @@ def create_engine(
     # SQLAlchemy reads a new server's version and defaults once: below, and without any user.
     admins = chain([True], repeat(admin))
     # Not as an instrumentation has wrapped it: the client records each statement itself.
-    engine = unwrap(sqlalchemy.create_engine)(
+    engine: sqlalchemy.Engine = unwrap(sqlalchemy.create_engine)(
         "postgresql+failfast://",
         poolclass=NullPool,
         creator=lambda: _Connection(postgres, admin=next(admins)),
