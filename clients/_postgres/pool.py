@@ -15,13 +15,14 @@ Uses semi-private parts of psycopg_pool, pinned by ``tests/unit/test_psycopg_poo
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import threading
 import time
 import weakref
 from _thread import allocate_lock
 from collections import deque
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, cast
@@ -680,8 +681,9 @@ logging.getLogger("psycopg.pool").addFilter(_is_not_ours)
 _inherited: list[object] = []
 
 
-# The folder of the package, whose own lines are nobody's call.
-_PACKAGE = str(Path(__file__).parents[1])
+# The folder of the package, and the library's module: their lines are nobody's call.
+_PACKAGE = f"{Path(__file__).parents[1]}{os.sep}"
+_CONTEXTLIB = contextmanager.__code__.co_filename
 
 
 class Holder(NamedTuple):
@@ -703,7 +705,7 @@ def calling_place() -> str:
 @lru_cache(maxsize=1024)
 def _is_between(file: str) -> bool:
     """Whether a line of *file* is none of the caller's own."""
-    return file.startswith(_PACKAGE) or "contextlib" in file
+    return file.startswith(_PACKAGE) or file == _CONTEXTLIB
 
 
 def describe_holders(holders: Iterable[Holder]) -> str:
