@@ -31,6 +31,7 @@ from .errors import (
 )
 
 if typing.TYPE_CHECKING:
+    from ._postgres.bulk import OnConflict
     from ._postgres.guarded import (
         GuardedConnection,
         GuardedCopy,
@@ -38,7 +39,9 @@ if typing.TYPE_CHECKING:
         GuardedTransaction,
     )
     from ._postgres.modes import Isolation
-    from ._postgres.rows import Rows
+    from ._postgres.rls_context import UserId
+    from ._postgres.rows import Expectation, Rows
+    from ._postgres.settings import OnRlsBypass
     from ._rls.finding import Finding, Leak, Proof
     from ._shared.credentials import CredentialLife
     from ._vault.cache import CacheStats
@@ -53,6 +56,7 @@ if typing.TYPE_CHECKING:
     from .identity import RlsSetting, user_context
     from .postgres_client import PostgresClient, prove_isolation
     from .valkey_client import Pipeline, RateLimit, Session, SessionStore, ValkeyClient
+    from .vault_auth import VaultAuth
     from .vault_client import LeasedUrl, VaultClient
 
 __all__ = [
@@ -61,6 +65,7 @@ __all__ = [
     "Clients",
     "ConfigurationError",
     "CredentialLife",
+    "Expectation",
     "Finding",
     "GuardedConnection",
     "GuardedCopy",
@@ -71,6 +76,8 @@ __all__ = [
     "Leak",
     "LeasedUrl",
     "NoRowsError",
+    "OnConflict",
+    "OnRlsBypass",
     "Pipeline",
     "PostgresClient",
     "PostgresConfigurationError",
@@ -87,11 +94,13 @@ __all__ = [
     "Session",
     "SessionStore",
     "TransactionAbortedError",
+    "UserId",
     "ValkeyClient",
     "ValkeyConfigurationError",
     "ValkeyConnectionError",
     "ValkeyError",
     "ValkeyOptions",
+    "VaultAuth",
     "VaultAuthenticationError",
     "VaultClient",
     "VaultConfigurationError",
@@ -108,6 +117,7 @@ _HOMES = {
     "CacheStats": "_vault.cache",
     "Clients": "factory",
     "CredentialLife": "_shared.credentials",
+    "Expectation": "_postgres.rows",
     "Finding": "_rls.finding",
     "GuardedConnection": "_postgres.guarded",
     "GuardedCopy": "_postgres.guarded",
@@ -117,6 +127,8 @@ _HOMES = {
     "Isolation": "_postgres.modes",
     "Leak": "_rls.finding",
     "LeasedUrl": "vault_client",
+    "OnConflict": "_postgres.bulk",
+    "OnRlsBypass": "_postgres.settings",
     "Pipeline": "valkey_client",
     "PostgresClient": "postgres_client",
     "PostgresOptions": "factory",
@@ -127,8 +139,10 @@ _HOMES = {
     "ServiceHealth": "factory",
     "Session": "valkey_client",
     "SessionStore": "valkey_client",
+    "UserId": "_postgres.rls_context",
     "ValkeyClient": "valkey_client",
     "ValkeyOptions": "factory",
+    "VaultAuth": "vault_auth",
     "VaultClient": "vault_client",
     "build_clients": "factory",
     "prove_isolation": "postgres_client",

@@ -7,7 +7,7 @@ https://www.postgresql.org/docs/18/sql-copy.html
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from secrets import token_hex
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -18,7 +18,7 @@ from psycopg import sql
 from ..errors import PostgresConfigurationError, PostgresError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     from .guarded import GuardedConnection
 
@@ -26,7 +26,7 @@ __all__ = ["BulkInsert", "OnConflict"]
 
 #: What to do about a row that is there already: refuse it (None), leave it, or update the columns
 #: that are not named here.
-OnConflict: TypeAlias = "Literal['nothing'] | Sequence[str] | None"
+OnConflict: TypeAlias = Literal["nothing"] | Sequence[str] | None
 
 # Types alone, which need no right to read the table; a name that stands for nothing has no rows.
 _COLUMN_TYPES = """

@@ -15,13 +15,14 @@ Uses semi-private parts of psycopg_pool, pinned by ``tests/unit/test_psycopg_poo
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import threading
 import time
 import weakref
 from _thread import allocate_lock
 from collections import deque
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, cast
@@ -478,7 +479,7 @@ class Pool:
                 self.target.description,
                 describe_holders(one for one in self._places.holders() if one is not place.holder),
             )
-        if is_metered():
+        if self.telemetry.has_recorded and is_metered():
             self.telemetry.measure("wait_time", taken_at - started, self.name)
         return session
 
@@ -512,7 +513,7 @@ class Pool:
         if not isinstance(place, _Place):
             return
         place.session = session
-        if is_metered() and place.holder is not None:
+        if self.telemetry.has_recorded and is_metered() and place.holder is not None:
             took = time.monotonic() - place.holder.since
             self.telemetry.measure("use_time", took, self.name)
         place.holder = None
@@ -680,8 +681,9 @@ logging.getLogger("psycopg.pool").addFilter(_is_not_ours)
 _inherited: list[object] = []
 
 
-# The folder of the package, whose own lines are nobody's call.
-_PACKAGE = str(Path(__file__).parents[1])
+# The folder of the package, and the library's module: their lines are nobody's call.
+_PACKAGE = f"{Path(__file__).parents[1]}{os.sep}"
+_CONTEXTLIB = contextmanager.__code__.co_filename
 
 
 class Holder(NamedTuple):
@@ -703,7 +705,7 @@ def calling_place() -> str:
 @lru_cache(maxsize=1024)
 def _is_between(file: str) -> bool:
     """Whether a line of *file* is none of the caller's own."""
-    return file.startswith(_PACKAGE) or "contextlib" in file
+    return file.startswith(_PACKAGE) or file == _CONTEXTLIB
 
 
 def describe_holders(holders: Iterable[Holder]) -> str:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["DEFAULT_IDENTITY", "RlsContext", "RlsContexts", "UserId"]
 
 #: What the types of a client's identity may let be a user's id; claims go as ``identity=``.
-UserId: TypeAlias = "UUID | str | int"
+UserId: TypeAlias = UUID | str | int
 
 #: What a client knows that is given no other: the seed's user.
 DEFAULT_IDENTITY = {"user_id": RlsSetting("app.current_user_id", UUID)}

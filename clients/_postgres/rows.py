@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+from collections.abc import Callable
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeAlias, TypeVar, cast
 
@@ -12,7 +13,7 @@ from psycopg.rows import dict_row
 from ..errors import PostgresConfigurationError, PostgresError, RowCountError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Sequence
+    from collections.abc import Collection, Sequence
 
 __all__ = [
     "PLAIN_SHAPE",
@@ -27,7 +28,7 @@ __all__ = [
 T = TypeVar("T")
 
 #: How many rows a statement has to return or change: a number, a range, or what accepts a number.
-Expectation: TypeAlias = "int | range | Callable[[int], bool]"
+Expectation: TypeAlias = int | range | Callable[[int], bool]
 
 #: How many statements are known to fit a type, and how long the text of one may be.
 _MOST_KNOWN = 1000

@@ -328,6 +328,14 @@ class AgentTokens(StaticToken):
         time.sleep(_AGENT_PAUSE)
         return refused
 
+    def life(self) -> CredentialLife:
+        """Return the life of the token that the agent added at construction, while it lasts.
+
+        After that the agent adds another one, whose end it does not tell.
+        """
+        life = super().life()
+        return life if life.remaining else replace(life, remaining=None)
+
     def explained(self, error: VaultError) -> VaultError:
         """Return the error with which of the two it was: the agent, or the server behind it."""
         if error.reason == "unreachable":

@@ -245,6 +245,22 @@ def test_an_agents_own_tokens_may_be_short_lived(vault_lab: VaultLab) -> None:
             list(pool.map(read_on, range(8)))
 
 
+def test_the_end_of_an_agents_first_token_is_not_told_as_the_end_of_the_next(
+    vault_lab: VaultLab,
+) -> None:
+    """A monitor of what remains would raise an alarm for ever."""
+    role = vault_lab.role(token_ttl="2s", token_max_ttl="4s")
+    with (
+        AgentProcess(vault_lab.server, role.role_id, role.secret_id) as agent,
+        VaultClient(agent.url, auth=Agent(), cache_ttl=0, environ={}) as client,
+    ):
+        assert client.credential_life().remaining
+        time.sleep(2.2)
+        assert client.get_secret("app/db") == _FOUND
+
+        assert client.credential_life().remaining is None
+
+
 @pytest.mark.slow
 def test_short_lived_tokens_of_a_certificate_fail_no_call(certificate_lab: CertificateLab) -> None:
     """The same for a login by certificate, whose tokens live four seconds."""

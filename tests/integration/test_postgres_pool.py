@@ -8,12 +8,15 @@ import signal
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid4
 
 import psycopg_pool
 import pytest
 
+import clients
+from clients._postgres.pool import calling_place
 from clients.errors import PostgresConnectionError, PostgresError, RlsContextError, VaultError
 from clients.postgres_client import PostgresClient
 from tests.postgres_helpers import contact_names, one_session_client, open_sockets, run_in_thread
@@ -48,6 +51,16 @@ class Holder:
         """Let the block end, and wait for it."""
         self.release.set()
         self.thread.join(10)
+
+
+@pytest.mark.parametrize("file", ["{clients}_jobs/main.py", "/srv/contextlib_tools.py"])
+def test_a_callers_file_may_be_called_nearly_as_ours(file: str) -> None:
+    """An application may lie beside the folder, which may be vendored, under a longer name."""
+    name = file.format(clients=Path(clients.__file__).parent)
+    caller: dict[str, Any] = {"call": lambda: calling_place()}  # noqa: PLW0108 - a frame of its own
+    exec(compile("place = call()", name, "exec"), caller)  # noqa: S102 - the test's own text
+
+    assert caller["place"] == f"{name}:1"
 
 
 def test_exhaustion_names_the_holders(stack: StackEndpoints, user: UUID) -> None:

@@ -75,6 +75,44 @@ print(*sorted({{"hvac", "psycopg", "redis"}} & {{*sys.modules}}))
     assert (done.stdout.split(), done.stderr) == (drivers, "")
 
 
+#: The modules whose classes users call. Their other types are what adapters and tests get.
+_CALLED = ("postgres_client", "valkey_client", "vault_client", "factory", "_postgres.guarded")
+_INTERNAL = {"Block", "BlockUse"}
+
+
+@pytest.mark.parametrize("name", _CALLED)
+def test_what_a_public_method_takes_or_returns_can_be_imported_from_clients(name: str) -> None:
+    """So that a caller can annotate helpers; also where annotations are evaluated."""
+    tree = ast.parse((ROOT / "clients" / f"{name.replace('.', '/')}.py").read_text())
+    ours = {
+        alias.asname or alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.level > 0
+        for alias in node.names
+    } | {node.name for node in ast.walk(tree) if isinstance(node, ast.ClassDef)}
+    named = {
+        part.id
+        for owner in ast.walk(tree)
+        if isinstance(owner, ast.ClassDef | ast.Module) and getattr(owner, "name", "")[:1] != "_"
+        for function in owner.body
+        if isinstance(function, ast.FunctionDef)
+        if not function.name.startswith("_") or function.name in {"__init__", "__enter__"}
+        for annotation in _annotations(function)
+        for part in ast.walk(annotation)
+        if isinstance(part, ast.Name)
+    }
+
+    assert (named & ours) - _INTERNAL - set(clients.__all__) == set()
+    assert [one for one in named & ours - _INTERNAL if isinstance(getattr(clients, one), str)] == []
+
+
+def _annotations(function: ast.FunctionDef) -> list[ast.expr]:
+    given = function.args
+    taken = [*given.posonlyargs, *given.args, given.vararg, *given.kwonlyargs, given.kwarg]
+    found = [one.annotation for one in taken if one is not None]
+    return [one for one in (*found, function.returns) if one is not None]
+
+
 def test_a_name_that_is_not_there_is_refused_as_of_any_module() -> None:
     """The lazy imports do not make a typing error pass."""
     with pytest.raises(AttributeError, match="module 'clients' has no attribute 'ValkyClient'"):
