@@ -157,3 +157,15 @@ def test_it_takes_few_round_trips_and_prepares_nothing(scratch: Scratch, tmp_pat
     # With parameters it is Parse to Sync, and one round trip as well.
     assert sum(line.split()[0] in {"Query", "Sync"} for line in sent) == 3
     assert "SET LOCAL jit = off" in sent[0], "compiling the query would take seconds"
+
+
+def test_what_raises_an_error_of_its_own_shows_nothing(scratch: Scratch) -> None:
+    """A helper may raise any SQLSTATE while nobody is set, and is judged all the same."""
+    scratch.run(
+        "CREATE FUNCTION app.me() RETURNS uuid LANGUAGE plpgsql STABLE AS $$ BEGIN "
+        f"IF COALESCE({SETTING}, '') = '' THEN RAISE EXCEPTION 'no' USING ERRCODE = '28000'; "
+        f"END IF; RETURN NULLIF({SETTING}, '')::uuid; END $$;"
+        + policy("user_id = (SELECT app.me())")
+    )
+
+    assert rules(scratch) == []
