@@ -1,8 +1,7 @@
 """SQLAlchemy on a PostgresClient: models and sessions with the client's promises.
 
-``create_engine(postgres)`` returns an Engine whose connections are the client's: made by it, lent
-by its pool, and given back clean. Every transaction belongs to one identity, and the first
-statement travels together with what begins the transaction::
+``create_engine(postgres)`` returns an Engine on the client's own connections and pool. Every
+transaction belongs to one identity, and begins in its first statement's round trip::
 
     engine = create_engine(postgres)
     with user_context(user_id), Session(engine) as session:
@@ -11,13 +10,13 @@ statement travels together with what begins the transaction::
 The identity is ``Session(engine, info={"identity": {"user_id": ada}})``'s or that of
 ``execution_options(identity=...)``, else the ambient one. Without any, or with a second one in the
 same transaction, the statement raises RlsContextError, and nothing is sent.
-Source: https://docs.sqlalchemy.org/en/20/core/connections.html.
 """
 
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
 from copy import copy
+from inspect import unwrap
 from itertools import chain, repeat
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -78,7 +77,8 @@ def create_engine(
             raise PostgresConfigurationError(f"create_engine() takes no {found}: use {instead}")
     # SQLAlchemy reads a new server's version and defaults once: below, and without any user.
     admins = chain([True], repeat(admin))
-    engine = sqlalchemy.create_engine(
+    # Not as an instrumentation has wrapped it: the client records each statement itself.
+    engine: sqlalchemy.Engine = unwrap(sqlalchemy.create_engine)(
         "postgresql+failfast://",
         poolclass=NullPool,
         creator=lambda: _Connection(postgres, admin=next(admins)),
@@ -140,8 +140,8 @@ class _Connection:
         self.rollback(commits=True)
 
     def rollback(self, *, commits: bool = False) -> None:
-        block, self._block, self._handle = self._block, None, None
-        self._identity, self._info = None, {}
+        block, self._block, self._handle, self._identity = self._block, None, None, None
+        self._info = {}
         if block is not None:
             block.end(commits=commits)
 
@@ -224,17 +224,18 @@ class _Dialect(PGDialect_psycopg):
                 "AUTOCOMMIT leaves a statement without an identity: use PostgresClient.execute() "
                 "for one statement in a transaction of its own, or session.commit() after it"
             )
-        # Which PostgreSQL takes for the same.
-        dbapi_connection.isolation = level.lower().replace("uncommitted", "committed")
+        dbapi_connection.isolation = level.lower().replace("uncommitted", "committed")  # the same
 
 
 def _take(connection: Any, options: _Options) -> None:
-    connection.connection.driver_connection.options |= options
+    driver = connection.connection.driver_connection
+    if driver.handle is not None and "identity" in options:
+        driver.belong_to(options["identity"])
+    driver.options |= options
 
 
 def _take_execution_options(connection: Any, *args: Any) -> None:
-    options = {} if args[3] is None else args[3].execution_options
-    if (identity := options.get("identity")) is not None:
+    if args[3] and (identity := args[3].execution_options.get("identity")) is not None:
         connection.connection.driver_connection.belong_to(identity)
 
 

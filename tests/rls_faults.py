@@ -150,6 +150,16 @@ PATHS = {
         CLEAN + _OTHER + "CREATE RULE clear AS ON DELETE TO app.docs DO ALSO DELETE FROM app.notes",
         "rule clear on app.docs",
     ),
+    "policy-default-user": (
+        policy(f"user_id = COALESCE({USER}, '3b7a3a52-6f0e-4b8c-9d51-0b6a4a7c2f11')"),
+        "policy mine on app.docs",
+    ),
+    "policy-function-owned": (
+        HELPER
+        + policy("user_id = (SELECT app.uid())")
+        + "ALTER FUNCTION app.uid() OWNER TO crm_user",
+        "function app.uid()",
+    ),
     "immutable-function": (
         HELPER.replace("STABLE", "IMMUTABLE") + policy("user_id = (SELECT app.uid())"),
         "function app.uid()",

@@ -66,7 +66,7 @@ _OWN: Final = (
     f"user_id = CAST(NULLIF({_SETTING}, '') AS uuid)",
     f"user_id IN (SELECT NULLIF({_SETTING}, '')::uuid)",
     f"user_id = ANY (ARRAY[{_ME}])",
-    f"user_id = COALESCE({_ME}, 'eeeeeeee-0000-4000-8000-000000000000'::uuid)",
+    f"user_id = COALESCE({_ME}, 'ffffffff-ffff-ffff-ffff-ffffffffffff'::uuid)",
     f"NOT (user_id <> {_ME})",
     f"user_id IS NOT DISTINCT FROM {_ME}",
     f"NULLIF(user_id, {_ME}) IS NULL",

@@ -209,6 +209,9 @@ def _calls(recorded: Recorded, given: dict[str, Any]) -> None:
             "postgres.execute": lambda: db.execute("SELECT %s", ("sentinel-value",), ADA),
             "postgres.execute failing": lambda: db.execute("SELECT 1/0", (), ADA),
             "postgres.execute literal": lambda: db.execute(literal, (), ADA),
+            "postgres.execute mixed": lambda: db.execute(
+                "SELECT %s AS a, 'sentinel-literal' AS b LIMIT 2 -- sentinel-literal", ("x",), ADA
+            ),
             "postgres.execute ambient": in_context,
             "postgres.execute_one": lambda: db.execute_one("SELECT 'sentinel-literal'", (), ADA),
             "postgres.execute_scalar": lambda: db.execute_scalar("SELECT 99887766", (), ADA),

@@ -390,6 +390,8 @@ class Block:
     def _finish(self, state: BlockState, exc: BaseException | None) -> None:
         session = state.session
         if exc is not None:
+            # Costs nothing, and run_transaction() repeats no work that SQL has committed.
+            state.refresh_context()
             self._roll_back(session)
             return
         status = session.transaction_status

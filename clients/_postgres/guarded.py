@@ -166,6 +166,11 @@ class GuardedConnection(_PartOfBlock):
         """Whether the block has ended or the connection is gone."""
         return not self._use.is_open or self._use.state.session.conn.closed
 
+    @property
+    def context_was_lost(self) -> bool:
+        """Whether a COMMIT or ROLLBACK in SQL has ended the transaction: some may be stored."""
+        return self._use.state.context_was_lost
+
     def commit(self) -> NoReturn:
         """Refuse: the block commits when it ends."""
         raise self._forbidden("commit")

@@ -479,7 +479,7 @@ class Pool:
                 self.target.description,
                 describe_holders(one for one in self._places.holders() if one is not place.holder),
             )
-        if is_metered():
+        if self.telemetry.has_recorded and is_metered():
             self.telemetry.measure("wait_time", taken_at - started, self.name)
         return session
 
@@ -513,7 +513,7 @@ class Pool:
         if not isinstance(place, _Place):
             return
         place.session = session
-        if is_metered() and place.holder is not None:
+        if self.telemetry.has_recorded and is_metered() and place.holder is not None:
             took = time.monotonic() - place.holder.since
             self.telemetry.measure("use_time", took, self.name)
         place.holder = None

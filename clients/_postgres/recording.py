@@ -43,17 +43,15 @@ def telemetry_of(session: Session, readings: Callable[[], Iterable[Reading]]) ->
 def query_attributes(query: Any, params: Any) -> dict[str, str]:
     """Return what a span says of a statement.
 
-    A text whose values are parameters is given as it is, and any other without its literals.
+    What is quoted in it is left out, beside parameters too, and numbers where there are none.
     https://opentelemetry.io/docs/specs/semconv/database/database-spans/
 
     Args:
         query: The statement.
         params: Its parameters.
     """
-    text = text_of(query)
-    if params and isinstance(query, str | bytes):
-        return {"db.query.text": text}
-    return {"db.query.text": without_literals(text)}
+    has_parameters = bool(params) and isinstance(query, str | bytes)
+    return {"db.query.text": without_literals(text_of(query), numbers=not has_parameters)}
 
 
 class BlockRecorder:

@@ -70,12 +70,16 @@ def run_with_retries(
         Exception: What *work* raised otherwise, after a rollback.
     """
     for number in range(1, attempts + 1):
+        conn: GuardedConnection | None = None
         try:
             with block() as conn:
                 return work(conn)
         except (psycopg.Error, PostgresError) as error:
             # A lost reply has no SQLSTATE of these: nobody knows whether it was committed.
             if error.sqlstate not in _RETRIED or getattr(error, "maybe_applied", False):
+                raise
+            # A COMMIT in the SQL of *work*: what came before it would be stored twice.
+            if conn is not None and conn.context_was_lost:
                 raise
             if number == attempts:
                 raise PostgresError(

@@ -270,28 +270,32 @@ def text_of(query: Any, *, placeholders: bool = True) -> str:
     return ("%s" if placeholders or strings else "").join(strings)
 
 
-def without_literals(query: str) -> str:
+def without_literals(query: str, *, numbers: bool = True) -> str:
     """Return SQL with a question mark in place of every literal, for who may not see values.
 
     Args:
         query: The SQL.
+        numbers: Whether a number is a literal too; beside parameters it is the statement's own.
     """
-    return (_cached_masking if len(query) <= _MAX_CACHED else _masked)(query)
+    return (_cached_masking if len(query) <= _MAX_CACHED else _masked)(query, numbers)
 
 
-def _masked(query: str) -> str:
+def _masked(query: str, numbers: bool) -> str:  # noqa: FBT001 - its cache knows no keywords
+    def plain(text: str) -> str:
+        return _NUMBER.sub("?", text) if numbers else text
+
     parts, position = [], 0
     while (region := _QUOTED.search(query, position)) is not None:
         kind, start, end = region.lastgroup or "", *region.span()
         if kind == "comment":
             end = _end_of_comment(query, start)
-        parts.append(_NUMBER.sub("?", query[position:start]))
+        parts.append(plain(query[position:start]))
         if kind == "name":
             parts.append(query[start:end])
         # A comment may quote what was commented out.
         parts.append("?" if kind in _LITERALS else "")
         position = end
-    return "".join([*parts, _NUMBER.sub("?", query[position:])])
+    return "".join([*parts, plain(query[position:])])
 
 
 _cached_masking = lru_cache(maxsize=512)(_masked)

@@ -282,6 +282,7 @@ SELECT 'function', format('%I.%I(%s)', n.nspname, p.proname,
     'kind', p.prokind,
     'definer', p.prosecdef,
     'owner', pg_get_userbyid(p.proowner),
+    'owned', pg_has_role(p.proowner, 'USAGE'),
     'language', l.lanname,
     'volatile', p.provolatile,
     'leakproof', p.proleakproof,
@@ -370,11 +371,13 @@ JOIN protected p ON p.oid = d.refobjid AND p.relrowsecurity
 WHERE s.relkind = 'S' AND (has_sequence_privilege(s.oid, 'SELECT')
                            OR has_sequence_privilege(s.oid, 'UPDATE'))
 UNION ALL
-SELECT 'default', CASE WHEN s.setrole = 0 THEN 'database ' || quote_ident(current_database())
+SELECT 'default', CASE WHEN s.setrole = 0 AND s.setdatabase = 0 THEN 'every role'
+                       WHEN s.setrole = 0 THEN 'database ' || quote_ident(current_database())
                        ELSE 'role ' || quote_ident(pg_get_userbyid(s.setrole)) END,
        jsonb_build_object(
     'settings', to_jsonb(s.setconfig),
-    'reset', CASE WHEN s.setrole = 0 THEN format('ALTER DATABASE %I', current_database())
+    'reset', CASE WHEN s.setrole = 0 AND s.setdatabase = 0 THEN 'ALTER ROLE ALL'
+                  WHEN s.setrole = 0 THEN format('ALTER DATABASE %I', current_database())
                   ELSE format('ALTER ROLE %I%s', pg_get_userbyid(s.setrole),
                               CASE WHEN s.setdatabase <> 0
                                    THEN format(' IN DATABASE %I', current_database()) END) END)

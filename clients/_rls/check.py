@@ -9,6 +9,7 @@ rls-not-forced                  RLS that does not bind the table's owner
 no-policy                       RLS without a permissive policy for this role: it sees no row
 policy-always-true              a policy that lets every row pass
 policy-open-without-context     a policy that lets every row pass when no user is set
+policy-default-user             a policy that takes nobody for a user that it names
 policy-ignores-setting          a policy that does not compare the row with our settings
 policy-passes-other-rows        a policy that lets another user's row pass
 policy-uncorrelated             a sub-select that names the user, but not the row
@@ -35,6 +36,7 @@ notify-payload                  a trigger that sends rows to every listener
 rewrite-rule                    a rule that acts with the rights of the table's owner
 set-role                        a role that this one may take, for which policies are lax
 immutable-function              a policy's function that is IMMUTABLE and reads a setting
+policy-function-owned           a policy's function that this role owns, and may replace
 leakproof-function              a user's function that is LEAKPROOF
 function-sets-identity          a function that sets a setting of ours
 identity-default                a default of a setting of ours, at role or database
@@ -715,7 +717,8 @@ class Check:
             if text is None:
                 return None
             scope = self._scope(name, policy, self.settings[0])
-            new = Clause(text, scope).mended(self.settings[0])
+            clause = Clause(text, scope)
+            new = clause.mended(self.settings[0]) if clause.open_without_context else None
             return None if new == text else new
 
         found = list(
@@ -732,17 +735,23 @@ class Check:
         leaking = {finding.object for finding in found}
         for policy in relation.policies:
             where = f"policy {policy.facts['quoted']} on {name}"
-            undecided = all(policy.facts["name"] in verdict.undecided for _, verdict in verdicts)
+            undecided = any(
+                declared and policy.facts["name"] in verdict.undecided
+                for declared, verdict in verdicts
+            )
             if where not in leaking and (undecided or self._leans_on_rows(policy)):
                 why = (
-                    "could not be evaluated over made-up rows, or calls a function that reads "
-                    "tables: whether it keeps others' rows apart is not proven"
+                    "could not be evaluated over made-up rows, or reads a view, or calls a "
+                    "function that reads tables: whether it keeps others' rows apart is not proven"
                 )
-                fix = f"-- read it: {policy.facts['using'] or policy.facts['check']}"
+                text = policy.facts["using"] or policy.facts["check"]
+                fix = f"-- read it: {' '.join(text.split())}"
                 yield Finding("policy-not-proven", where, why, fix, "risk")
 
     def _leans_on_rows(self, policy: Policy) -> bool:
-        """Whether a policy calls functions that read tables, whose rows cannot be made up."""
+        """Whether a policy reads views or calls functions, whose rows cannot be made up."""
+        if set(policy.facts["columns"]) & set(self.views):
+            return True
         closure = self.functions.closure(policy.facts["functions"])
         opaque = policy.facts["oid"] in self._opaque
         return opaque and any(

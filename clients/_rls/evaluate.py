@@ -38,10 +38,17 @@ _MAX_SINGLES: Final = 400
 
 _RESULT = "clients_rls.result"
 
+# A function of the user's may raise any SQLSTATE. What cannot be told is what the made-up rows, the
+# read-only transaction or the server's limits are the reason of.
+_LETTER: Final = (
+    "CASE WHEN left(SQLSTATE, 2) IN ('0A', '25', '40', '42', '53', '54', '55', '57', '58', 'XX') "
+    "AND SQLSTATE NOT IN ('42704', '42501', '42P17') THEN 'u' ELSE 'e' END"
+)
+
 # A value of one letter for each row and each content of the lookup tables: t, f, n for NULL,
 # e where the expression raises (PostgreSQL then shows and changes nothing), u where it cannot be
 # told: a time-out, a write, or a name that does not resolve over a made-up row.
-_BLOCK: Final = r"""
+_BLOCK: Final = rf"""
 DECLARE
     job jsonb;
     state jsonb;
@@ -76,9 +83,7 @@ BEGIN
                     END LOOP;
                     EXECUTE query INTO cells USING records, worlds;
                 EXCEPTION WHEN OTHERS THEN
-                    letter := CASE WHEN left(SQLSTATE, 2) IN ('22', '23', 'P0')
-                                     OR SQLSTATE IN ('42704', '42501', '42P17')
-                                   THEN 'e' ELSE 'u' END;
+                    letter := {_LETTER};
                     FOR pair IN SELECT * FROM jsonb_array_elements(state -> 'settings') LOOP
                         PERFORM set_config(pair ->> 0, pair ->> 1, true);
                     END LOOP;
@@ -114,10 +119,7 @@ BEGIN
                                             jsonb_build_array(records -> r),
                                             jsonb_build_array(worlds -> w);
                                     EXCEPTION WHEN OTHERS THEN
-                                        one := CASE
-                                            WHEN left(SQLSTATE, 2) IN ('22', '23', 'P0')
-                                              OR SQLSTATE IN ('42704', '42501', '42P17')
-                                            THEN 'e' ELSE 'u' END;
+                                        one := {_LETTER};
                                     END;
                                 END IF;
                                 cells := cells || one;
@@ -249,8 +251,10 @@ def evaluate(
         if not waiting or left <= 0:
             return
         batch = waiting.pop(0)
+        # Where one of them takes too long, time is left for the others.
+        seconds = left / (len(waiting) + 1) / (2 if len(batch) > 1 else 1)
         try:
-            answers = _send(connection, batch, search_path, role, left / (len(waiting) + 1))
+            answers = _send(connection, batch, search_path, role, seconds)
         except psycopg.Error:
             if connection.closed:
                 raise

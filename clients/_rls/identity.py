@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+from .worlds import json_paths, literals
+
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
 __all__ = [
     "DEFAULT_SETTING",
@@ -91,6 +93,8 @@ class Universe:
             is smaller, greater, begins or ends alike, or is equal but for its case.
         kinds: The kinds of ids that occur.
         declared: Whether these are the kinds that the client was given.
+        partial: For each setting somebody who differs from the owner in that one alone.
+        claiming: The first of the others, with claims that users write themselves.
     """
 
     owner: Person
@@ -98,6 +102,7 @@ class Universe:
     kinds: frozenset[str]
     declared: bool = True
     partial: tuple[Person, ...] = field(default=())
+    claiming: tuple[Person, ...] = field(default=())
 
 
 def _uuids(i: int) -> list[str]:
@@ -131,7 +136,21 @@ def _texts(i: int) -> list[str]:
     ]
 
 
-_SAMPLES = {"uuid": _uuids, "int": _ints, "text": _texts}
+def _mails(i: int) -> list[str]:
+    owner = ("ann", "eve", "ida", "kim")[i % 4] + "x" * (i // 4)
+    return [
+        f"{owner}@one.example",
+        f"bob{i}@two.example",
+        f"bob{i}@one.example",
+        f"{owner}@two.example",
+        f"{owner.title()}@One.example",
+        f"{owner}+more@one.example",
+        f"{owner[0]}.{owner[1:]}@one.example",
+        f"{owner}@one.example.org",
+    ]
+
+
+_SAMPLES = {"uuid": _uuids, "int": _ints, "text": _texts, "mail": _mails}
 
 
 def universes(
@@ -145,30 +164,41 @@ def universes(
         types: The types of the columns that the policies read.
     """
     open_kinds = ["uuid", "int", "text"] if any(s.kind is None for s in settings) else ["uuid"]
-    found = [_universe(settings, kind, texts, declared=True) for kind in open_kinds]
+    found = [_universe(settings, kind, texts, types=types) for kind in open_kinds]
+    if any(s.kind in ("text", None) for s in settings) and any(
+        re.search("@|mail", text.lower()) for text in texts
+    ):
+        mails = [replace(s, kind="mail") if s.kind in ("text", None) else s for s in settings]
+        found.append(_universe(mails, "text", texts, types=types))
     # Where no column is of the setting's type, others' ids are of another one: told as a risk.
     if any(s.kind == "uuid" for s in settings) and "uuid" not in types:
         for kind, held in (("text", TEXT_TYPES), ("int", INTEGER_TYPES)):
             if types & held:
                 loose = [IdentitySetting(s.name, s.setting, kind) for s in settings]
-                found.append(_universe(loose, kind, texts, declared=False))
+                found.append(_universe(loose, kind, texts, types=types, declared=False))
     return found
 
 
 def _universe(
-    settings: list[IdentitySetting], open_kind: str, texts: list[str], *, declared: bool
+    settings: list[IdentitySetting],
+    open_kind: str,
+    texts: list[str],
+    *,
+    types: frozenset[str],
+    declared: bool = True,
 ) -> Universe:
+    claims: dict[str, dict[tuple[str, ...], str]] = {}
     people: list[list[tuple[str, frozenset[str]]]] = []
     kinds = set()
     for i, setting in enumerate(settings):
         kind = setting.kind or open_kind
         if kind == "claims" or (setting.kind is None and _reads_json(setting.setting, texts)):
-            keys = _claims(texts, open_kind)
+            keys = claims[setting.setting] = _claims(texts, open_kind)
             kinds |= set(keys.values())
             people.append([_claim(keys, i, n) for n in range(6)])
         else:
             kinds.add(kind)
-            people.append([(t, frozenset((t,))) for t in _SAMPLES[kind](i)])
+            people.append([(t, _names(t, types)) for t in _SAMPLES[kind](i)])
     count = max(len(samples) for samples in people)
 
     def person(numbers: list[int]) -> Person:
@@ -185,7 +215,33 @@ def _universe(
             person([1 if i == n else 0 for i in range(len(settings))]) for n in range(len(settings))
         )
     others = tuple(person([n] * len(settings)) for n in range(1, count))
-    return Universe(person([0] * len(settings)), others, frozenset(kinds), declared, partial)
+    owner = person([0] * len(settings))
+    claiming = tuple(_claiming(others[0], owner, list(claims), texts))
+    return Universe(owner, others, frozenset(kinds), declared, partial, claiming)
+
+
+def _names(token: str, types: frozenset[str]) -> frozenset[str]:
+    """Return how columns of the given types hold an id."""
+    if "bytea" in types and re.fullmatch(r"[0-9a-f-]{36}", token):
+        return frozenset((token, "\\x" + token.replace("-", "")))
+    return frozenset((token,))
+
+
+def _claiming(
+    person: Person, owner: Person, settings: list[str], texts: list[str]
+) -> Iterator[Person]:
+    """Yield a person with each value that the texts compare claims of their own with."""
+    paths = {p for p, _ in _claim_paths(texts) if len(p) > 1 and p[0] in _WRITTEN_BY_USERS}
+    keys = {key for path in paths for key in path}
+    words = [word for word in literals(texts) if re.fullmatch(r"[\w. -]{1,40}", word)]
+    values = [*sorted(owner.names), *(w for w in words if w not in keys), "admin", "true"]
+    for setting in settings:
+        for path in sorted(paths):
+            for value in dict.fromkeys(values[:_MAX_CLAIMED]):
+                claims = json.loads(person.settings[setting])
+                _put(claims, path, value)
+                changed = {**person.settings, setting: json.dumps(claims)}
+                yield Person(changed, person.tokens)
 
 
 def _reads_json(setting: str, texts: list[str]) -> bool:
@@ -198,27 +254,43 @@ def _reads_json(setting: str, texts: list[str]) -> bool:
     )
 
 
-_CLAIM = re.compile(r"->>?\s*'(\w+)'(?:::text)?\)*(?:::(\w+))?")
+# https://supabase.com/docs/guides/auth/users: a user may write these with an API of their own.
+_WRITTEN_BY_USERS = {"user_metadata", "raw_user_meta_data"}
+_MAX_CLAIMED = 12
 
 
-def _claims(texts: list[str], kind: str) -> dict[str, str]:
-    """Return the claims that are read, and of which kind each is."""
-    keys = {"sub": kind}
-    for text in texts:
-        for key, cast in _CLAIM.findall(text):
-            if re.search(r"sub$|id$|tenant|org|account|user|owner|mail|team", key):
-                keys[key] = (
-                    "int" if "int" in cast else "uuid" if cast == "uuid" else keys.get(key, kind)
-                )
+def _claims(texts: list[str], kind: str) -> dict[tuple[str, ...], str]:
+    """Return the claims that are read and name somebody, each with its kind."""
+    keys: dict[tuple[str, ...], str] = {("sub",): kind}
+    for path, cast in _claim_paths(texts):
+        if path[0] not in _WRITTEN_BY_USERS and re.search(
+            r"sub$|id$|tenant|org|account|user|owner|mail|team", path[-1]
+        ):
+            keys[path] = (
+                "int" if "int" in cast else "uuid" if cast == "uuid" else keys.get(path, kind)
+            )
     return keys
 
 
-def _claim(keys: dict[str, str], i: int, n: int) -> tuple[str, frozenset[str]]:
+def _claim_paths(texts: list[str]) -> Iterator[tuple[tuple[str, ...], str]]:
+    for text in texts:
+        yield from json_paths(text)
+
+
+def _put(claims: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
+    for key in path[:-1]:
+        if not isinstance(claims.get(key), dict):
+            claims[key] = {}
+        claims = claims[key]
+    claims[path[-1]] = value
+
+
+def _claim(keys: dict[tuple[str, ...], str], i: int, n: int) -> tuple[str, frozenset[str]]:
     values: dict[str, Any] = {"role": "authenticated"}
     tokens = set()
     for key, kind in keys.items():
         samples = _SAMPLES[kind](i)
         token = samples[n] if n < len(samples) else samples[1]
-        values[key] = int(token) if kind == "int" else token
+        _put(values, key, int(token) if kind == "int" else token)
         tokens.add(token)
     return json.dumps(values), frozenset(tokens)

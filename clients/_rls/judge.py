@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from .evaluate import MAX_EVALUATIONS, Job, Shadow
-from .worlds import Domain, domain, literals, other_settings, sample, tokens_of
+from .worlds import Domain, crowd, domain, literals, other_settings, sample, tokens_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -44,6 +44,14 @@ _SHARING = re.compile(
     r"publi|shar|visib|open|listed|global|world|every|anon|status|state|kind|type"
 )
 _HIDING = re.compile(r"delet|remov|archiv|trash|hid|priva|secret|draft|lock|ban|suspend")
+# What gives many ids the same value.
+_FOLDING = re.compile(r"hash|md5|sha\d|digest|crc32|%|\bmod\(|[^&]&[^&]|#[^>-]|>>|<<|\bget_b")
+# What stands for nobody where no user is set.
+_NOBODY = re.compile(
+    r"[0\-\s]*|[f-]*|-\d+|(nobody|no[ _-]?one|none|null|nil|anon(ymous)?|guest|public|unknown|"
+    r"unset|missing|invalid|deny|denied)",
+    re.IGNORECASE,
+)
 _OWNERS = ("user_id", "owner_id", "owner", "tenant_id", "account_id", "author_id", "created_by")
 
 
@@ -239,6 +247,9 @@ class Trial:
         mentioned = any(
             re.search(r"\b(current|session)_(user|role)\b|\buser\b", t.lower()) for t in texts
         )
+        #: The columns whose values cannot be made up, of this table and of lookup tables.
+        self.unknown: set[str] = set()
+        self.constants = frozenset(constants)
         self.domains: dict[str, Domain] = {}
         for name in table.columns:
             if name in self.used:
@@ -246,11 +257,16 @@ class Trial:
                     table.columns[name], constants, universe,
                     default=table.defaults.get(name), roles=roles if mentioned else (),
                 )  # fmt: skip
+        self.unknown |= {name for name, found in self.domains.items() if not found.known} & (
+            table.read_by_policies()
+        )
         self.rows, self.sampled = sample(
             {name: found.values for name, found in self.domains.items()}, _MAX_ROWS
         )
         self.worlds = self._worlds(constants, roles if mentioned else ())
         self.states = self._states(texts, constants)
+        if any(_FOLDING.search(text) for text in texts):
+            self._add_crowd()
         cells = len(self.rows) * len(self.worlds) * len(self.states)
         if cells > MAX_EVALUATIONS:
             keep = max(1, MAX_EVALUATIONS // (len(self.worlds) * len(self.states)))
@@ -295,6 +311,26 @@ class Trial:
                 add(name, ())
         return list(found.values())
 
+    def _add_crowd(self) -> None:
+        """Add rows of many other users, of whom some have a hash or remainder in common."""
+        found: list[dict[str, Any]] = []
+        most = min(_MAX_ROWS, MAX_EVALUATIONS // (len(self.worlds) * len(self.states)))
+        usual = {n: [*d.typical, *d.values][0] for n, d in self.domains.items()}
+        for name in self.domains:
+            kind = next((k for k in self.universe.kinds if self._holds_ids(name, k)), None)
+            if kind:
+                found += [{**usual, name: token} for token in crowd(kind)]
+        found = found[: max(0, most - len(self.rows))]
+        self.people |= {str(value) for row in found for value in row.values()} & {
+            str(token) for kind in self.universe.kinds for token in crowd(kind)
+        }
+        self.rows = [*self.rows, *found]
+
+    def _holds_ids(self, name: str, kind: str) -> bool:
+        tokens = [t for t in self.universe.owner.names if _fits(t, kind)]
+        values = {str(value) for value in self.domains[name].values}
+        return name in self.table.read_by_policies() and bool(values & set(tokens))
+
     def _columns_of(self, lookup: Relation) -> set[str]:
         read: set[str] = lookup.read_by_policies() if lookup.facts["rls"] else set()
         for relation in (self.table, *self.lookups):
@@ -308,13 +344,15 @@ class Trial:
     ) -> list[list[list[dict[str, Any]]]]:
         choices: list[list[list[dict[str, Any]]]] = []
         for lookup in self.lookups:
-            domains = {
+            found = {
                 name: domain(
                     lookup.columns[name], constants, self.universe, roles=roles, lookup=True
-                ).values
+                )
                 for name in lookup.columns
                 if name in self._columns_of(lookup)
             }
+            self.unknown |= {name for name, values in found.items() if not values.known}
+            domains = {name: values.values for name, values in found.items()}
             rows, _ = sample(domains, max(8, int(_MAX_WORLDS ** (1 / len(self.lookups)))))
             choices.append([[], *([row] for row in rows)])
         worlds: list[list[list[dict[str, Any]]]] = [[]]
@@ -335,6 +373,7 @@ class Trial:
         )
         for name, person in zip(names, universe.partial, strict=False):
             found.append(_State({**person.settings, **plain}, person, plain, name))
+        found += [_State({**p.settings, **plain}, p, plain) for p in universe.claiming]
         # A literal may be somebody's id: who has it must not see more for that.
         first = universe.others[0]
         if len(names) == 1:
@@ -371,7 +410,8 @@ class Trial:
 
         The cause of a counterexample is ``"row"``: another's row, as rows are; ``"nobody"``: while
         no user is set; ``"marked"``: by a column that lets others read it; ``"named"``: by another
-        column that names the user; ``"partial"``: by one value of the identity alone; ``"foreign
+        column that names the user; ``"fallback"``: while no user is set, because a constant of the
+        policy names its owner; ``"partial"``: by one value of the identity alone; ``"foreign
         setting"``: by a setting that is none of the client's and names the owner; ``"ownerless"``:
         because it names no owner; ``"unowned"``: because no row of the table does;
         ``"uncorrelated"``: by a lookup table that names the user, but not with this row.
@@ -396,7 +436,7 @@ class Trial:
         primary = verdict.primary = self._primary(verdict.owners)
         for s, state in enumerate(self.states):
             self._judge_state(verdict, s, state, primary)
-        if self.sampled and not verdict.counterexamples:
+        if (self.sampled or self.unknown) and not verdict.counterexamples:
             verdict.undecided |= {p.facts["name"] for p in self.table.policies}
         return verdict
 
@@ -547,9 +587,7 @@ class Trial:
         # Most rows are the user's own, and most commands test the same expressions: both are
         # told apart once, and not for each content of the lookup tables.
         ownerless = {r for r in self._possible if self._is_ownerless(state, self.rows[r], primary)}
-        anothers = {
-            r for r in self._possible if self._is_anothers(self.rows[r], primary, names)
-        }  # fmt: skip
+        anothers = self._anothers(state, primary)
         wanted = {"USING": anothers | ownerless, "WITH CHECK": anothers}
         reaches: dict[int, frozenset[str]] = {}
         passing: dict[Any, list[tuple[int, tuple[str, ...]]]] = {}
@@ -605,12 +643,31 @@ class Trial:
                     told[i] = policies
         return list(told.items())
 
+    def _anothers(self, state: _State, primary: dict[str, str]) -> set[int]:
+        names = state.person.names if state.person else frozenset()
+        nobody = state.person is None and not any(state.rest.values())
+        return {
+            r
+            for r in self._possible
+            if self._is_anothers(self.rows[r], primary, names)
+            or (nobody and self._is_constants(self.rows[r], primary))
+        }
+
     def _is_anothers(
         self, row: dict[str, Any], primary: dict[str, str], names: frozenset[str]
     ) -> bool:
         if not primary:
             return True
         return any(str(row[column]) in self.people - names for column in primary.values())
+
+    def _is_constants(self, row: dict[str, Any], primary: dict[str, str]) -> bool:
+        """Whether a constant of the policies names the row's owner, as a stand-in for nobody."""
+        return any(
+            str(row[column]) in self.constants - self.people
+            and any(_fits(str(row[column]), kind) for kind in self.universe.kinds)
+            and not _NOBODY.fullmatch(str(row[column]))
+            for column in primary.values()
+        )
 
     def _is_ownerless(self, state: _State, row: dict[str, Any], primary: dict[str, str]) -> bool:
         """Whether a row names no owner at all, while somebody is set."""
@@ -645,7 +702,7 @@ class Trial:
                     reach |= tokens
         return frozenset(reach - names)
 
-    def _cause(  # noqa: PLR0911 - one line for each cause
+    def _cause(  # noqa: C901, PLR0911 - one line for each cause
         self,
         command: str,
         state: _State,
@@ -661,6 +718,9 @@ class Trial:
         names = state.person.names if state.person else frozenset()
         if tokens & reach:
             return "granted", ()
+        if state.person is None and self._is_constants(row, primary):
+            # What others see as well is shared, and told where it is theirs to change.
+            return (None if shown_to_others() else "fallback"), ()
         if len(primary) > 1 and any(str(row[column]) in names for column in primary.values()):
             return "partial", ()
         if tokens & names and state.partial is None:
@@ -733,11 +793,14 @@ class Trial:
         user = self.universe.others[0].names
         if names != user:
             return
-        for lookup, rows in zip(self.lookups, world, strict=True):
+        for i, (lookup, rows) in enumerate(zip(self.lookups, world, strict=True)):
+            beside = [tokens_of(row) for table in (*world[:i], *world[i + 1 :]) for row in table]
+            there = tokens.union(*beside)
             for row in rows:
                 # What is tied by a unique key stands there already: nobody can add it again.
                 taken = any(
-                    lookup.columns[name]["key"] and str(value) in tokens - user
+                    lookup.columns[name]["key"]
+                    and str(value) in (there - user if name in _OWNERS else there)
                     for name, value in row.items()
                 )
                 named = tokens_of(row) & user

@@ -386,6 +386,12 @@ class Paths:
                     self._add(
                         "immutable-function", name, why, f"ALTER FUNCTION {facts['object']} STABLE;"
                     )
+            if oid in closure and facts["owned"]:
+                self._add(
+                    "policy-function-owned", name,
+                    "is this role's own, which may replace it: a policy leans on it",
+                    f"ALTER FUNCTION {facts['object']} OWNER TO CURRENT_USER;",
+                )  # fmt: skip
             for setting in self.settings:
                 if (
                     any(c.split("=")[0].lower() == setting.lower() for c in facts["settings"])
@@ -398,7 +404,8 @@ class Paths:
                     )  # fmt: skip
                 elif facts["callable"] and re.search(
                     rf"set_config\s*\(\s*'{re.escape(setting.lower())}'"
-                    rf"|\bset\s+(local\s+|session\s+)?\"?{re.escape(setting.lower())}\"?\s*(=|to\b)",
+                    rf"|\bset\s+(local\s+|session\s+)?\"?{re.escape(setting.lower())}\"?\s*(=|to\b)"
+                    rf"|\bupdate\s+(pg_catalog\.)?pg_settings\b.*'{re.escape(setting.lower())}'",
                     source.replace('"."', "."),
                 ):
                     self._add(
@@ -576,10 +583,12 @@ class Paths:
         """Return the protected table whose trigger or name tells that this table holds its rows."""
         short = self.tables[name]["name"].lower()
         for facts in self.functions.facts.values():
+            source = facts["source"].lower()
+            named = re.search(rf'\binto\s+("?\w+"?\.)?"?{re.escape(short)}"?\b', source) or (
+                re.search(r"\bexecute\b", source) and f"'{short}'" in source
+            )
             for trigger in facts["triggers"]:
-                if trigger["on"] in self.protected and re.search(
-                    rf'\binto\s+("?\w+"?\.)?"?{re.escape(short)}"?\b', facts["source"].lower()
-                ):
+                if trigger["on"] in self.protected and named:
                     return str(trigger["on"])
         for _, rule in self.catalogue.facts.get("rule", []):
             if rule["on"] in self.protected and re.search(
@@ -589,7 +598,8 @@ class Paths:
         for table in sorted(self.protected):
             base = re.escape(self.tables[table]["name"].lower().removesuffix("s"))
             if re.fullmatch(
-                rf"{base}s?_?(history|audit|log|archive|archived|old|backup|copy|versions?)s?(_?\d+)?",
+                rf"{base}s?_?(history|audit|log|archived?|old|backup|bak|copy|copie|versions?|export|"
+                r"snapshot|dump|mirror|staging|te?mp|cache|deleted|trash)s?(_?\d+)?",
                 short,
             ):
                 return table

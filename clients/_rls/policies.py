@@ -21,6 +21,7 @@ _SEVERITY: Final[dict[str, Severity]] = {
     "named": "risk",
     "partial": "risk",
     "foreign setting": "risk",
+    "fallback": "risk",
     "ownerless": "risk",
     "unowned": "risk",
 }
@@ -30,6 +31,7 @@ _WHY: Final = {
     "policy-ignores-setting": "does not compare the row with {settings}, so it tells no user's "
     "rows from another's",
     "policy-open-without-context": "lets every row pass when no user is set",
+    "policy-default-user": "takes whoever has no user set for the user that it names",
     "policy-passes-other-rows": "lets another user's row pass",
     "policy-uncorrelated": "lets a row pass for whoever stands in the lookup table, with whatever "
     "row: the sub-select is not tied to the row",
@@ -132,6 +134,7 @@ def _rule(
     for only, rule in (
         ("uncorrelated", "policy-uncorrelated"),
         ("nobody", "policy-open-without-context"),
+        ("fallback", "policy-default-user"),
         ("named", "shared-row-writable"),
         ("partial", "policy-partial-identity"),
         ("ownerless", "policy-ownerless-rows"),

@@ -152,6 +152,15 @@ class _Schema:
         ]
         return [*(n for n, v in views.items() if v["usable"] and v["granted"]), *others]
 
+    def is_ownerless(self, name: str) -> bool:
+        """Return whether policies tell users apart in a table, and no column tells whose a row is.
+
+        Args:
+            name: The table's name.
+        """
+        told = [verdict for _, verdict in self.check.verdicts.get((name, None), [])]
+        return not self.owners(name) and any(v.isolated or v.undecided for v in told)
+
     def views_of(self, role: str) -> list[str]:
         """Return the views that a role may read, if it has its own grants."""
         return [n for n, v in self.check.views.items() if role in v["readers"]]
@@ -227,12 +236,19 @@ class _Attempt:
                 self.tried.append(name)
         for name in self.schema.readable_views():
             self._try_reading(name, f"SELECT * FROM {name}", self.other)
-            self.tried.append(name)
+            if name in self.schema.tables and self.schema.is_ownerless(name):
+                self.untried[name] = "no column tells whose its rows are, so none could be added"
+            else:
+                self.tried.append(name)
         for name, calls in self.schema.calls(self._arguments):
             for call in itertools.islice(calls, _MAX_CALLS):
                 self._try_calling(f"function {name}", call)
                 self._try_becoming(f"function {name}", call, names)
             self.tried.append(f"function {name}")
+        self._try_otherwise(names)
+
+    def _try_otherwise(self, names: Sequence[str]) -> None:
+        """Try to read as other roles, and with other values of settings that policies read."""
         for role in self.schema.other_roles:
             quoted = Identifier(role).as_string(None)
             for name in [*names, *self.schema.views_of(role)]:

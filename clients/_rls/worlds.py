@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import random
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
+from uuid import UUID
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from .identity import Universe
 
-__all__ = ["KEYS", "Domain", "domain", "literals", "other_settings", "sample", "tokens_of"]
+__all__ = [
+    "KEYS",
+    "Domain",
+    "crowd",
+    "domain",
+    "json_paths",
+    "literals",
+    "other_settings",
+    "sample",
+    "tokens_of",
+]
 
 #: What rows of several tables may have in common, such as a team's id. Only the first of each
 #: occurs in the rows that a policy is tried with; lookup tables hold both.
@@ -27,8 +39,25 @@ KEYS: Final = {
 _TEXT: Final = {"text", "character varying", "character", "name", "citext"}
 _NUMBER: Final = {"smallint", "integer", "bigint", "numeric", "real", "double precision"}
 _TIME: Final = {"date", "timestamp without time zone", "timestamp with time zone"}
+_CROWD: Final = 600
+# Types that hold no ids, with values that differ.
+_OTHER_TYPES: Final = {
+    "bytea": ["\\x00"],
+    "interval": ["1 second", "100 years"],
+    "time without time zone": ["00:00", "23:59"],
+    "time with time zone": ["00:00+00", "23:59+00"],
+    "inet": ["127.0.0.1", "203.0.113.9"],
+    "cidr": ["127.0.0.0/8", "203.0.113.0/24"],
+    "tsvector": ["", "word"],
+    "daterange": ["empty", "(,)"],
+    "tsrange": ["empty", "(,)"],
+    "tstzrange": ["empty", "(,)"],
+}
 _UUID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 _LITERAL: Final = re.compile(r"'((?:[^']|'')*)'|(?<![\w.$'])(-?\d+(?:\.\d+)?)(?![\w'])")
+_KEY: Final = r"'(\w+)'(?:::text)?"
+_STEPS: Final = re.compile(rf"((?:->>?\s*{_KEY}\)*\s*)+)(?:::(\w+))?")
+_PATH: Final = re.compile(r"#>>?\s*'\{(\w+(?:\s*,\s*\w+)*)\}'(?:::text\[\])?\)*(?:::(\w+))?")
 _SETTING: Final = re.compile(r"current_setting\(\s*'((?:[^']|'')+)'", re.IGNORECASE)
 
 
@@ -48,12 +77,22 @@ class Domain:
 
 
 def literals(texts: Iterable[str | None]) -> list[str]:
-    """Return the constants that occur in expressions, each once."""
+    """Return the constants that occur in expressions, each once; a path into JSON as an array."""
     found: dict[str, None] = {}
     for text in texts:
+        for keys, _ in json_paths(text or ""):
+            if len(keys) > 1:
+                found["{" + ",".join(keys) + "}"] = None
         for string, number in _LITERAL.findall(text or ""):
             found[string.replace("''", "'") or number] = None
     return list(found)
+
+
+def json_paths(text: str) -> list[tuple[tuple[str, ...], str]]:
+    """Return the paths into JSON that an expression reads, each with what its value is cast to."""
+    steps = [(re.findall(r"'(\w+)'", chain), cast) for chain, _, cast in _STEPS.findall(text)]
+    paths = [(re.findall(r"\w+", keys), cast) for keys, cast in _PATH.findall(text)]
+    return [(tuple(keys), cast) for keys, cast in (*steps, *paths)]
 
 
 def other_settings(texts: Iterable[str | None], known: Iterable[str]) -> list[str]:
@@ -90,6 +129,7 @@ def _ids(base: str, universe: Universe, *, both_keys: bool) -> list[Any]:
         {"uuid"} if base == "uuid"
         else {"int"} if base in _NUMBER
         else {"uuid", "int", "text"} if base in _TEXT
+        else {"bytes"} if base == "bytea"
         else set()
     )  # fmt: skip
     found: dict[Any, None] = {}
@@ -107,10 +147,12 @@ def _ids(base: str, universe: Universe, *, both_keys: bool) -> list[Any]:
 def _kind(token: str) -> str:
     if _UUID.fullmatch(token):
         return "uuid"
+    if token.startswith("\\x"):
+        return "bytes"
     return "int" if re.fullmatch(r"-?\d+", token) else "text"
 
 
-def domain(
+def domain(  # noqa: C901 - one branch for each kind of type
     column: dict[str, Any],
     constants: list[str],
     universe: Universe,
@@ -160,6 +202,10 @@ def domain(
         special = [[value] for value in inner.values]
         fresh = [[]]
         known = inner.known
+    elif base in _OTHER_TYPES:
+        fresh = list(_OTHER_TYPES[base])
+        if base == "bytea":
+            special = [text for text in constants if re.fullmatch(r"\\x([0-9a-f]{2})+", text)]
     else:
         known = False
     values = [*fresh, *ids, *special] if base in _TEXT else [*ids, *fresh, *special]
@@ -212,12 +258,33 @@ def _equals(value: Any, text: str) -> bool:
 def _objects(constants: list[str], universe: Universe) -> list[Any]:
     names = [text for text in constants if re.fullmatch(r"\w{1,40}", text)][:4]
     found: list[Any] = []
+    for path in [text for text in constants if re.fullmatch(r"\{\w+(,\w+)+\}", text)][:3]:
+        for person in (universe.owner, universe.others[0]):
+            for token in sorted(person.names):
+                inner: Any = token
+                for key in reversed(path[1:-1].split(",")):
+                    inner = {key: inner}
+                found.append(inner)
     for name in names:
         for person in (universe.owner, universe.others[0]):
             found += [{name: token} for token in sorted(person.names)]
         found += [{name: True}, {name: [min(universe.others[0].names)]}]
         found += [{name: other} for other in names if other != name]
     return found
+
+
+@functools.cache
+def crowd(kind: str) -> tuple[Any, ...]:
+    """Return ids of many users.
+
+    Args:
+        kind: ``"uuid"``, ``"int"``, ``"text"`` or ``"mail"``.
+    """
+    chance = random.Random(kind)  # noqa: S311 - the same ids each time, and no secret
+    if kind == "int":
+        return tuple(chance.sample(range(100_000, 1_000_000), _CROWD))
+    ids = [str(UUID(int=chance.getrandbits(128), version=4)) for _ in range(_CROWD)]
+    return tuple(ids if kind == "uuid" else [f"user {n[:8]}" for n in ids])
 
 
 def _unique(values: Iterable[Any]) -> list[Any]:

@@ -12,7 +12,12 @@ import hiredis
 from redis._parsers.hiredis import NOT_ENOUGH_DATA, _HiredisParser
 from redis.backoff import NoBackoff
 from redis.connection import Connection, SSLConnection, UnixDomainSocketConnection
-from redis.exceptions import AuthenticationError, ReadOnlyError, ResponseError
+from redis.exceptions import (
+    AuthenticationError,
+    BusyLoadingError,
+    ReadOnlyError,
+    ResponseError,
+)
 from redis.exceptions import ConnectionError as DriverConnectionError
 from redis.retry import Retry
 
@@ -268,7 +273,19 @@ def _handshake(
     connection._sock.sendall(  # noqa: SLF001 - see pack
         b"".join(map(pack, _requests(target, expect_primary=expect_primary)))
     )
-    replies = {name: _reply(connection) for name in names}
+    replies: dict[str, Any] = {}
+    try:
+        for name in names:
+            replies[name] = _reply(connection)
+        if server_code(replies["CLIENT"]) not in {None, "NOPERM"}:
+            # An old server, or one that says why it takes no connection, and closes it.
+            connection._sock.sendall(pack(("PING",)))  # noqa: SLF001 - see pack
+            _reply(connection)
+    except (DriverConnectionError, ConnectionError) as error:
+        said = next((one for one in replies.values() if isinstance(one, Exception)), None)
+        if said is None or isinstance(error, BusyLoadingError):
+            raise
+        raise DriverConnectionError(str(said), status_code=server_code(said)) from error
     # Old servers do not know SETINFO, and ACL rules may deny it: no harm.
     del replies["CLIENT"]
     for name, reply in replies.items():

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 import dagster as dg
 
+from clients import user_context
 from clients.dagster_adapter import ClientsResource, VaultSecretsResource
-from utils.user_context import user_context
 
 
 class OneUser(dg.Config):

@@ -47,6 +47,38 @@ def test_a_refused_port_fails_at_once(closed_port: int) -> None:
     assert PASSWORD not in "".join(traceback.format_exception(caught.value))
 
 
+@pytest.mark.parametrize("login", ["", ":password@"])
+@pytest.mark.parametrize(
+    ("greeting", "code"),
+    [
+        (b"-DENIED this server takes local connections alone", "DENIED"),
+        (b"-ERR nombre maximal de clients atteint", "ERR"),
+    ],
+)
+def test_what_a_server_says_before_it_closes_is_the_reason(
+    login: str, greeting: bytes, code: str
+) -> None:
+    """It does so where it takes no connection, whatever its words and whatever was sent first."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def refuse() -> None:
+            opened, _ = listener.accept()
+            with opened:
+                opened.sendall(greeting + b"\r\n")
+                opened.shutdown(socket.SHUT_WR)
+                while opened.recv(1000):
+                    pass
+
+        thread = threading.Thread(target=refuse)
+        thread.start()
+        words = greeting.decode().partition(" ")[2]
+        with pytest.raises(ValkeyConnectionError, match=words) as caught:
+            ValkeyClient(f"redis://{login}127.0.0.1:{listener.getsockname()[1]}/0")
+        thread.join()
+
+    assert (caught.value.reason, caught.value.code) == ("refused", code)
+
+
 def test_a_wrong_password_is_tried_once(server: ValkeyServer, client: ValkeyClient) -> None:
     """The server's reason comes out at once, and its log shows one attempt."""
     client.client.acl_log_reset()

@@ -347,6 +347,26 @@ def test_another_sql_error_is_not_repeated(db: PostgresClient) -> None:
     assert len(calls) == 1
 
 
+def test_what_sql_has_committed_is_not_repeated(db: PostgresClient) -> None:
+    """A COMMIT in the text ends the transaction, and the failure is another one's."""
+    runs: list[int] = []
+    query = f"""
+        INSERT INTO contacts (user_id, name) VALUES ('{ADA}', 'stored once');
+        COMMIT;
+        DO $$ BEGIN RAISE EXCEPTION 'again' USING ERRCODE = '40001'; END $$
+    """
+
+    def work(conn: GuardedConnection) -> None:
+        runs.append(1)
+        conn.execute(query)
+
+    with pytest.raises(psycopg.errors.SerializationFailure):
+        db.run_transaction(work, ADA)
+
+    stored = db.execute("SELECT 1 FROM contacts WHERE name = 'stored once'", (), ADA)
+    assert (len(runs), stored.rowcount) == (1, 1)
+
+
 def test_a_failure_at_the_commit_is_repeated_too(db: PostgresClient) -> None:
     """A write skew that the server notices at COMMIT alone."""
     db.execute_admin("DELETE FROM tickets")

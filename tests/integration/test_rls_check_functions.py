@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from clients._rls import evaluate
 from clients._rls.check import check_rls
 from tests.rls_tables import (
     BARE,
@@ -157,3 +158,33 @@ def test_it_takes_few_round_trips_and_prepares_nothing(scratch: Scratch, tmp_pat
     # With parameters it is Parse to Sync, and one round trip as well.
     assert sum(line.split()[0] in {"Query", "Sync"} for line in sent) == 3
     assert "SET LOCAL jit = off" in sent[0], "compiling the query would take seconds"
+
+
+def test_what_raises_an_error_of_its_own_shows_nothing(scratch: Scratch) -> None:
+    """A helper may raise any SQLSTATE while nobody is set, and is judged all the same."""
+    scratch.run(
+        "CREATE FUNCTION app.me() RETURNS uuid LANGUAGE plpgsql STABLE AS $$ BEGIN "
+        f"IF COALESCE({SETTING}, '') = '' THEN RAISE EXCEPTION 'no' USING ERRCODE = '28000'; "
+        f"END IF; RETURN NULLIF({SETTING}, '')::uuid; END $$;"
+        + policy("user_id = (SELECT app.me())")
+    )
+
+    assert rules(scratch) == []
+
+
+@pytest.mark.slow
+def test_a_function_that_takes_too_long_leaves_time_for_other_tables(
+    scratch: Scratch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The policy that calls it is not proven, and the one beside it is judged."""
+    monkeypatch.setattr(evaluate, "EVALUATION_SECONDS", 8.0)
+    scratch.run(
+        "CREATE FUNCTION app.slow() RETURNS boolean LANGUAGE sql AS 'SELECT pg_sleep(60) IS NULL';"
+        + policy("app.slow() AND user_id IS NOT NULL")
+        + policy("user_id IS NOT NULL").replace("app.docs", "app.others")
+    )
+
+    assert rules(scratch) == [
+        ("policy-not-proven", "policy mine on app.docs"),
+        ("policy-always-true", "policy mine on app.others"),
+    ]

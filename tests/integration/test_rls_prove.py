@@ -13,7 +13,7 @@ from clients.__main__ import main
 from clients._rls.finding import Leak
 from clients.errors import PostgresConfigurationError
 from tests.rls_cases.cases import CASES, Case, case_server
-from tests.rls_tables import BARE, CLEAN, DEFINER, MINE, policy
+from tests.rls_tables import BARE, CLEAN, DEFINER, MINE, SETTING, policy
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -157,6 +157,22 @@ def test_a_safe_schema_holds(own_postgres: PostgresServer, case: Case) -> None:
         psycopg.connect(database.url, autocommit=True) as admin,
     ):
         assert prove(application, admin, case.setting).leaks == []
+
+
+def test_a_table_in_which_no_column_names_a_user_is_told(
+    scratch: Scratch, client: PostgresClient
+) -> None:
+    """Nobody's rows can be added to it, so nothing was tried there."""
+    scratch.run(
+        "CREATE TABLE app.notes (acl jsonb NOT NULL, body text);"
+        "ALTER TABLE app.notes ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;"
+        "GRANT SELECT ON app.notes TO crm_user;"
+        f"CREATE POLICY p ON app.notes USING (acl ->> 'owner' = {SETTING});"
+    )
+    proof = client.prove_isolation()
+
+    assert proof.tried == []
+    assert "no column tells" in proof.untried["app.notes"]
 
 
 def test_a_table_that_cannot_be_filled_is_told(scratch: Scratch, client: PostgresClient) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from functools import wraps
 from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid4
 
@@ -247,6 +248,39 @@ def test_an_identity_that_changes_in_a_transaction_is_refused(
             session.rollback()
             expected = ada if change == "ambient part" else bob
             assert session.scalar(text(WHO)) == str(expected)
+
+
+def test_options_with_another_identity_are_refused_in_a_transaction(
+    engine: Engine, ada: UUID, bob: UUID
+) -> None:
+    """At once, for a driver's cursor does not see them; the next transaction may have them."""
+    with engine.connect().execution_options(**of(ada)) as conn:
+        conn.scalar(COUNT)
+        conn.execution_options(**of(ada))
+        with pytest.raises(RlsContextError, match="another identity"):
+            conn.execution_options(**of(bob))
+        assert raw(conn) == str(ada)
+        conn.rollback()
+        assert conn.scalar(text(WHO)) == str(ada)
+        conn.rollback()
+        assert raw(conn.execution_options(**of(bob))) == str(bob)
+
+
+def test_an_instrumentation_of_sqlalchemy_records_nothing_a_second_time(
+    db: PostgresClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What wraps create_engine() to listen to its engines does not get the client's."""
+    original, instrumented = sqlalchemy.create_engine, list[sqlalchemy.Engine]()
+
+    @wraps(original)
+    def wrapper(*args: Any, **kwargs: Any) -> sqlalchemy.Engine:
+        instrumented.append(original(*args, **kwargs))
+        return instrumented[-1]
+
+    monkeypatch.setattr(sqlalchemy, "create_engine", wrapper)
+    sqlalchemy.create_engine("sqlite://")
+    create_engine(db)
+    assert [one.dialect.name for one in instrumented] == ["sqlite"]
 
 
 def test_a_context_of_another_client_may_change_in_a_transaction(engine: Engine, ada: UUID) -> None:

@@ -39,6 +39,7 @@ CALLS: Tree = {
     "postgres.execute": ["crm"],
     "postgres.execute failing": ["crm"],
     "postgres.execute literal": ["crm"],
+    "postgres.execute mixed": ["crm"],
     "postgres.execute ambient": ["crm"],
     "postgres.execute_one": ["crm"],
     "postgres.execute_scalar": ["crm"],
@@ -147,6 +148,8 @@ def test_attributes_are_the_conventions(calls: dict[str, Any]) -> None:
     assert (execute["server.address"], execute["db.response.returned_rows"]) == ("127.0.0.1", 1)
     assert execute["db.query.text"] == "SELECT %s"
     assert attributes["postgres.execute literal"]["db.query.text"] == "SELECT ?"
+    mixed = attributes["postgres.execute mixed"]["db.query.text"]
+    assert mixed == "SELECT %s AS a, ? AS b LIMIT 2 "
     assert attributes["postgres.execute_admin"]["db.query.text"] == "SELECT ?"
     assert attributes["postgres.execute_many"]["db.operation.batch.size"] == 2
     failed = attributes["postgres.execute failing"]

@@ -1185,3 +1185,184 @@ RESET ROLE;
 CREATE POLICY p ON docs USING (:mine);
 CREATE POLICY u2 ON docs FOR UPDATE USING (title = 'open') WITH CHECK (user_id IS NOT NULL);
 RESET ROLE;
+
+---- jsonb_nested
+SET ROLE app_owner;
+CREATE TABLE docs (id uuid PRIMARY KEY DEFAULT gen_random_uuid(), meta jsonb NOT NULL, title text NOT NULL);
+ALTER TABLE docs ENABLE ROW LEVEL SECURITY; ALTER TABLE docs FORCE ROW LEVEL SECURITY;
+GRANT SELECT, INSERT, UPDATE, DELETE ON docs TO app_user;
+CREATE POLICY p ON docs USING ((meta -> 'owner' ->> 'id') >= :setting);
+RESET ROLE;
+
+---- user_metadata request.jwt.claims
+:docs
+CREATE POLICY p ON docs USING (user_id = (SELECT (NULLIF(current_setting('request.jwt.claims', true), '')::jsonb ->> 'sub')::uuid) OR (SELECT NULLIF(current_setting('request.jwt.claims', true), '')::jsonb -> 'user_metadata' ->> 'role') = 'admin');
+RESET ROLE;
+
+---- user_metadata_path request.jwt.claims
+:docs
+CREATE POLICY p ON docs USING (user_id = (SELECT (NULLIF(current_setting('request.jwt.claims', true), '')::jsonb ->> 'sub')::uuid) OR (SELECT NULLIF(current_setting('request.jwt.claims', true), '')::jsonb #>> '{user_metadata,is_admin}') = 'true');
+RESET ROLE;
+
+---- user_metadata_tenant request.jwt.claims
+SET ROLE app_owner;
+CREATE TABLE docs (id uuid PRIMARY KEY DEFAULT gen_random_uuid(), tenant_id text NOT NULL, user_id uuid NOT NULL, title text NOT NULL);
+CREATE INDEX ON docs (user_id);
+ALTER TABLE docs ENABLE ROW LEVEL SECURITY; ALTER TABLE docs FORCE ROW LEVEL SECURITY;
+GRANT SELECT, INSERT, UPDATE, DELETE ON docs TO app_user;
+CREATE POLICY p ON docs USING (tenant_id = (SELECT NULLIF(current_setting('request.jwt.claims', true), '')::jsonb -> 'user_metadata' ->> 'tenant_id'));
+RESET ROLE;
+
+---- coalesce_person
+:docs
+CREATE POLICY p ON docs USING (user_id = COALESCE(:me, '3b7a3a52-6f0e-4b8c-9d51-0b6a4a7c2f11'::uuid));
+RESET ROLE;
+
+---- coalesce_person_text app.login
+SET ROLE app_owner;
+CREATE TABLE docs (id uuid PRIMARY KEY DEFAULT gen_random_uuid(), owner text NOT NULL, title text NOT NULL);
+CREATE INDEX ON docs (owner);
+ALTER TABLE docs ENABLE ROW LEVEL SECURITY; ALTER TABLE docs FORCE ROW LEVEL SECURITY;
+GRANT SELECT, INSERT, UPDATE, DELETE ON docs TO app_user;
+CREATE POLICY p ON docs USING (owner = COALESCE(NULLIF(current_setting('app.login', true), ''), 'demo'));
+RESET ROLE;
+
+---- case_person
+:docs
+CREATE POLICY p ON docs USING (user_id = CASE WHEN COALESCE(:setting, '') = '' THEN '3b7a3a52-6f0e-4b8c-9d51-0b6a4a7c2f11'::uuid ELSE :setting::uuid END);
+RESET ROLE;
+
+---- hash_bucket
+:docs
+CREATE POLICY p ON docs USING (abs(hashtext(user_id::text)) % 64 = abs(hashtext(:setting)) % 64);
+RESET ROLE;
+
+---- md5_two
+:docs
+CREATE POLICY p ON docs USING (left(md5(user_id::text), 2) = left(md5((SELECT :setting)), 2));
+RESET ROLE;
+
+---- mail_domain app.email
+SET ROLE app_owner;
+CREATE TABLE docs (id uuid PRIMARY KEY DEFAULT gen_random_uuid(), owner_email text NOT NULL, title text NOT NULL);
+CREATE INDEX ON docs (owner_email);
+ALTER TABLE docs ENABLE ROW LEVEL SECURITY; ALTER TABLE docs FORCE ROW LEVEL SECURITY;
+GRANT SELECT, INSERT, UPDATE, DELETE ON docs TO app_user;
+CREATE POLICY p ON docs USING (substring(owner_email from '@(.*)$') = substring(current_setting('app.email', true) from '@(.*)$'));
+RESET ROLE;
+
+---- mail_localpart app.email
+SET ROLE app_owner;
+CREATE TABLE docs (id uuid PRIMARY KEY DEFAULT gen_random_uuid(), owner_email text NOT NULL, title text NOT NULL);
+CREATE INDEX ON docs (owner_email);
+ALTER TABLE docs ENABLE ROW LEVEL SECURITY; ALTER TABLE docs FORCE ROW LEVEL SECURITY;
+GRANT SELECT, INSERT, UPDATE, DELETE ON docs TO app_user;
+CREATE POLICY p ON docs USING (substring(owner_email from '^(.*)@') = substring(current_setting('app.email', true) from '^(.*)@'));
+RESET ROLE;
+
+---- mail_plus app.email
+SET ROLE app_owner;
+CREATE TABLE docs (id uuid PRIMARY KEY DEFAULT gen_random_uuid(), owner_email text NOT NULL, title text NOT NULL);
+CREATE INDEX ON docs (owner_email);
+ALTER TABLE docs ENABLE ROW LEVEL SECURITY; ALTER TABLE docs FORCE ROW LEVEL SECURITY;
+GRANT SELECT, INSERT, UPDATE, DELETE ON docs TO app_user;
+CREATE POLICY p ON docs USING (replace(owner_email, '.', '') = replace(current_setting('app.email', true), '.', ''));
+RESET ROLE;
+
+---- bitmask app.tenant_id
+SET ROLE app_owner;
+CREATE TABLE docs (id uuid PRIMARY KEY DEFAULT gen_random_uuid(), tenant_id int NOT NULL, title text NOT NULL);
+CREATE INDEX ON docs (tenant_id);
+ALTER TABLE docs ENABLE ROW LEVEL SECURITY; ALTER TABLE docs FORCE ROW LEVEL SECURITY;
+GRANT SELECT, INSERT, UPDATE, DELETE ON docs TO app_user;
+CREATE POLICY p ON docs USING ((tenant_id & 255) = (NULLIF(current_setting('app.tenant_id', true), '')::int & 255));
+RESET ROLE;
+
+---- bytea
+SET ROLE app_owner;
+CREATE TABLE docs (id uuid PRIMARY KEY DEFAULT gen_random_uuid(), owner_key bytea NOT NULL, title text NOT NULL);
+ALTER TABLE docs ENABLE ROW LEVEL SECURITY; ALTER TABLE docs FORCE ROW LEVEL SECURITY;
+GRANT SELECT, INSERT, UPDATE, DELETE ON docs TO app_user;
+CREATE POLICY p ON docs USING (length(owner_key) = length(decode(replace((SELECT NULLIF(:setting, '')), '-', ''), 'hex')));
+RESET ROLE;
+
+---- role_all_default
+:sound_docs
+ALTER ROLE ALL SET app.current_user_id = '11111111-1111-4111-8111-111111111111';
+
+---- pg_settings_update
+:sound_docs
+CREATE FUNCTION public.become(u text) RETURNS void LANGUAGE sql AS $$ UPDATE pg_settings SET setting = u WHERE name = 'app.current_user_id' $$;
+
+---- owns_helper
+CREATE FUNCTION public.me() RETURNS uuid LANGUAGE sql STABLE AS $$ SELECT NULLIF(current_setting('app.current_user_id', true), '')::uuid $$;
+ALTER FUNCTION public.me() OWNER TO app_user;
+:docs
+CREATE POLICY p ON docs USING (user_id = (SELECT me()));
+RESET ROLE;
+
+---- dynamic_audit
+:docs
+CREATE POLICY p ON docs USING (:mine);
+CREATE TABLE changes (id bigint GENERATED ALWAYS AS IDENTITY, tab text, old jsonb);
+GRANT SELECT ON changes TO app_user;
+CREATE FUNCTION note_change() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$ BEGIN EXECUTE format('INSERT INTO %I (tab, old) VALUES ($1, $2)', 'changes') USING TG_TABLE_NAME, to_jsonb(OLD); RETURN NULL; END $$;
+CREATE TRIGGER t AFTER UPDATE OR DELETE ON docs FOR EACH ROW EXECUTE FUNCTION note_change();
+RESET ROLE;
+
+---- export_table
+:docs
+CREATE POLICY p ON docs USING (:mine);
+CREATE TABLE docs_export AS SELECT id, title FROM docs;
+GRANT SELECT ON docs_export TO app_user;
+RESET ROLE;
+
+---- app_metadata_ge request.jwt.claims
+SET ROLE app_owner;
+CREATE TABLE docs (id uuid PRIMARY KEY DEFAULT gen_random_uuid(), tenant_id int NOT NULL, title text NOT NULL);
+CREATE INDEX ON docs (tenant_id);
+ALTER TABLE docs ENABLE ROW LEVEL SECURITY; ALTER TABLE docs FORCE ROW LEVEL SECURITY;
+GRANT SELECT, INSERT, UPDATE, DELETE ON docs TO app_user;
+CREATE POLICY p ON docs USING (tenant_id >= (SELECT (NULLIF(current_setting('request.jwt.claims', true), '')::jsonb -> 'app_metadata' ->> 'tenant_id')::int));
+RESET ROLE;
+
+---- range_unknown
+SET ROLE app_owner;
+CREATE TABLE docs (id uuid PRIMARY KEY DEFAULT gen_random_uuid(), owner polygon NOT NULL, title text NOT NULL);
+ALTER TABLE docs ENABLE ROW LEVEL SECURITY; ALTER TABLE docs FORCE ROW LEVEL SECURITY;
+GRANT SELECT, INSERT, UPDATE, DELETE ON docs TO app_user;
+CREATE POLICY p ON docs USING (owner IS NOT NULL AND :me IS NOT NULL);
+RESET ROLE;
+
+---- policy_via_view
+SET ROLE app_owner; CREATE TABLE grants (doc_id uuid NOT NULL, user_id uuid NOT NULL, PRIMARY KEY (doc_id, user_id)); RESET ROLE;
+CREATE VIEW doc_readers AS SELECT doc_id FROM grants;
+GRANT SELECT ON doc_readers TO app_user;
+SET ROLE app_owner; CREATE TABLE docs (id uuid PRIMARY KEY DEFAULT gen_random_uuid(), user_id uuid NOT NULL, title text NOT NULL);
+CREATE INDEX ON docs (user_id);
+ALTER TABLE docs ENABLE ROW LEVEL SECURITY; ALTER TABLE docs FORCE ROW LEVEL SECURITY;
+GRANT SELECT, INSERT, UPDATE, DELETE ON docs TO app_user;
+RESET ROLE;
+GRANT SELECT ON doc_readers TO app_owner;
+CREATE POLICY p ON docs USING (:mine OR id IN (SELECT doc_id FROM doc_readers));
+
+---- hash_helper
+CREATE FUNCTION public.shard(u text) RETURNS int LANGUAGE sql IMMUTABLE AS $$ SELECT abs(hashtext(u)) % 100 $$;
+:docs
+CREATE POLICY p ON docs USING (shard(user_id::text) = shard(:setting));
+RESET ROLE;
+
+---- default_literal_fn
+CREATE FUNCTION public.me() RETURNS uuid LANGUAGE plpgsql STABLE AS $$ BEGIN RETURN current_setting('app.current_user_id')::uuid; EXCEPTION WHEN OTHERS THEN RETURN '3b7a3a52-6f0e-4b8c-9d51-0b6a4a7c2f11'::uuid; END $$;
+:docs
+CREATE POLICY p ON docs USING (user_id = (SELECT me()));
+RESET ROLE;
+
+---- int_fallback app.tenant_id
+SET ROLE app_owner;
+CREATE TABLE docs (id uuid PRIMARY KEY DEFAULT gen_random_uuid(), tenant_id bigint NOT NULL, title text NOT NULL);
+CREATE INDEX ON docs (tenant_id);
+ALTER TABLE docs ENABLE ROW LEVEL SECURITY; ALTER TABLE docs FORCE ROW LEVEL SECURITY;
+GRANT SELECT, INSERT, UPDATE, DELETE ON docs TO app_user;
+CREATE POLICY p ON docs USING (tenant_id = COALESCE(NULLIF(current_setting('app.tenant_id', true), '')::bigint, 1));
+RESET ROLE;

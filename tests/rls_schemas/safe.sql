@@ -862,3 +862,167 @@ RESET ROLE;
 :docs
 CREATE POLICY p ON docs USING (user_id::text = (SELECT NULLIF(current_setting('request.jwt.claims', true), '')::json #>> '{sub}'));
 RESET ROLE;
+
+---- raising_helper
+CREATE FUNCTION public.me() RETURNS uuid LANGUAGE plpgsql STABLE AS $$ DECLARE v text := current_setting('app.current_user_id', true); BEGIN IF v IS NULL OR v = '' THEN RAISE EXCEPTION 'no user' USING ERRCODE = '28000'; END IF; RETURN v::uuid; END $$;
+:docs
+CREATE POLICY p ON docs USING (user_id = (SELECT me()));
+RESET ROLE;
+
+---- to_jsonb
+:docs
+CREATE POLICY p ON docs USING (to_jsonb(docs) ->> 'user_id' = (SELECT NULLIF(:setting, '')));
+RESET ROLE;
+
+---- bytea
+SET ROLE app_owner;
+CREATE TABLE docs (id uuid PRIMARY KEY DEFAULT gen_random_uuid(), owner_key bytea NOT NULL, title text NOT NULL);
+ALTER TABLE docs ENABLE ROW LEVEL SECURITY; ALTER TABLE docs FORCE ROW LEVEL SECURITY;
+GRANT SELECT, INSERT, UPDATE, DELETE ON docs TO app_user;
+CREATE POLICY p ON docs USING (owner_key = decode(replace((SELECT NULLIF(:setting, '')), '-', ''), 'hex'));
+RESET ROLE;
+
+---- recursive_org
+SET ROLE app_owner;
+CREATE TABLE orgs (id int PRIMARY KEY, parent_id int);
+CREATE TABLE org_members (org_id int NOT NULL, user_id uuid NOT NULL, PRIMARY KEY (org_id, user_id));
+GRANT SELECT ON orgs TO app_user;
+ALTER TABLE org_members ENABLE ROW LEVEL SECURITY; ALTER TABLE org_members FORCE ROW LEVEL SECURITY;
+CREATE INDEX ON org_members (user_id);
+GRANT SELECT ON org_members TO app_user;
+CREATE POLICY own ON org_members FOR SELECT USING (:mine);
+CREATE TABLE docs (id uuid PRIMARY KEY DEFAULT gen_random_uuid(), org_id int NOT NULL, title text NOT NULL);
+CREATE INDEX ON docs (org_id);
+ALTER TABLE docs ENABLE ROW LEVEL SECURITY; ALTER TABLE docs FORCE ROW LEVEL SECURITY;
+GRANT SELECT, INSERT, UPDATE, DELETE ON docs TO app_user;
+CREATE POLICY p ON docs USING (org_id IN (WITH RECURSIVE mine AS (SELECT m.org_id FROM org_members m WHERE m.user_id = :me UNION SELECT o.id FROM orgs o JOIN mine ON o.parent_id = mine.org_id) SELECT mine.org_id FROM mine));
+RESET ROLE;
+
+---- values_exists
+:docs
+CREATE POLICY p ON docs USING (EXISTS (SELECT FROM (VALUES (:me)) AS v(u) WHERE v.u = docs.user_id));
+RESET ROLE;
+
+---- login_lookup app.login
+SET ROLE app_owner;
+CREATE TABLE users (id uuid PRIMARY KEY, login text UNIQUE NOT NULL);
+ALTER TABLE users ENABLE ROW LEVEL SECURITY; ALTER TABLE users FORCE ROW LEVEL SECURITY;
+GRANT SELECT ON users TO app_user;
+CREATE POLICY own ON users USING (login = NULLIF(current_setting('app.login', true), ''));
+CREATE TABLE docs (id uuid PRIMARY KEY DEFAULT gen_random_uuid(), user_id uuid NOT NULL REFERENCES users (id), title text NOT NULL);
+CREATE INDEX ON docs (user_id);
+ALTER TABLE docs ENABLE ROW LEVEL SECURITY; ALTER TABLE docs FORCE ROW LEVEL SECURITY;
+GRANT SELECT, INSERT, UPDATE, DELETE ON docs TO app_user;
+CREATE POLICY p ON docs USING (user_id = (SELECT u.id FROM users u WHERE u.login = NULLIF(current_setting('app.login', true), '')));
+RESET ROLE;
+
+---- session_table app.session_id
+SET ROLE app_owner;
+CREATE TABLE sessions (id uuid PRIMARY KEY, user_id uuid NOT NULL, expires_at timestamptz NOT NULL);
+CREATE FUNCTION session_user_id() RETURNS uuid LANGUAGE sql STABLE SECURITY DEFINER SET search_path TO public AS $$ SELECT s.user_id FROM sessions s WHERE s.id = NULLIF(current_setting('app.session_id', true), '')::uuid AND s.expires_at > now() $$;
+CREATE TABLE docs (id uuid PRIMARY KEY DEFAULT gen_random_uuid(), user_id uuid NOT NULL, title text NOT NULL);
+CREATE INDEX ON docs (user_id);
+ALTER TABLE docs ENABLE ROW LEVEL SECURITY; ALTER TABLE docs FORCE ROW LEVEL SECURITY;
+GRANT SELECT, INSERT, UPDATE, DELETE ON docs TO app_user;
+CREATE POLICY p ON docs USING (user_id = (SELECT session_user_id()));
+RESET ROLE;
+
+---- app_metadata request.jwt.claims
+:docs
+CREATE POLICY p ON docs USING (user_id = (SELECT (NULLIF(current_setting('request.jwt.claims', true), '')::jsonb ->> 'sub')::uuid) OR (SELECT NULLIF(current_setting('request.jwt.claims', true), '')::jsonb -> 'app_metadata' ->> 'role') = 'admin');
+RESET ROLE;
+
+---- owner_via_parent_two
+SET ROLE app_owner;
+CREATE TABLE projects (id uuid PRIMARY KEY DEFAULT gen_random_uuid(), user_id uuid NOT NULL, name text);
+CREATE INDEX ON projects (user_id);
+ALTER TABLE projects ENABLE ROW LEVEL SECURITY; ALTER TABLE projects FORCE ROW LEVEL SECURITY;
+GRANT SELECT, INSERT, UPDATE, DELETE ON projects TO app_user;
+CREATE POLICY p ON projects USING (:mine);
+CREATE TABLE lists (id uuid PRIMARY KEY DEFAULT gen_random_uuid(), project_id uuid NOT NULL REFERENCES projects (id), name text);
+CREATE INDEX ON lists (project_id);
+ALTER TABLE lists ENABLE ROW LEVEL SECURITY; ALTER TABLE lists FORCE ROW LEVEL SECURITY;
+GRANT SELECT, INSERT, UPDATE, DELETE ON lists TO app_user;
+CREATE POLICY p ON lists USING (project_id IN (SELECT p.id FROM projects p));
+CREATE TABLE cards (id uuid PRIMARY KEY DEFAULT gen_random_uuid(), list_id uuid NOT NULL REFERENCES lists (id), body text);
+CREATE INDEX ON cards (list_id);
+ALTER TABLE cards ENABLE ROW LEVEL SECURITY; ALTER TABLE cards FORCE ROW LEVEL SECURITY;
+GRANT SELECT, INSERT, UPDATE, DELETE ON cards TO app_user;
+CREATE POLICY p ON cards USING (EXISTS (SELECT FROM lists l JOIN projects p ON p.id = l.project_id WHERE l.id = cards.list_id AND p.user_id = :me));
+RESET ROLE;
+
+---- md5_owner
+SET ROLE app_owner;
+CREATE TABLE docs (id uuid PRIMARY KEY DEFAULT gen_random_uuid(), owner_hash text NOT NULL, title text NOT NULL);
+CREATE INDEX ON docs (owner_hash);
+ALTER TABLE docs ENABLE ROW LEVEL SECURITY; ALTER TABLE docs FORCE ROW LEVEL SECURITY;
+GRANT SELECT, INSERT, UPDATE, DELETE ON docs TO app_user;
+CREATE POLICY p ON docs USING (owner_hash = md5((SELECT NULLIF(:setting, ''))));
+RESET ROLE;
+
+---- literal_public_owner app.login
+SET ROLE app_owner;
+CREATE TABLE docs (id uuid PRIMARY KEY DEFAULT gen_random_uuid(), owner text NOT NULL, title text NOT NULL);
+CREATE INDEX ON docs (owner);
+ALTER TABLE docs ENABLE ROW LEVEL SECURITY; ALTER TABLE docs FORCE ROW LEVEL SECURITY;
+GRANT SELECT, INSERT, UPDATE, DELETE ON docs TO app_user;
+CREATE POLICY p ON docs USING (owner = NULLIF(current_setting('app.login', true), ''));
+CREATE POLICY s ON docs FOR SELECT USING (owner = 'system');
+RESET ROLE;
+
+---- fallback_nobody app.login
+SET ROLE app_owner;
+CREATE TABLE docs (id uuid PRIMARY KEY DEFAULT gen_random_uuid(), owner text NOT NULL, title text NOT NULL);
+CREATE INDEX ON docs (owner);
+ALTER TABLE docs ENABLE ROW LEVEL SECURITY; ALTER TABLE docs FORCE ROW LEVEL SECURITY;
+GRANT SELECT, INSERT, UPDATE, DELETE ON docs TO app_user;
+CREATE POLICY p ON docs USING (owner = COALESCE(NULLIF(current_setting('app.login', true), ''), 'nobody'));
+RESET ROLE;
+
+---- mail app.email
+SET ROLE app_owner;
+CREATE TABLE docs (id uuid PRIMARY KEY DEFAULT gen_random_uuid(), owner_email text NOT NULL, title text NOT NULL);
+CREATE INDEX ON docs (owner_email);
+ALTER TABLE docs ENABLE ROW LEVEL SECURITY; ALTER TABLE docs FORCE ROW LEVEL SECURITY;
+GRANT SELECT, INSERT, UPDATE, DELETE ON docs TO app_user;
+CREATE POLICY p ON docs USING (owner_email = NULLIF(current_setting('app.email', true), '') AND owner_email LIKE '%@%');
+RESET ROLE;
+
+---- app_metadata_tenant request.jwt.claims
+SET ROLE app_owner;
+CREATE TABLE docs (id uuid PRIMARY KEY DEFAULT gen_random_uuid(), tenant_id int NOT NULL, title text NOT NULL);
+CREATE INDEX ON docs (tenant_id);
+ALTER TABLE docs ENABLE ROW LEVEL SECURITY; ALTER TABLE docs FORCE ROW LEVEL SECURITY;
+GRANT SELECT, INSERT, UPDATE, DELETE ON docs TO app_user;
+CREATE POLICY p ON docs USING (tenant_id = (SELECT (NULLIF(current_setting('request.jwt.claims', true), '')::jsonb -> 'app_metadata' ->> 'tenant_id')::int));
+RESET ROLE;
+
+---- jsonb_owner
+SET ROLE app_owner;
+CREATE TABLE docs (id uuid PRIMARY KEY DEFAULT gen_random_uuid(), meta jsonb NOT NULL, title text NOT NULL);
+ALTER TABLE docs ENABLE ROW LEVEL SECURITY; ALTER TABLE docs FORCE ROW LEVEL SECURITY;
+GRANT SELECT, INSERT, UPDATE, DELETE ON docs TO app_user;
+CREATE POLICY p ON docs USING ((meta -> 'owner' ->> 'id') = (SELECT NULLIF(:setting, '')));
+RESET ROLE;
+
+---- user_metadata_name request.jwt.claims
+:docs
+CREATE POLICY p ON docs USING (user_id = (SELECT (NULLIF(current_setting('request.jwt.claims', true), '')::jsonb ->> 'sub')::uuid) AND (SELECT NULLIF(current_setting('request.jwt.claims', true), '')::jsonb -> 'user_metadata' ->> 'terms') = 'accepted');
+RESET ROLE;
+
+---- interval
+SET ROLE app_owner;
+CREATE TABLE docs (id uuid PRIMARY KEY DEFAULT gen_random_uuid(), user_id uuid NOT NULL, ttl interval NOT NULL, valid tstzrange NOT NULL, ip inet, title text NOT NULL);
+CREATE INDEX ON docs (user_id);
+ALTER TABLE docs ENABLE ROW LEVEL SECURITY; ALTER TABLE docs FORCE ROW LEVEL SECURITY;
+GRANT SELECT, INSERT, UPDATE, DELETE ON docs TO app_user;
+CREATE POLICY p ON docs USING (:mine AND ttl > interval '0' AND valid @> now() AND (ip IS NULL OR ip << '10.0.0.0/8'::inet));
+RESET ROLE;
+
+---- supabase_storage request.jwt.claims
+SET ROLE app_owner;
+CREATE TABLE objects (id uuid PRIMARY KEY DEFAULT gen_random_uuid(), name text NOT NULL);
+ALTER TABLE objects ENABLE ROW LEVEL SECURITY; ALTER TABLE objects FORCE ROW LEVEL SECURITY;
+GRANT SELECT, INSERT, UPDATE, DELETE ON objects TO app_user;
+CREATE POLICY p ON objects USING (split_part(name, '/', 1) = (SELECT NULLIF(current_setting('request.jwt.claims', true), '')::jsonb ->> 'sub'));
+RESET ROLE;
