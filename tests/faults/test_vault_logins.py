@@ -398,7 +398,7 @@ def test_a_secret_at_a_path_like_a_logins_is_no_secret_id_and_no_token(
         ),
         Token(wrapped=_wrapped_secret(lab, "auth/token/create", secret)),
     ):
-        with pytest.raises(VaultAuthenticationError, match="it was left alone") as caught:
+        with pytest.raises(VaultAuthenticationError, match="it was left wrapped") as caught:
             VaultClient(vault_proxy.url, auth=auth, environ={})
         assert caught.value.reason == "wraps_something_else"
     assert vault_proxy.count("sys/wrapping/unwrap") == 0
