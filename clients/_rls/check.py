@@ -56,6 +56,9 @@ Policies are judged by evaluating them (`clients._rls.evaluate`, `clients._rls.j
 mean, and not how they are written. What cannot be evaluated is reported as not proven. Functions
 are called as they are, over the rows that exist; what a function may reach is found by the names in
 its source, and where its body is one query, that is evaluated too.
+
+No leak is found that waits for a date, or in a table that refers to a protected one without a
+foreign key.
 """
 
 from __future__ import annotations
