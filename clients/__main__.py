@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import shlex
 import sys
 import time
 from contextlib import ExitStack, nullcontext
@@ -148,7 +149,7 @@ def _postgres(
         ) as client,
     ):
         findings = client.check_rls()
-        rls = "enforced" if not findings else f"{len(findings)} findings: python -m clients rls"
+        rls = "enforced" if not findings else f"{len(findings)} findings: {_RLS_COMMAND}"
         life = client.credential_life() if role else urls.life(urls.database_path)
         return _healthy("postgres", client, client.server, life, rls=rls, healthy=not findings)
 
@@ -226,6 +227,7 @@ def _how_far(service: str, error: ClientError) -> tuple[bool | None, bool | None
     return not no_tls and error.reason not in _NOT_REACHED, None if refused else True
 
 
+_RLS_COMMAND = "python -m clients rls"
 _HEADER = ("SERVICE", "STATUS", "REACHABLE", "LOGIN", "VERSION", "LATENCY", "RLS", "CREDENTIAL")
 _ROLE_HELP = "take user and password from this role of Vault's database secrets engine"
 _YES_OR_NO = {True: "yes", False: "no", None: "-"}
@@ -258,7 +260,7 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] | None = 
             "--setting",
             metavar="NAME=SETTING[:TYPE]",
             action="append",
-            type=_setting,
+            type=_Setting,
             help="whose rows they are, for each value of the identity its setting and its type "
             "(uuid, int, str, dict), such as tenant_id=shop.tenant_id:int",
         )
@@ -282,7 +284,8 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] | None = 
         help="the least severity that makes the exit code 1; by default any",
     )
     options = parser.parse_args(argv)
-    identity = dict(options.setting) if options.setting else None
+    settings = options.setting or ()
+    identity = {one.name: one.setting for one in settings} or None
     if options.command == "check":
         reports = check_services(
             environ,
@@ -293,12 +296,32 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] | None = 
             database_path=options.database_path,
             valkey_path=options.valkey_path,
         )
+        repeated = shlex.join([*_RLS_COMMAND.split(), *_repeated(options)])
+        reports = [
+            r
+            if r.rls is None
+            else dataclasses.replace(r, rls=r.rls.replace(_RLS_COMMAND, repeated))
+            for r in reports
+        ]
         return _show_check(reports, as_json=options.json)
     try:
         return _rls(environ, options, identity)
     except ClientError as error:
         print(f"python -m clients rls: {error}", file=sys.stderr)
         return 2
+
+
+def _repeated(options: argparse.Namespace) -> list[str]:
+    """Return the flags of ``check`` that ``rls`` needs to find the same."""
+    flags = {
+        "--database-role": options.database_role,
+        "--database-path": options.database_path,
+        "--local-role": options.local_role,
+    }
+    given = [word for flag, value in flags.items() if value is not None for word in (flag, value)]
+    for one in options.setting or ():
+        given += ["--setting", one.text]
+    return given
 
 
 def _show_check(reports: list[ServiceReport], *, as_json: bool) -> int:
@@ -315,12 +338,16 @@ def _show_check(reports: list[ServiceReport], *, as_json: bool) -> int:
     return 0 if healthy else 1
 
 
-def _setting(text: str) -> tuple[str, RlsSetting]:
-    name, _, setting = text.partition("=")
-    try:
-        return name, RlsSetting.from_text(setting)
-    except ConfigurationError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
+class _Setting:
+    """One ``--setting``, with the text that it was given as."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.name, _, setting = text.partition("=")
+        try:
+            self.setting = RlsSetting.from_text(setting)
+        except ConfigurationError as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _path_help(service: str) -> str:

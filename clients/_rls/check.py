@@ -19,6 +19,7 @@ policy-hidden-rows-shown        rows of others shown in a state that does not lo
 shared-row-writable             who may read a shared row may change it
 self-enrolment                  a user may write the row that opens others' rows to them
 policy-not-proven               a policy that could not be evaluated
+setting-not-in-identity         a policy that reads a setting which the identity does not set
 cast-without-nullif             a cast that raises once the setting reads ``''``
 evaluated-per-row               a setting read for each row instead of once for the statement
 policy-column-without-index     a policy's column that no index serves
@@ -73,6 +74,7 @@ from psycopg.sql import Identifier
 from .bodies import Body, function_body
 from .catalogue import read_catalogue
 from .clause import Clause, Column, Scope, mend_casts
+from .constants import other_settings
 from .evaluate import evaluate
 from .finding import Finding
 from .identity import (
@@ -775,8 +777,12 @@ class Check:
                 mended=mended,
             )
         )
+        # Against the wrong settings, a sound policy looks like a lax one.
+        unset = {f.object: f for p in relation.policies for f in self._unset_settings(name, p)}
+        found = [finding for finding in found if finding.object not in unset]
+        yield from unset.values()
         yield from found
-        leaking = {finding.object for finding in found}
+        leaking = {finding.object for finding in found} | set(unset)
         for policy in relation.policies:
             where = f"policy {policy.facts['quoted']} on {name}"
             undecided = any(
@@ -791,6 +797,35 @@ class Check:
                 text = policy.facts["using"] or policy.facts["check"]
                 fix = f"-- read it: {' '.join(text.split())}"
                 yield Finding("policy-not-proven", where, why, fix, "risk")
+
+    def _unset_settings(self, name: str, policy: Policy) -> Iterator[Finding]:
+        """Yield a finding where a policy tells users by settings that the identity lacks."""
+        settings = self._unset_names(name, policy)
+        if settings:
+            where = f"policy {policy.facts['quoted']} on {name}"
+            why = f"reads {_give(settings)}"
+            yield Finding("setting-not-in-identity", where, why, "", "risk")
+
+    def _unset_names(self, name: str, policy: Policy) -> dict[str, str]:
+        """Return the settings beside the identity's that tell whose a row is, each with its type.
+
+        A setting is one where a policy compares a column with it, or finds rows of other tables by
+        it and by none of the identity. What else a policy reads, such as a switch, is judged.
+        """
+        texts = [t for t in (policy.facts["using"], policy.facts["check"]) if t]
+        sources = self.functions.sources(self.functions.closure(policy.facts["functions"]))
+        everything = [*texts, *sources]
+        named = any(s.lower() in text.lower() for s in self.settings for text in everything)
+        lookups = set(policy.facts["columns"]) - {name}
+        found: dict[str, str] = {}
+        for setting in other_settings(everything, self.settings):
+            if "." not in setting:
+                continue
+            scope = self._scope(name, policy, setting)
+            columns = [c.column for text in texts for c in Clause(text, scope).comparisons]
+            if columns or (lookups and not named):
+                found[setting] = next((_type_of(c) for c in columns), "")
+        return found
 
     def _leans_on_rows(self, policy: Policy) -> bool:
         """Whether a policy reads views or calls functions, whose rows cannot be made up."""
@@ -893,6 +928,24 @@ class Check:
                     told.add(column.quoted)
                     why = f"has no index led by {column.quoted}: every query reads the whole table"
                     yield Finding(rule, name, why, index, "slow")
+
+
+def _give(settings: Mapping[str, str]) -> str:
+    """Return what to give for settings that the identity does not set."""
+    flags = " ".join(
+        f"--setting {setting.rsplit('.', 1)[-1]}={setting}{kind and ':' + kind}"
+        for setting, kind in settings.items()
+    )
+    return (
+        f"{' and '.join(settings)}, which this client's identity does not set: give the identity "
+        f"(`{flags}`, or identity={{...}})"
+    )
+
+
+def _type_of(column: Column) -> str:
+    if column.type in INTEGER_TYPES:
+        return "int"
+    return "uuid" if column.type == "uuid" else "str" if column.text else ""
 
 
 def _cast_why(setting: str) -> str:

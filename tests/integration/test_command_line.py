@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from typing import TYPE_CHECKING
 
 import psycopg
@@ -330,6 +331,14 @@ def test_rls_reports_an_open_table_with_the_mend(
             text = capsys.readouterr().out
             assert f"{len(findings)} findings: python -m clients rls" in text
             assert text.endswith("Not healthy: see above.\n")
+
+            flags = ["--database-path", "crm/database", "--local-role", "crm_user"]
+            flags += ["--setting", "user_id=app.current_user_id:uuid?"]
+            assert main(["check", *flags], own_secrets) == 1
+            told = capsys.readouterr().out.split(" findings: ")[1].split("  ")[0]
+            _, _, _, *words = shlex.split(told)
+            assert sorted(words) == sorted(["rls", *flags])
+            assert main(words, own_secrets) == 1
         finally:
             conn.execute("DROP TABLE open_notes")
 

@@ -147,3 +147,22 @@ def test_no_sql_is_proposed_where_no_value_has_a_column(client_of: NewClientOf) 
         assert "fix it with" not in str(finding)
     finally:
         superuser.execute(b"DROP TABLE fixed")
+
+
+@pytest.mark.parametrize("example", [TENANTS], indirect=True, ids=["tenants"])
+@pytest.mark.parametrize(
+    ("identity", "missing"),
+    [
+        (None, ["tenant_id=shop.tenant_id:int", "user_id=shop.user_id:str"]),
+        ({"tenant_id": RlsSetting("shop.tenant_id", int)}, ["user_id=shop.user_id:str"]),
+    ],
+)
+def test_a_policy_that_reads_settings_of_another_identity_is_left_as_it_is(
+    client_of: NewClientOf, identity: dict[str, RlsSetting] | None, missing: list[str]
+) -> None:
+    """A sound policy gets no SQL: the finding says which identity to give."""
+    found = [f for f in client_of(identity=identity).check_rls() if "public.notes" in f.object]
+
+    assert [f.rule for f in found] == ["setting-not-in-identity"]
+    assert [f.fix for f in found] == [""]
+    assert " ".join(f"--setting {text}" for text in missing) in found[0].why
