@@ -93,8 +93,10 @@ class _VaultResource(VaultSecretsResourceConfig, dg.ConfigurableResource[Any]):
 
         Args:
             settings: Fields to set otherwise, such as ``cache_ttl=60``. Without ``auth_method``
-                it is ``"approle"`` when there are a role id and no token, else ``"token"``; where
-                a token or role id is among the *settings*, the variables play no part in that.
+                it is ``VAULT_AUTH_METHOD``; without that ``"approle"`` when there are a role id
+                and no token, ``"token_file"`` when there is ``VAULT_TOKEN_FILE`` and no token,
+                else ``"token"``. Where a token or role id is among the *settings*, the variables
+                play no part in that.
 
         Returns:
             The resource, which reads the values at its first use.
@@ -302,6 +304,7 @@ class ClientsResource(_VaultResource):
     """All three clients, as ``build_clients()`` makes them; the first use in a process connects.
 
     Args:
+        vault_addr: The URL of Vault; ``VAULT_ADDR`` when empty.
         auth: As for ``VaultSecretsResource``.
         postgres_options: Settings of ``PostgresClient``, such as
             ``PostgresOptions(pool_timeout=1.0)``: those that are plain values.
@@ -323,6 +326,8 @@ class ClientsResource(_VaultResource):
         valkey_path: The same for Valkey.
     """
 
+    # The other resource has an address that stands for one installation.
+    vault_addr: str = Field(default="", description="URL of Vault; VAULT_ADDR when empty")
     if TYPE_CHECKING:
         postgres_options: PostgresOptions | None = None
         valkey_options: ValkeyOptions | None = None

@@ -185,21 +185,29 @@ def resolve(config: VaultSecretsResourceConfig) -> ResolvedVault:
     found = ResolvedVault(
         **{name: setting(config, name) for name in VaultSecretsResourceConfig.model_fields}
     )
+    env = VaultSettings.from_env()
+    # A class without an address of its own takes the environment's, as build_clients() does.
+    if not found.vault_addr and not type(config).model_fields["vault_addr"].default and env.addr:
+        found = replace(found, vault_addr=env.addr.reveal())
     auth = _auth(config, found)
     method = found.auth_method
     if auth is None:
         checked_choice("auth_method", method, _CREDENTIALS, _refusal)
     needed = ("vault_addr", *(() if auth is not None else _CREDENTIALS[method]))
-    env = VaultSettings.from_env()
     if env.secret_id_file is not None or env.wrapped_secret_id is not None:
         needed = tuple(name for name in needed if name != "secret_id" or found.secret_id)
     if missing := [name for name in needed if getattr(found, name) is None]:
         named = ", ".join(f"{name} ({_variable(config, name)})" for name in missing)
         whose = "auth" if auth is not None else f"auth_method {method!r}"
+        hint = (
+            "; a token is given: for a login with it set auth_method to 'token'"
+            if found.token and "role_id" in missing
+            else ""
+        )
         raise VaultConfigurationError(
             f"{named} not set: {whose} needs it; set the environment variable, "
             "or the variable that you named instead, to a text that is not empty, and give the "
-            "field as EnvVar or use from_env()",
+            f"field as EnvVar or use from_env(){hint}",
             reason="missing_setting",
         )
     unused: dict[str, Any] = dict.fromkeys({"role_id", "secret_id", "token"}.difference(needed))

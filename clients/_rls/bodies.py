@@ -10,8 +10,9 @@ import itertools
 import re
 from typing import TYPE_CHECKING, Any, Final
 
+from .constants import literals
 from .evaluate import Job, Shadow
-from .worlds import KEYS, domain, literals, sample
+from .worlds import KEYS, domain, sample
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -56,6 +56,9 @@ Policies are judged by evaluating them (`clients._rls.evaluate`, `clients._rls.j
 mean, and not how they are written. What cannot be evaluated is reported as not proven. Functions
 are called as they are, over the rows that exist; what a function may reach is found by the names in
 its source, and where its body is one query, that is evaluated too.
+
+No leak is found that waits for a date, or in a table that refers to a protected one without a
+foreign key.
 """
 
 from __future__ import annotations
@@ -550,7 +553,13 @@ class Check:
                 yield Finding("rls-disabled", name, why, f"{enable} {force} {policy}")
             elif guess := self._guessed_owner(name):
                 column, why = guess
-                read = f"{column.quoted} = {_read(Scope('', '', {}), column, self.identity[0])}"
+                setting = self._setting_of(column)
+                if setting is None:
+                    names = " or ".join(s.name for s in self.identity)
+                    why += f": write a policy that compares {column.quoted} with {names}"
+                    yield Finding("rls-disabled", name, why, "", "risk")
+                    return
+                read = f"{column.quoted} = {_read(Scope('', '', {}), column, setting)}"
                 policy = f"CREATE POLICY user_isolation ON {name} USING ({read});"
                 fix = f"{enable} {force} {policy}"
                 if not column.indexed:
@@ -625,6 +634,13 @@ class Check:
                     return self._column(name, column["name"]), why
         return None
 
+    def _setting_of(self, column: Column) -> IdentitySetting | None:
+        """Return the setting that a column is to be compared with; None where nothing tells."""
+        if len(self.identity) == 1:
+            return self.identity[0]
+        own = [s for s in self.identity if column.name in self._own_names(s)]
+        return own[0] if len(own) == 1 and _can_hold(column, own[0].kind) else None
+
     def _column(self, name: str, column: str) -> Column:
         facts = self.relations[name].columns[column]
         return Column(**{field.name: facts[field.name] for field in fields(Column)})
@@ -638,21 +654,42 @@ class Check:
                 found.setdefault(setting, _owner(self._column(name, column), settings[setting]))
         if not found:
             found = self._likely_owners(name)
-        return list(found.values())
+        order = {s.setting: i for i, s in enumerate(self.identity)}
+        return sorted(found.values(), key=lambda owner: order[owner.setting.setting])
 
     def _likely_owners(self, name: str) -> dict[str, _Owner]:
         columns = self.relations[name].columns
         found: dict[str, _Owner] = {}
         for setting in self.identity:
-            names = [setting.name, f"{setting.name}_id", *(n for n in self._scoped)]
             if len(self.identity) == 1:
-                names = ["user_id", *sorted(names)]
+                own = {setting.name, f"{setting.name}_id"}
+                names = ["user_id", *sorted(own | self._scoped)]
+                names = [n for n in names if n in self._scoped | {setting.name}]
+            else:
+                names = self._own_names(setting)
             for candidate in names:
-                if candidate in columns and candidate in self._scoped | {setting.name}:
-                    found.setdefault(
-                        setting.setting, _owner(self._column(name, candidate), setting)
-                    )
+                if candidate in columns:
+                    column = self._column(name, candidate)
+                    if len(self.identity) == 1 or _can_hold(column, setting.kind):
+                        found.setdefault(setting.setting, _owner(column, setting))
         return found
+
+    def _own_names(self, setting: IdentitySetting) -> list[str]:
+        """Return the names of columns that hold one value of several, and no other's.
+
+        They are the value's own name, that of its setting, and what policies compare with it.
+        """
+        given = setting.name, setting.setting.rsplit(".", 1)[-1]
+        names = [*given, *(f"{name}_id" for name in given)]
+        others = {s.name for s in self.identity if s is not setting}
+        compared: dict[str, set[str]] = defaultdict(set)
+        for verdicts in self.verdicts.values():
+            for _, verdict in verdicts:
+                for other, columns in verdict.owners.items():
+                    for column in columns:
+                        compared[column].add(other)
+        names += sorted(c for c in self._scoped if compared[c] == {setting.setting})
+        return [name for name in dict.fromkeys(names) if name not in others]
 
     def _expected(self, name: str) -> str | None:
         """Return what a policy of a table should ask of the row; None where no column tells."""
@@ -671,18 +708,23 @@ class Check:
                 if lookup not in self.tables or lookup == name:
                     continue
                 theirs = self.relations[lookup].columns
-                person = next((o for o in self._owner_pairs(lookup)), None)
+                people = self._owner_pairs(lookup)
+                named = {o.column.name for o in people}
                 shared = [
                     c for c in relation.columns
                     if c in theirs and c.endswith("_id") and not relation.columns[c]["key"]
+                    and (c not in named or len(people) == 1)
                 ]  # fmt: skip
-                if person and shared:
+                if people and shared:
                     column = relation.columns[shared[0]]["quoted"]
-                    read = _read(Scope("", "", {}), person.column, person.setting)
+                    scope = Scope("", "", {})
+                    tests = " AND ".join(
+                        f"lookup.{o.column.quoted} = {_read(scope, o.column, o.setting)}"
+                        for o in people
+                    )
                     return (
                         f"EXISTS (SELECT FROM {lookup} AS lookup WHERE lookup.{column} = "
-                        f"{relation.facts['quoted']}.{column} "
-                        f"AND lookup.{person.column.quoted} = {read})"
+                        f"{relation.facts['quoted']}.{column} AND {tests})"
                     )
         return None
 
@@ -696,12 +738,14 @@ class Check:
             number += 1
             new = f"user_isolation_{number}"
         policy = f"CREATE POLICY {new} ON {name} USING ({expected}) WITH CHECK ({expected});"
-        indexes = [
-            f"CREATE INDEX ON {name} ({o.column.quoted});"
-            for o in self._owner_pairs(name)
-            if not o.column.indexed
+        # One column that an index leads is enough for those beside it.
+        served = [
+            o.column for o in self._owner_pairs(name) if not _cannot_hold(o.column, o.setting.kind)
         ]
-        return " ".join([policy, *indexes])
+        if not served or served[0].indexed:
+            return policy
+        led = ", ".join(dict.fromkeys(c.quoted for c in served if not c.indexed))
+        return f"{policy} CREATE INDEX ON {name} ({led});"
 
     def _check_policies(self, name: str) -> Iterator[Finding]:
         relation, verdicts = self.relations[name], self.verdicts.get((name, None), [])
@@ -866,6 +910,12 @@ def _owner(column: Column, setting: IdentitySetting) -> _Owner:
     if _cannot_hold(column, setting.kind):
         column = replace(column, quoted=f"{column.quoted}::text", text=True, indexed=True)
     return _Owner(column, setting)
+
+
+def _can_hold(column: Column, kind: str | None) -> bool:
+    """Whether a column can hold each value of a kind."""
+    unfit = {"uuid", *INTEGER_TYPES, "numeric"} if kind == "text" else set()
+    return not _cannot_hold(column, kind) and column.type not in unfit
 
 
 def _cannot_hold(column: Column, kind: str | None) -> bool:

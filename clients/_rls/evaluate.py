@@ -251,8 +251,10 @@ def evaluate(
         if not waiting or left <= 0:
             return
         batch = waiting.pop(0)
+        # Where one of them takes too long, time is left for the others.
+        seconds = left / (len(waiting) + 1) / (2 if len(batch) > 1 else 1)
         try:
-            answers = _send(connection, batch, search_path, role, left / (len(waiting) + 1))
+            answers = _send(connection, batch, search_path, role, seconds)
         except psycopg.Error:
             if connection.closed:
                 raise

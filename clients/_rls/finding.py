@@ -22,7 +22,8 @@ class Finding(NamedTuple):
         rule: The rule's name, from the table in the docstring of `clients._rls.check`.
         object: The table, policy, view or function, as SQL spells it.
         why: Why it matters; for a policy, the row that proves it.
-        fix: SQL that closes it, to be read before it is run by the owner.
+        fix: SQL that closes it, to be read before it is run by the owner; empty where the finding
+            itself says what to do.
         severity: ``"leak"``: one user reads or changes another's rows. ``"risk"``: it leaks under
             a condition that the finding names, or could not be proven safe. ``"slow"``: it costs
             more than it must. ``"note"``: worth knowing.
@@ -35,7 +36,8 @@ class Finding(NamedTuple):
     severity: Severity = "leak"
 
     def __str__(self) -> str:
-        return f"{self.severity}: {self.rule}: {self.object} {self.why}; fix it with: {self.fix}"
+        text = f"{self.severity}: {self.rule}: {self.object} {self.why}"
+        return f"{text}; fix it with: {self.fix}" if self.fix else text
 
 
 class Leak(NamedTuple):

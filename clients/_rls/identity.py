@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from .worlds import json_paths, literals
+from .constants import json_paths, literals
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -19,8 +19,9 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
+from .constants import literals, other_settings
 from .evaluate import MAX_EVALUATIONS, Job, Shadow
-from .worlds import Domain, crowd, domain, literals, other_settings, sample, tokens_of
+from .worlds import Domain, crowd, domain, sample, tokens_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence

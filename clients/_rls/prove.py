@@ -26,9 +26,10 @@ from psycopg.rows import tuple_row
 from psycopg.sql import Identifier, Literal
 
 from .check import Check
+from .constants import literals, other_settings
 from .finding import Leak, Proof
 from .identity import universes
-from .worlds import domain, literals, other_settings
+from .worlds import domain
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -52,6 +52,11 @@ def as_json(findings: Sequence[Finding]) -> str:
     return json.dumps([finding._asdict() for finding in findings], indent=2)
 
 
+def _message(finding: Finding) -> str:
+    text = f"{finding.object} {finding.why}"
+    return f"{text}\n\nFix: {finding.fix}" if finding.fix else text
+
+
 def as_sarif(findings: Sequence[Finding]) -> str:
     """Return findings as a SARIF 2.1.0 log.
 
@@ -61,7 +66,7 @@ def as_sarif(findings: Sequence[Finding]) -> str:
         {
             "ruleId": finding.rule,
             "level": _LEVELS[finding.severity],
-            "message": {"text": f"{finding.object} {finding.why}\n\nFix: {finding.fix}"},
+            "message": {"text": _message(finding)},
             "locations": [
                 {
                     # Code scanning shows results of a file alone, and a database has none.

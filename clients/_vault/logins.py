@@ -35,6 +35,7 @@ _LATE = 1.0
 _POLL = 0.05
 _SECRET_FIELDS = frozenset({"jwt", "secret_id"})
 _LONGEST_CLAIM = 100
+_LAST_MOMENT = 1e12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -384,10 +385,10 @@ def _state_of(jwt: Masked) -> tuple[str | None, str]:
     """Return what a refused JWT says of itself: a reason, where it is one, and words."""
     # The server's own text says which claim it disliked, but only in words.
     claims, now = claims_of(jwt), time.time()
-    ends, begins = claims.get("exp"), claims.get("nbf")
-    if isinstance(ends, int | float) and ends <= now:
+    ends, begins = _moment(claims.get("exp")), _moment(claims.get("nbf"))
+    if ends is not None and ends <= now:
         return "jwt_expired", f"the JWT expired {_whole(now - ends)} s ago: have a new one issued"
-    if isinstance(begins, int | float) and begins > now:
+    if begins is not None and begins > now:
         return "jwt_not_yet_valid", (
             f"the JWT is valid only in {_whole(begins - now)} s: compare the clocks"
         )
@@ -400,8 +401,15 @@ def _state_of(jwt: Masked) -> tuple[str | None, str]:
     return None, f"the JWT is for the audience {shown}"
 
 
+def _moment(claim: object) -> float | None:
+    # JSON has numbers that no float holds.
+    if isinstance(claim, bool) or not isinstance(claim, int | float):
+        return None
+    return float(claim) if abs(claim) < _LAST_MOMENT else None
+
+
 def _whole(seconds: float) -> str:
-    return f"{min(seconds, 1e12):.0f}"
+    return f"{seconds:.0f}"
 
 
 class _CertificateLogin(_PostedLogin):

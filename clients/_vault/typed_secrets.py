@@ -118,6 +118,8 @@ class TypedGetters(ABC):
             VaultError: There is no such secret or field.
         """
         fields = self._fields(path, use_cache=use_cache)
+        if "url" in fields.names() and "username" not in fields.names():
+            raise fields.error("username", "is missing: its 'url' is for get_database_url()")
         return {
             "username": fields.text("username"),
             "password": fields.text("password"),

@@ -398,7 +398,7 @@ def test_a_secret_at_a_path_like_a_logins_is_no_secret_id_and_no_token(
         ),
         Token(wrapped=_wrapped_secret(lab, "auth/token/create", secret)),
     ):
-        with pytest.raises(VaultAuthenticationError, match="it was left alone") as caught:
+        with pytest.raises(VaultAuthenticationError, match="it was left wrapped") as caught:
             VaultClient(vault_proxy.url, auth=auth, environ={})
         assert caught.value.reason == "wraps_something_else"
     assert vault_proxy.count("sys/wrapping/unwrap") == 0
@@ -660,6 +660,17 @@ def test_each_refusal_of_a_jwt_has_its_own_words(login_lab: LoginLab) -> None:
         assert caught.value.reason == reason
     with pytest.raises(VaultConfigurationError, match="is no JWT"):
         Jwt(role, "no-jwt")
+
+
+@pytest.mark.parametrize("number", [10**400, -(10**400), float("inf"), float("nan"), True, "x"])
+def test_a_claim_that_is_no_moment_is_left_aside(login_lab: LoginLab, number: object) -> None:
+    """The refusal is the server's; a JWT of many groups is as quickly refused as a short one."""
+    jwt = login_lab.issuer.issue(nbf=number, groups=["g" * 50] * 2000, aud="other")
+    auth = Jwt(login_lab.jwt_role(), jwt)
+    with pytest.raises(VaultAuthenticationError) as caught:
+        VaultClient(login_lab.lab.url, auth=auth, environ={})
+
+    assert caught.value.reason == "login_refused"
 
 
 def test_each_failure_of_kubernetes_has_its_own_words(login_lab: LoginLab) -> None:

@@ -308,8 +308,8 @@ def test_every_setting_of_a_client_may_be_configured(
     [
         ({"postgres_options": {"pool_sise": 3}}, "postgres_options has no setting 'pool_sise'"),
         ({"valkey_options": {"connection_url": "x"}}, "valkey_options has no setting"),
-        ({"postgres_options": {"configure": print}}, "no JSON"),
-        ({"valkey_options": {"json_default": str}}, "no JSON"),
+        ({"postgres_options": {"configure": print}}, "not JSON"),
+        ({"valkey_options": {"json_default": str}}, "not JSON"),
         ({"postgres_options": {"admin_url": "postgresql://u:p@h/d"}}, "put it into the secret"),
         ({"postgres_options": {"pool_size": EnvVar.int("X")}}, "pool_size is a variable"),
     ],

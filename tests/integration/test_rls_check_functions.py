@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from clients._rls import evaluate
 from clients._rls.check import check_rls
 from tests.rls_tables import (
     BARE,
@@ -169,3 +170,21 @@ def test_what_raises_an_error_of_its_own_shows_nothing(scratch: Scratch) -> None
     )
 
     assert rules(scratch) == []
+
+
+@pytest.mark.slow
+def test_a_function_that_takes_too_long_leaves_time_for_other_tables(
+    scratch: Scratch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The policy that calls it is not proven, and the one beside it is judged."""
+    monkeypatch.setattr(evaluate, "EVALUATION_SECONDS", 8.0)
+    scratch.run(
+        "CREATE FUNCTION app.slow() RETURNS boolean LANGUAGE sql AS 'SELECT pg_sleep(60) IS NULL';"
+        + policy("app.slow() AND user_id IS NOT NULL")
+        + policy("user_id IS NOT NULL").replace("app.docs", "app.others")
+    )
+
+    assert rules(scratch) == [
+        ("policy-not-proven", "policy mine on app.docs"),
+        ("policy-always-true", "policy mine on app.others"),
+    ]

@@ -100,3 +100,50 @@ def test_one_value_of_two_is_not_enough(example: Example, client_of: NewClientOf
         assert client.check_rls() == []
     finally:
         superuser.execute(b"DROP POLICY lax ON notes")
+
+
+@pytest.mark.parametrize("example", [TENANTS], indirect=True, ids=["tenants"])
+@pytest.mark.parametrize(
+    ("columns", "own", "foreign"),
+    [
+        ("id bigint, tenant_id bigint, name text", "tenant_id", "shop.user_id"),
+        ("id bigint, user_id text, name text", "user_id", "shop.tenant_id"),
+        ("id bigint, tenant_id bigint, user_id bigint", "tenant_id", "shop.user_id"),
+    ],
+)
+def test_a_fix_compares_a_column_with_its_own_value_alone(
+    client_of: NewClientOf, columns: str, own: str, foreign: str
+) -> None:
+    """Applied, the SQL shows an identity its rows, leaves out what has no column, and is clean."""
+    client, superuser = client_of(), client_of.superuser()
+    identity = client_of.example.identities[0]
+    superuser.execute(f"CREATE TABLE fixed ({columns})".encode())
+    superuser.execute(f"GRANT SELECT ON fixed TO {client_of.example.login}".encode())
+    try:
+        for value in (identity[own], 2 if own == "tenant_id" else "auth0|bob"):
+            superuser.execute(f"INSERT INTO fixed ({own}) VALUES (%s)".encode(), (value,))
+        (finding,) = (f for f in client.check_rls() if f.object == "public.fixed")
+
+        assert foreign not in finding.fix
+        assert finding.fix.count("CREATE INDEX") == 1
+        superuser.execute(finding.fix.encode())
+        rows = client.execute(f"SELECT {own} FROM fixed", identity=identity)
+        assert [row[own] for row in rows] == [identity[own]]
+        assert [f for f in client.check_rls() if f.object.endswith("public.fixed")] == []
+    finally:
+        superuser.execute(b"DROP TABLE fixed")
+
+
+@pytest.mark.parametrize("example", [TENANTS], indirect=True, ids=["tenants"])
+def test_no_sql_is_proposed_where_no_value_has_a_column(client_of: NewClientOf) -> None:
+    """A column that may be anybody's is named, and the text says what to do."""
+    superuser = client_of.superuser()
+    superuser.execute(b"CREATE TABLE fixed (owner_id text)")
+    superuser.execute(f"GRANT SELECT ON fixed TO {client_of.example.login}".encode())
+    try:
+        (finding,) = (f for f in client_of().check_rls() if f.object == "public.fixed")
+        assert finding.fix == ""
+        assert "compares owner_id with tenant_id or user_id" in finding.why
+        assert "fix it with" not in str(finding)
+    finally:
+        superuser.execute(b"DROP TABLE fixed")

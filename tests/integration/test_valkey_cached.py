@@ -261,7 +261,7 @@ def test_a_producer_that_asks_for_its_own_key_is_told_so(client: ValkeyClient) -
     def produce() -> object:
         return client.cached("k", 60, Producer())
 
-    with pytest.raises(ValkeyError, match=r"k'.*asks for the same key"):
+    with pytest.raises(ValkeyError, match=r"k'.*reads the same key"):
         client.cached("k", 60, produce, lock_seconds=3600)
 
     assert _left_behind(client) == []

@@ -215,6 +215,9 @@ def test_database_credentials_are_complete_or_an_error(
         vault_lab.write("reads/creds", full | {"port": port})
         with pytest.raises(VaultError, match="'port' is no port"):
             vault.get_database_credentials("reads/creds", use_cache=False)
+    vault_lab.write("reads/creds", {"url": "postgresql://u:p@h/d"})
+    with pytest.raises(VaultError, match=r"its 'url' is for get_database_url\(\)"):
+        vault.get_database_credentials("reads/creds", use_cache=False)
     for name in full:
         vault_lab.write("reads/creds", {k: v for k, v in full.items() if k != name})
         with pytest.raises(VaultError, match=f"'{name}' is missing"):

@@ -18,6 +18,7 @@ from clients.dagster_adapter import (
     VaultSecretsResource,
     VaultSecretsResourceConfig,
 )
+from clients.vault_auth import Agent, Kubernetes
 
 CANARY = "canary-4b7e"
 BY_TOKEN: dict[str, Any] = {"vault_addr": "http://127.0.0.1:1", "auth_method": "token"}
@@ -190,7 +191,9 @@ def test_a_secret_that_is_assigned_shows_in_no_traceback(kind: Any) -> None:
 def test_secrets_stay_out_of_every_repr(kind: Any) -> None:
     """Neither the resource nor what it resolves to shows a secret."""
     for method in ("approle", "token"):
-        config = kind(auth_method=method, role_id="r", secret_id=CANARY, token=CANARY)
+        config = kind(
+            **BY_TOKEN | {"auth_method": method}, role_id="r", secret_id=CANARY, token=CANARY
+        )
 
         assert CANARY not in f"{config!r} {config} {resolve(config)!r}"
 
@@ -248,6 +251,27 @@ def test_credentials_that_are_spelled_out_go_before_ambient_ones(
         monkeypatch.setenv(name, "ambient")
 
     assert VaultSecretsResource.from_env(**given).auth_method == method
+
+
+def test_all_clients_go_to_the_address_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The agreed default is the other resource's: no login goes to a server that nobody named."""
+    resource = ClientsResource(auth=Kubernetes("crm"))
+    with pytest.raises(VaultConfigurationError, match=r"^vault_addr \(VAULT_ADDR\) not set"):
+        resolve(resource)
+
+    monkeypatch.setenv("VAULT_ADDR", "http://127.0.0.1:1")
+
+    assert resolve(resource).vault_addr == "http://127.0.0.1:1"
+    assert resolve(ClientsResource(vault_addr="http://127.0.0.1:2", auth=Agent())) != resolve(
+        ClientsResource(auth=Agent())
+    )
+    assert resolve(VaultSecretsResource(auth=Agent())).vault_addr.startswith("https://vault.")
+
+
+def test_a_token_without_its_method_is_told_which_it_is(kind: Any) -> None:
+    """The default is the AppRole, which a reader of the message may not know."""
+    with pytest.raises(VaultConfigurationError, match=r"set auth_method to 'token'$"):
+        resolve(kind(vault_addr="http://127.0.0.1:1", token="t"))
 
 
 def test_from_env_lets_code_load_without_variables_and_names_them_at_use() -> None:

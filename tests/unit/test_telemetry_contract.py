@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from types import ModuleType
+
+import pytest
+
+from clients._shared.telemetry import is_enabled
 
 _SCRIPT = """
 import sys
@@ -30,3 +35,12 @@ def test_a_provider_that_is_set_is_seen_and_none_before() -> None:
         )
 
         assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("name", ["opentelemetry.trace", "opentelemetry.metrics._internal"])
+def test_a_package_that_is_being_imported_has_no_provider_yet(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """A call in another thread is not recorded, and does not fail."""
+    monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    assert not is_enabled()
