@@ -39,7 +39,7 @@ __all__ = [
 
 
 class PostgresOptions(TypedDict, total=False):
-    """The settings of ``PostgresClient``, but for the URL; see there."""
+    """The keyword arguments of ``PostgresClient``, described there, without the URL."""
 
     pool_size: int
     admin_url: str | Callable[..., str | None] | None
@@ -54,7 +54,7 @@ class PostgresOptions(TypedDict, total=False):
 
 
 class ValkeyOptions(TypedDict, total=False):
-    """The settings of ``ValkeyClient``, but for the URL; see there."""
+    """The keyword arguments of ``ValkeyClient``, described there, without the URL."""
 
     connect_timeout: float
     socket_timeout: float

@@ -298,6 +298,8 @@ class PostgresClient(Lifecycle):
             What *work* returned; its transaction is committed.
 
         Raises:
+            psycopg.Error: A statement of *work* failed: its error comes out unchanged, such as
+                ``psycopg.errors.CheckViolation``.
             PostgresError: The last attempt failed like those before it; or a block of the same
                 user is open, whose transaction cannot be run again from here.
             PostgresConnectionError: No connection could be had, or it broke.

@@ -20,7 +20,16 @@ from inspect import unwrap
 from itertools import chain, repeat
 from typing import TYPE_CHECKING, Any, NoReturn
 
-import sqlalchemy
+try:
+    import sqlalchemy
+except ModuleNotFoundError as error:
+    if error.name != "sqlalchemy":  # SQLAlchemy is there, and something that it needs is not
+        raise
+    raise ModuleNotFoundError(
+        "clients.sqlalchemy_adapter needs SQLAlchemy: pip install 'failfast-clients[sqlalchemy]'",
+        name="sqlalchemy",
+    ) from error
+
 from psycopg.rows import tuple_row
 from sqlalchemy import event
 from sqlalchemy.dialects import registry

@@ -174,10 +174,17 @@ class RlsContexts:
         missing = [
             name for name, required, _ in self._items if required and given.get(name) is None
         ]
+        # The call's own names are all known: what is not came from the context.
+        others = [str(name)[:63] for name in given if name not in self.settings]
+        unknown = (
+            f". The context has {' and '.join(others)}, which this client does not know"
+            if others
+            else ""
+        )
         return RlsContextError(
             f"no {' and no '.join(missing)}: pass identity={{{missing[0]!r}: ...}}, or enter "
             f"user_context({missing[0]}=...) first. There is no default identity, and no partial "
-            "one"
+            f"one{unknown}"
         )
 
     def _given(self, user_id: object, identity: Mapping[str, object] | None) -> dict[str, object]:
@@ -207,6 +214,8 @@ class RlsContexts:
         if self._user_alone and self.settings["user_id"].required:
             ambient = current_identity()
             if "user_id" not in ambient:
+                if ambient:
+                    raise self._missing(dict(ambient))
                 # It says what to do in the case of one user, which is most clients'.
                 get_current_user_id()
             return {"user_id": ambient["user_id"]}

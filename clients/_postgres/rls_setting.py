@@ -188,9 +188,15 @@ def parse_user_id(user_id: object, name: str = "user_id") -> UUID:
         except ValueError:
             pass
 
+    text = (
+        f". For ids that are other text, construct the client with identity={{{name!r}: "
+        "RlsSetting(..., str)}"
+        if isinstance(user_id, str)
+        else ""
+    )
     raise RlsContextError(
         f"{_named(name)} is not a UUID (type {type(user_id).__name__}): "
-        "pass a uuid.UUID or its text"
+        f"pass a uuid.UUID or its text{text}"
     ) from None
 
 

@@ -72,8 +72,9 @@ class RateLimit(NamedTuple):
         retry_after: Seconds until the same request would be allowed; 0.0 when it was.
         reset_after: Seconds until the full burst is there again.
         without_server: Whether Valkey could not be used, and ``on_unavailable`` is the answer.
-            The numbers are guesses, and nothing was booked, unless the reply alone was lost: a
-            server that was frozen books what it was sent when it goes on.
+            The numbers are guesses, and as far as is known nothing was booked: where the reply
+            alone was lost it was, and a server that was frozen books what it was sent when it
+            goes on.
     """
 
     allowed: bool

@@ -347,8 +347,10 @@ def _not_found(operation: Operation, answer: Answer) -> VaultError:
     else:
         reason, state = "missing", "not found"
     looked = "" if operation.kv is None else f" (KV version {operation.kv} was asked)"
+    # What was deleted was there: its path is right.
+    hint = _shape_hint(operation) if reason in {"missing", "mount"} else ""
     return VaultSecretNotFoundError(
-        f"{operation}: {state}{looked}{_shape_hint(operation)}",
+        f"{operation}: {state}{looked}{hint}",
         reason=reason,
         status=answer.status,
     )
@@ -366,4 +368,24 @@ def _shape_hint(operation: Operation) -> str:
                 f" (the client itself puts {added!r} in front: "
                 f"did you mean {place.path.removeprefix(start)!r}?)"
             )
-    return ""
+    return _mount_hint(place.path)
+
+
+def _mount_hint(path: str) -> str:
+    """Name the mount that the path may begin with, which no path here can name."""
+    first, slash, _ = path.partition("/")
+    mount, colon, inside = first.partition(":")
+    if colon:
+        inside = f"{inside}{path.removeprefix(first)}"
+        return (
+            f" (another mount: pass mount_point={mount!r} and the path {inside!r})"
+            if mount and inside
+            else ""
+        )
+    if not slash:
+        return ""
+    inside = path.removeprefix(f"{first}/")
+    return (
+        f" (if {first!r} is another mount: pass mount_point={first!r}, or "
+        f"'{first}:{inside}' where a setting takes mount:path)"
+    )

@@ -332,7 +332,12 @@ class _JwtLogin(_PostedLogin):
         if isinstance(auth, Kubernetes):
             name = "the service account's token"
             return checked_jwt(
-                f"{name} in the file {auth.token_path!r}", read_text(name, auth.token_path)
+                f"{name} in the file {auth.token_path!r}",
+                read_text(
+                    name,
+                    auth.token_path,
+                    missing="not in a pod? Choose another login, or pass token_path",
+                ),
             )
         if auth.path is not None:
             return checked_jwt(
@@ -355,6 +360,14 @@ class _JwtLogin(_PostedLogin):
         explained = super()._explained(refusal, credentials, request)
         if explained is not refusal:
             return explained
+        reviewed = isinstance(self._auth, Kubernetes) and refusal.status == HTTPStatus.FORBIDDEN
+        if reviewed:
+            refusal = VaultAuthenticationError(
+                f"{refusal}; or Vault could not have the JWT reviewed (TokenReview: "
+                "system:auth-delegator)",
+                reason=refusal.reason,
+                status=refusal.status,
+            )
         reason, words = _state_of(credentials["jwt"])
         if not words:
             return refusal

@@ -93,12 +93,15 @@ def checked_path(name: str, path: object) -> str:
     )
 
 
-def read_text(name: str, path: str) -> Masked:
+def read_text(
+    name: str, path: str, *, missing: str = "check the path, and whether its writer runs"
+) -> Masked:
     """Return what a file holds.
 
     Args:
         name: What it holds, for messages.
         path: The file.
+        missing: What helps when there is no such file.
 
     Raises:
         VaultConfigurationError: It is missing, unreadable, empty, or holds something else;
@@ -106,11 +109,11 @@ def read_text(name: str, path: str) -> Masked:
     """
     for _ in range(_READS - 1):
         try:
-            return _read_once(name, path)
+            return _read_once(name, path, missing)
         except _UnsettledFileError:
             time.sleep(_PAUSE)
     try:
-        return _read_once(name, path)
+        return _read_once(name, path, missing)
     except _UnsettledFileError as error:
         failure = VaultConfigurationError(str(error), reason=error.reason)
     raise failure
@@ -139,14 +142,13 @@ class _UnsettledFileError(VaultConfigurationError):
     """A file that may be whole in a moment."""
 
 
-def _read_once(name: str, path: str) -> Masked:
+def _read_once(name: str, path: str, missing: str) -> Masked:
     where = f"{name} in the file {path!r}"
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
         raise _UnsettledFileError(
-            f"{where}: there is no such file; check the path, and whether its writer runs",
-            reason="file_missing",
+            f"{where}: there is no such file; {missing}", reason="file_missing"
         ) from None
     except OSError as error:
         raise VaultConfigurationError(

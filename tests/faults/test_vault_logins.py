@@ -568,6 +568,7 @@ def test_each_fault_of_a_file_has_its_own_reason(
 
     assert caught.value.reason == reason
     assert type(caught.value) is VaultConfigurationError
+    assert ("not in a pod?" in str(caught.value)) == (kind + reason == "kubernetesfile_missing")
 
 
 def test_a_pipe_in_place_of_a_file_is_not_waited_for(login_lab: LoginLab, tmp_path: Path) -> None:
@@ -688,6 +689,7 @@ def test_each_failure_of_kubernetes_has_its_own_words(login_lab: LoginLab) -> No
         with pytest.raises(VaultAuthenticationError, match="login was refused") as caught:
             _client(lab.url, case)
         assert caught.value.reason == "login_refused"
+        assert "TokenReview: system:auth-delegator" in str(caught.value)
         api.mood = "break"
         with pytest.raises(VaultError) as broken:
             _client(lab.url, case, retries=0)

@@ -243,10 +243,18 @@ def documents() -> dict[str, Any]:
     return {one["kind"]: one for one in yaml.safe_load_all(MANIFEST.read_text())}
 
 
-@pytest.mark.parametrize("kind", ["ServiceAccount", "Deployment"])
+@pytest.mark.parametrize("kind", ["ServiceAccount", "ClusterRoleBinding", "Deployment"])
 def test_the_manifest_fits_the_schema_of_kubernetes(kind: str) -> None:
     """Every field is one that the API has, with a value of its type."""
     kubernetes_validate.validate(documents()[kind], "1.31", strict=True)
+
+
+def test_the_service_account_of_the_pod_may_have_its_token_reviewed() -> None:
+    """A Vault outside of the cluster reviews the pod's token with that token itself."""
+    account, binding = documents()["ServiceAccount"]["metadata"], documents()["ClusterRoleBinding"]
+
+    assert binding["roleRef"]["name"] == "system:auth-delegator"
+    assert binding["subjects"] == [{"kind": "ServiceAccount"} | account]
 
 
 def test_a_manifest_with_a_wrong_field_does_not_fit() -> None:

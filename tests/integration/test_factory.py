@@ -15,6 +15,7 @@ from clients import (
     Clients,
     PostgresConfigurationError,
     PostgresConnectionError,
+    PostgresOptions,
     RlsContextError,
     RlsSetting,
     ValkeyConnectionError,
@@ -23,6 +24,7 @@ from clients import (
     VaultConnectionError,
     VaultSecretNotFoundError,
     build_clients,
+    prove_isolation,
     user_context,
 )
 from tests.postgres_helpers import open_sockets
@@ -176,6 +178,17 @@ def test_a_failure_gives_back_what_was_obtained(
     assert isinstance(raised.value.__cause__, redis.exceptions.ConnectionError)
     assert open_sockets() == sockets
     assert vault_lab.tokens_of(role) == []
+
+
+def test_the_administrators_url_need_not_be_in_the_services_secret(
+    stack: StackEndpoints, vault_lab: VaultLab, own_secrets: dict[str, str]
+) -> None:
+    """A test of the isolation gives it as an option, beside the secret of the service."""
+    vault_lab.write("crm/database", {"url": stack.database_url})
+    options = PostgresOptions(admin_url=stack.admin_url)
+    with build_clients(environ=own_secrets, postgres=options) as clients:
+        assert prove_isolation(clients.postgres).leaks == []
+        assert "postgres admin" in clients.stats()
 
 
 def test_the_settings_reach_the_clients(

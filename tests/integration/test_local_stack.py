@@ -50,6 +50,20 @@ def _tool(
     )
 
 
+@pytest.mark.parametrize("checkout", [False, True])
+def test_env_without_a_stack_says_how_to_start_one(tmp_path: Path, *, checkout: bool) -> None:
+    """The folder is named, and `make up` only where there is a Makefile for it."""
+    if checkout:
+        shutil.copytree(ROOT / "utils", tmp_path / "utils")
+        (tmp_path / "Makefile").touch()
+
+    told = _tool("env", cwd=tmp_path).stderr
+
+    assert f"none was started from this folder ({tmp_path})" in told
+    start = "make up" if checkout else "python -m utils.local_stack up"
+    assert f"`{start}` starts one" in told
+
+
 @pytest.mark.slow
 def test_up_env_down(tmp_path: Path) -> None:
     """A stack is left running, found again, not started twice, and stopped without a trace."""

@@ -565,3 +565,13 @@ def test_a_callback_that_leaves_a_mess_is_told_at_construction(
     with psycopg.connect(own_postgres.url(), autocommit=True) as conn:
         query = "SELECT count(*) FROM pg_stat_activity WHERE usename = 'crm_user' AND query LIKE %s"
         assert conn.execute(query, ("%77MB%",)).fetchone() == (0,)
+
+
+def test_the_errors_of_statements_in_work_are_psycopgs(db: PostgresClient) -> None:
+    """As in a block: unchanged, and the documentation of the method says so."""
+    with pytest.raises(psycopg.errors.DivisionByZero) as caught:
+        db.run_transaction(lambda conn: conn.execute("SELECT 1 / 0"), ADA)
+
+    assert not isinstance(caught.value, PostgresError)
+    raises = (PostgresClient.run_transaction.__doc__ or "").partition("Raises:")[2]
+    assert "psycopg.Error:" in raises

@@ -49,6 +49,21 @@ except ModuleNotFoundError as error:
     assert "pip install 'failfast-clients[dagster]'" in message
 
 
+def test_without_sqlalchemy_the_adapter_names_the_extra() -> None:
+    """The error is a ModuleNotFoundError for sqlalchemy, with the command that installs it."""
+    script = """
+try:
+    import clients.sqlalchemy_adapter
+except ModuleNotFoundError as error:
+    print(error.name, "|", error)
+"""
+    done = run(script, "sqlalchemy")
+
+    name, message = done.stdout.strip().split(" | ")
+    assert name == "sqlalchemy"
+    assert "pip install 'failfast-clients[sqlalchemy]'" in message
+
+
 def test_a_broken_dagster_is_not_called_a_missing_one() -> None:
     """When something that Dagster needs is missing, the error is about that."""
     done = run("import clients.dagster_adapter", "dagster_shared")

@@ -321,12 +321,27 @@ def test_values_of_a_call_stand_over_ambient_ones_name_by_name() -> None:
                 known.of(None, bad)
 
 
+def test_a_missing_value_names_what_the_context_has_in_its_place() -> None:
+    """A misspelt name is shown beside the one that is missing; one that is known is not."""
+    own = contexts(tenant_id=int, user_id=str)
+    with user_context("auth0|abc", tenant=7):
+        with pytest.raises(RlsContextError, match=r"^no tenant_id: ") as caught:
+            own.of(None, None)
+        assert "The context has tenant, which this client does not know" in str(caught.value)
+    with user_context(tenant=7), pytest.raises(RlsContextError, match="context has tenant, which"):
+        RlsContexts(None, None, 0).of(None, None)
+    with user_context("auth0|abc"), pytest.raises(RlsContextError) as caught:
+        own.of(None, None)
+    assert "context has" not in str(caught.value)
+
+
 def test_an_ambient_value_of_another_type_is_refused_in_the_call() -> None:
     """user_context() cannot know the client that is called inside it."""
     with user_context("auth0|abc"):
         assert contexts(user_id=str).of(None, None).values == (b"auth0|abc",)
-        with pytest.raises(RlsContextError, match="user id is not a UUID"):
+        with pytest.raises(RlsContextError, match="user id is not a UUID") as caught:
             RlsContexts(None, None, 0).of(None, None)
+        assert "identity={'user_id': RlsSetting(..., str)}" in str(caught.value)
     with user_context(ADA):
         assert contexts(user_id=str).of(None, None).values == (str(ADA).encode(),)
         with pytest.raises(RlsContextError, match="user id must be of type int, and is UUID"):

@@ -200,6 +200,42 @@ def test_a_path_that_names_the_mount_twice_gets_a_hint(path: str, status: int) -
     assert "did you mean 'crm/db'?" in str(error_from_answer(operation, answer))
 
 
+@pytest.mark.parametrize("status", [403, 404])
+@pytest.mark.parametrize(
+    ("path", "hint"),
+    [
+        ("kv-shop:shop/prod/valkey", "pass mount_point='kv-shop' and the path 'shop/prod/valkey'"),
+        ("kv-shop:valkey", "pass mount_point='kv-shop' and the path 'valkey'"),
+        ("kv-shop/shop/valkey", "pass mount_point='kv-shop', or 'kv-shop:shop/valkey' where"),
+        ("valkey", None),
+        ("valkey:", None),
+    ],
+)
+def test_a_path_that_begins_with_a_mount_gets_a_hint(
+    path: str, hint: str | None, status: int
+) -> None:
+    """A denied or missing secret of another mount leads to the argument that names the mount."""
+    operation = Operation(
+        kind="read", text="read", addr="http://v", path=secret_path("secret", path)
+    )
+
+    message = str(error_from_answer(operation, Answer(status=status)))
+
+    assert (hint or "mount_point") in message or hint is None
+    assert hint is not None or "mount_point" not in message
+
+
+def test_a_deleted_secret_gets_no_hint_at_another_mount() -> None:
+    """It was there: its path is right."""
+    operation = Operation(
+        kind="read", text="read", addr="http://v", path=secret_path("secret", "crm/db")
+    )
+
+    error = error_from_answer(operation, Answer(status=404, metadata={"destroyed": True}))
+
+    assert (error.reason, "another mount" in str(error)) == ("destroyed", False)
+
+
 def test_what_the_caller_was_handling_is_no_cause_of_a_failure() -> None:
     """A call from inside an ``except`` block tells its own reason, and not that of the block."""
     try:

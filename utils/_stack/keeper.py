@@ -86,7 +86,13 @@ def endpoints() -> StackEndpoints:
     """
     state = _read_state()
     if state is None:
-        raise StackError("no stack is running here: `make up` starts one")
+        here = Path.cwd()
+        checkout = (here / "Makefile").is_file() and (here / "utils/local_stack.py").is_file()
+        start = "make up" if checkout else "python -m utils.local_stack up"
+        raise StackError(
+            f"no stack is running here: none was started from this folder ({here}); "
+            f"`{start}` starts one"
+        )
     return StackEndpoints.from_json(state["endpoints"])
 
 
