@@ -40,7 +40,7 @@ BROKEN = {
         "policy mine on app.docs",
     ),
     "policy-ignores-setting": (
-        policy("user_id = (SELECT NULLIF(current_setting('app.user_id', true), '')::uuid)"),
+        policy("current_setting('app.mode', true) = 'on'"),
         "policy mine on app.docs",
     ),
     "cast-without-nullif": (

@@ -815,7 +815,8 @@ class Check:
         texts = [t for t in (policy.facts["using"], policy.facts["check"]) if t]
         sources = self.functions.sources(self.functions.closure(policy.facts["functions"]))
         everything = [*texts, *sources]
-        named = any(s.lower() in text.lower() for s in self.settings for text in everything)
+        read = {setting.lower() for setting in other_settings(everything, ())}
+        named = any(setting.lower() in read for setting in self.settings)
         lookups = set(policy.facts["columns"]) - {name}
         found: dict[str, str] = {}
         for setting in other_settings(everything, self.settings):

@@ -58,6 +58,7 @@ def test_every_rule_of_the_table_has_its_case() -> None:
         "role-attribute",
         "server-version",
         "policy-partial-identity",
+        "setting-not-in-identity",
     }
 
 

@@ -68,8 +68,7 @@ def test_a_helper_function_that_ignores_the_setting_is_seen_through(scratch: Scr
     helper = HELPER.replace("current_user_id", "user_id")
     scratch.run(helper + policy("user_id = (SELECT app.uid())"))
 
-    assert rules(scratch) == [("policy-ignores-setting", "policy mine on app.docs")]
-    assert mend(scratch) == []
+    assert rules(scratch) == [("setting-not-in-identity", "policy mine on app.docs")]
 
 
 @pytest.mark.parametrize(
@@ -133,7 +132,7 @@ def test_a_name_within_another_name_is_not_a_call(scratch: Scratch) -> None:
         + policy("user_id = (SELECT app.me())")
     )
 
-    assert rules(scratch) == [("policy-ignores-setting", "policy mine on app.docs")]
+    assert rules(scratch) == [("setting-not-in-identity", "policy mine on app.docs")]
 
 
 def test_it_takes_few_round_trips_and_prepares_nothing(scratch: Scratch, tmp_path: Path) -> None:
