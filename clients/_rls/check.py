@@ -518,8 +518,13 @@ class Check:
         facts = self.tables[name]
         if not facts["reachable"]:
             return
-        yield from self._check_protection(name)
-        yield from self._check_rights(name)
+        unset = self._unset_everywhere()
+        for finding in [*self._check_protection(name), *self._check_rights(name)]:
+            if unset and "CREATE POLICY" in finding.fix:
+                why = f"{finding.why}; the policies of other tables read {_give(unset)}"
+                yield finding._replace(why=why, fix="")
+            else:
+                yield finding
         yield from self._check_policies(name)
         yield from self._check_cost(name)
 
@@ -805,6 +810,18 @@ class Check:
             where = f"policy {policy.facts['quoted']} on {name}"
             why = f"reads {_give(settings)}"
             yield Finding("setting-not-in-identity", where, why, "", "risk")
+
+    def _unset_everywhere(self) -> dict[str, str]:
+        """Return the settings that policies tell users by where none reads the identity's."""
+        policies = [(n, p) for n, r in self.relations.items() for p in r.policies]
+        read: set[str] = set()
+        for _, policy in policies:
+            texts = [policy.facts["using"], policy.facts["check"]]
+            closure = self.functions.closure(policy.facts["functions"])
+            read |= set(other_settings([*texts, *self.functions.sources(closure)], ()))
+        if {s.lower() for s in self.settings} & {s.lower() for s in read}:
+            return {}
+        return {s: kind for n, p in policies for s, kind in self._unset_names(n, p).items()}
 
     def _unset_names(self, name: str, policy: Policy) -> dict[str, str]:
         """Return the settings beside the identity's that tell whose a row is, each with its type.

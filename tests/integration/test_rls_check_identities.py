@@ -166,3 +166,20 @@ def test_a_policy_that_reads_settings_of_another_identity_is_left_as_it_is(
     assert [f.rule for f in found] == ["setting-not-in-identity"]
     assert [f.fix for f in found] == [""]
     assert " ".join(f"--setting {text}" for text in missing) in found[0].why
+
+
+@pytest.mark.parametrize("example", [TENANTS], indirect=True, ids=["tenants"])
+def test_an_open_table_gets_no_policy_for_an_identity_that_no_policy_knows(
+    client_of: NewClientOf,
+) -> None:
+    """Where all policies read other settings, a new policy for this identity is not proposed."""
+    superuser = client_of.superuser()
+    superuser.execute(b"CREATE TABLE fixed (user_id uuid)")
+    superuser.execute(f"GRANT SELECT ON fixed TO {client_of.example.login}".encode())
+    try:
+        found = client_of(identity=None).check_rls()
+        (finding,) = (f for f in found if f.object == "public.fixed")
+        assert (finding.rule, finding.fix) == ("rls-disabled", "")
+        assert "--setting tenant_id=shop.tenant_id:int" in finding.why
+    finally:
+        superuser.execute(b"DROP TABLE fixed")
