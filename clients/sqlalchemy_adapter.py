@@ -23,12 +23,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 try:
     import sqlalchemy
 except ModuleNotFoundError as error:
-    if error.name != "sqlalchemy":  # SQLAlchemy is there, and something that it needs is not
-        raise
-    raise ModuleNotFoundError(
-        "clients.sqlalchemy_adapter needs SQLAlchemy: pip install 'failfast-clients[sqlalchemy]'",
-        name="sqlalchemy",
-    ) from error
+    words = f"{error}: pip install 'failfast-clients[sqlalchemy]'"
+    raise ModuleNotFoundError(words, name=error.name) from error
 
 from psycopg.rows import tuple_row
 from sqlalchemy import event
@@ -113,10 +109,8 @@ class _Connection:
         self._block: Block | None = None
         self._handle: GuardedConnection | None = None
         self._identity: _Options | None = None
-        #: Where the identity was found, and may be changed.
-        self._info: _Options = {}
-        #: SQLAlchemy's: their identity is that of raw cursors, too.
-        self.options: _Options = {}
+        self._info: _Options = {}  # where the identity was found, and may be changed
+        self.options: _Options = {}  # SQLAlchemy's; raw cursors have their identity, too
 
     def belong_to(self, identity: _Options, info: _Options | None = None) -> None:
         """Say whose rows the transaction sees; until its end nothing else can be said."""
@@ -229,10 +223,7 @@ class _Dialect(PGDialect_psycopg):
 
     def set_isolation_level(self, dbapi_connection: Any, level: str) -> None:
         if level.upper() == "AUTOCOMMIT":
-            raise PostgresConfigurationError(
-                "AUTOCOMMIT leaves a statement without an identity: use PostgresClient.execute() "
-                "for one statement in a transaction of its own, or session.commit() after it"
-            )
+            raise PostgresConfigurationError("AUTOCOMMIT has no identity: commit instead")
         dbapi_connection.isolation = level.lower().replace("uncommitted", "committed")  # the same
 
 
