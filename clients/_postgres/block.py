@@ -29,7 +29,7 @@ from .modes import PLAIN, Modes
 from .owner import current_owner
 from .recording import BlockRecorder
 from .session import BatchError, Session
-from .sql import (
+from .transaction_sql import (
     COMMIT,
     RESET,
     ROLLBACK,

@@ -14,7 +14,7 @@ from .._shared.locks import OwnedLock
 from ..errors import ClientError, PostgresError, RlsContextError, TransactionAbortedError
 from .errors import describe, is_connection_loss, is_read_only, is_role_gone
 from .session import BatchError, Session
-from .sql import marker
+from .transaction_sql import marker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

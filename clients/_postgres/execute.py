@@ -31,8 +31,8 @@ from .guarded import StreamedRows
 from .plan_check import PLAN_CHECK
 from .rows import Rows, duplicate_columns
 from .session import BatchError, Session
-from .sql import BEGIN, COMMIT, GUARD, LAST_COMMIT, PREPARED_RESET, RESET, ROLLBACK
 from .statements import CallersRows, checked_params, refuse_unsendable
+from .transaction_sql import BEGIN, COMMIT, GUARD, LAST_COMMIT, PREPARED_RESET, RESET, ROLLBACK
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

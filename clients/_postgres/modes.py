@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias, get_args
 from .._shared.validation import checked_choice, checked_flag, checked_seconds
 from ..errors import PostgresConfigurationError, PostgresError
 from .settings import LONGEST_STATEMENT
-from .sql import BEGIN
+from .transaction_sql import BEGIN
 
 __all__ = ["PLAIN", "Isolation", "Modes", "modes_of"]
 

@@ -16,7 +16,7 @@ from ..errors import (
 )
 from .errors import is_connection_loss, statement_error, unexpected_error
 from .session import BatchError
-from .sql import RESET
+from .transaction_sql import RESET
 from .watchdog import SilenceError
 
 if TYPE_CHECKING:

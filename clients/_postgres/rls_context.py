@@ -9,7 +9,7 @@ from uuid import UUID
 from ..errors import PostgresConfigurationError, RlsContextError
 from ..identity import current_identity, get_current_user_id
 from .rls_setting import RlsSetting
-from .sql import ContextSql
+from .transaction_sql import ContextSql
 
 if TYPE_CHECKING:
     from .prepared import OwnStatement

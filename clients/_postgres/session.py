@@ -24,7 +24,7 @@ from .._shared.interrupts import comes_from_signal_handler
 from .errors import was_terminated_by_server
 from .poller import READ, WRITE, new_poller
 from .prepared import OwnStatement, Parse, PreparedStatements, without_parses
-from .sql import COMMIT, COMPARING_GUARD, GUARD, LAST_COMMIT, RESET
+from .transaction_sql import COMMIT, COMPARING_GUARD, GUARD, LAST_COMMIT, RESET
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

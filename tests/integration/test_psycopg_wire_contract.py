@@ -1,6 +1,6 @@
 """How psycopg and the server behave on the wire, where we lean on more than their manuals say.
 
-When one of these fails after an upgrade, read clients/_postgres/session.py and _postgres_sql.py.
+When one of these fails after an upgrade, read clients/_postgres/session.py and transaction_sql.py.
 """
 
 from __future__ import annotations

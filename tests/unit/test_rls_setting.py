@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from clients import ConfigurationError
 from clients._postgres.rls_context import DEFAULT_IDENTITY, RlsContexts
-from clients._postgres.sql import ContextSql
+from clients._postgres.transaction_sql import ContextSql
 from clients.errors import PostgresConfigurationError, RlsContextError
 from clients.identity import RlsSetting, user_context
 
