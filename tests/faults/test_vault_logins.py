@@ -843,7 +843,8 @@ def test_a_token_that_nobody_replaces_is_told_at_once_to_all_but_one(
                 client.get_secret("app/db")
             took.append(time.monotonic() - began)
             assert caught.value.reason == "token_invalid"
-        assert sum(took[1:]) < took[0]
+        # The median: a single one may meet a machine that stands still.
+        assert sorted(took[1:])[2] < took[0]
         case.rotate()
 
         assert client.get_secret("app/db") == _FOUND
