@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from .._shared.credentials import CredentialLife
+from .._shared.rotating_url import CredentialLife
 from .._shared.secrecy import Masked
 from ..errors import VaultAuthenticationError, VaultError
 from .api import is_duration, lookup_self, token_life_in
