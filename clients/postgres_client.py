@@ -54,7 +54,8 @@ if TYPE_CHECKING:
     from ._postgres.rows import Expectation
     from ._postgres.session import Session
     from ._postgres.settings import OnRlsBypass
-    from ._shared.rotating_url import CredentialLife, UrlSource
+    from ._shared.credential_life import CredentialLife
+    from ._shared.rotating_url import UrlSource
 
 __all__ = ["Finding", "PostgresClient", "PostgresError", "prove_isolation"]
 

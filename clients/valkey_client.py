@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
     import redis
 
-    from ._shared.rotating_url import CredentialLife
+    from ._shared.credential_life import CredentialLife
 
 __all__ = ["Pipeline", "RateLimit", "Session", "SessionStore", "ValkeyClient", "ValkeyError"]
 

@@ -33,7 +33,7 @@ from .errors import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from ._shared.rotating_url import CredentialLife
+    from ._shared.credential_life import CredentialLife
     from .vault_auth import VaultAuth
 
 __all__ = ["LeasedUrl", "VaultClient", "VaultError"]

@@ -22,7 +22,7 @@ from .locks import OwnedLock
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from .rotating_url import CredentialLife
+    from .credential_life import CredentialLife
 
     Attributes = Mapping[str, str | int | float | bool]
 

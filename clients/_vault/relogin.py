@@ -21,7 +21,8 @@ from .api import renew_self, revoke_self
 from .errors import Operation
 from .login_methods import LoginRequest
 from .retry import Deadline
-from .token_sources import Grant, TokenSource, ask_for_token, owners_grant
+from .token_grant import Grant, ask_for_token, owners_grant
+from .token_sources import TokenSource
 
 if TYPE_CHECKING:
     from collections.abc import Callable

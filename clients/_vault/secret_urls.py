@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Self
 
+from .._shared.credential_life import CredentialLife
 from .._shared.environment import secret_paths
-from .._shared.rotating_url import CredentialLife
 from ..errors import VaultError
 from .paths import split_mount
 from .typed_secrets import DATABASE, VALKEY

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from .._shared.telemetry import Call
     from .retry import Deadline
     from .settings import VaultOptions
-    from .token_sources import Grant
+    from .token_grant import Grant
     from .transport import VaultAdapter
 
 __all__ = ["VaultSession"]

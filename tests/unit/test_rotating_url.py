@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from clients._shared.rotating_url import Candidate, CredentialLife, UrlSource, is_past_cache
+from clients._shared.credential_life import CredentialLife
+from clients._shared.rotating_url import Candidate, UrlSource, is_past_cache
 from clients.errors import (
     ConfigurationError,
     PostgresConfigurationError,
