@@ -27,7 +27,7 @@ from ..errors import ClientError, ValkeyConfigurationError, ValkeyError
 from .commands import Script, script_command
 from .errors import UnexpectedReply
 from .identity_digest import identity_digest
-from .replies import flag, text_or_none
+from .reply_shapes import flag, text_or_none
 from .unavailable import is_unavailable
 
 if TYPE_CHECKING:
