@@ -27,7 +27,7 @@ from ._valkey.operations import KeyOperations
 from ._valkey.pipeline import Pipeline
 from ._valkey.plain_client import close_driver, make_driver
 from ._valkey.rate_limit import RateLimit, rate_limit_command
-from ._valkey.replies import text
+from ._valkey.reply_shapes import text
 from ._valkey.runner import Runner
 from ._valkey.sessions import Session, SessionStore
 from ._valkey.settings import Limits
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
     import redis
 
-    from ._shared.credentials import CredentialLife
+    from ._shared.credential_life import CredentialLife
 
 __all__ = ["Pipeline", "RateLimit", "Session", "SessionStore", "ValkeyClient", "ValkeyError"]
 

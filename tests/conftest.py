@@ -13,7 +13,7 @@ settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
 
 pytest_plugins = [
-    "tests.credential_world",
+    "tests.rotating_url_world",
     "tests.stack_fixtures",
     "tests.vault_fixtures",
     "tests.vault_logins",

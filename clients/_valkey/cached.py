@@ -25,7 +25,7 @@ from .commands import Command, Script, script_command
 from .errors import UnexpectedReply
 from .hash_tags import has_hash_tag, tag_of_slot
 from .identity_digest import identity_digest
-from .replies import flag, stored, text_or_none
+from .reply_shapes import flag, stored, text_or_none
 from .unavailable import is_unavailable
 
 if TYPE_CHECKING:

@@ -31,7 +31,7 @@ from .._shared.locks import OwnedLock
 from .errors import PoolExhausted, ReplyLost, UnexpectedReply
 from .links import call_on, request
 from .pool import Batch, Request, ServerPool
-from .replies import pong
+from .reply_shapes import pong
 from .silence import ServerSilent
 from .url import Address
 

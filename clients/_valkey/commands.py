@@ -19,7 +19,7 @@ from .arguments import (
     checked_keys,
     checked_text,
 )
-from .replies import counter, flag, identity, integer, nothing, stored, text_or_none
+from .reply_shapes import counter, flag, identity, integer, nothing, stored, text_or_none
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

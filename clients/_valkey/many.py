@@ -16,7 +16,7 @@ from redis.exceptions import TryAgainError
 
 from .commands import Command
 from .errors import server_code
-from .replies import integer, text_or_none, texts_or_none
+from .reply_shapes import integer, text_or_none, texts_or_none
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

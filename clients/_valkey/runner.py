@@ -18,7 +18,7 @@ from .connections import ConnectionFactory
 from .errors import valkey_error
 from .hash_tags import checked_cluster_prefix
 from .links import Link, SentinelPrimary, SingleServer
-from .replies import identity
+from .reply_shapes import identity
 from .settings import check_tls_files
 from .unavailable import Outage
 from .url import Address
@@ -26,7 +26,7 @@ from .url import Address
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from .._shared.credentials import UrlSource
+    from .._shared.rotating_url import UrlSource
     from .commands import Command, CommandSet
     from .settings import Limits
     from .url import ValkeyTarget
