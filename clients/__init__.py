@@ -43,7 +43,7 @@ if typing.TYPE_CHECKING:
     from ._postgres.rows import Expectation, Rows
     from ._postgres.settings import OnRlsBypass
     from ._rls.finding import Finding, Leak, Proof
-    from ._shared.credentials import CredentialLife
+    from ._shared.credential_life import CredentialLife
     from ._vault.cache import CacheStats
     from .factory import (
         Clients,
@@ -116,7 +116,7 @@ __all__ = [
 _HOMES = {
     "CacheStats": "_vault.cache",
     "Clients": "factory",
-    "CredentialLife": "_shared.credentials",
+    "CredentialLife": "_shared.credential_life",
     "Expectation": "_postgres.rows",
     "Finding": "_rls.finding",
     "GuardedConnection": "_postgres.guarded",

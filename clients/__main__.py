@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from contextlib import AbstractContextManager
 
-    from ._shared.credentials import CredentialLife
+    from ._shared.credential_life import CredentialLife
 
 __all__ = ["ServiceReport", "check_services", "main", "url_for"]
 

@@ -2,7 +2,8 @@
 
 Every behaviour is the clients' own. What is added: all resource objects of a process share one
 client for each configuration; it is made at the first use, never by a hook of Dagster's, and
-closed when the process ends. https://docs.dagster.io/guides/build/external-resources
+closed when the process ends. Until then ``close()`` on it, and a ``with`` block's end, do nothing,
+because another asset, check or sensor of the process may use it. https://docs.dagster.io/guides/build/external-resources
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ from ._dagster.config import (
 from ._dagster.fake import FakeVaultClient
 from ._dagster.registry import existing_client, shared_client
 from ._shared.environment import VaultSettings
+from ._shared.lifecycle import keep_open
 from .factory import Clients, PostgresOptions, ValkeyOptions, build_clients
 from .identity import RlsSetting
 from .vault_client import VaultClient
@@ -176,7 +178,7 @@ class VaultSecretsResource(_VaultResource):
 
     @property
     def client(self) -> VaultClient:
-        """The process's client; it is shared, so do not close it.
+        """The process's client; ``close()`` on it does nothing, because others share it.
 
         Raises:
             VaultError: A setting is missing, or Vault cannot be reached or refuses the login.
@@ -279,7 +281,9 @@ class FakeVaultSecretsResource(VaultSecretsResource):
         """
         known = _fakes.get(id(self))
         if known is None:
-            known = _fakes.setdefault(id(self), FakeVaultClient(self.secrets, healthy=self.healthy))
+            made = FakeVaultClient(self.secrets, healthy=self.healthy)
+            keep_open(made)  # as the real one
+            known = _fakes.setdefault(id(self), made)
             weakref.finalize(self, _fakes.pop, id(self), None)
         return known
 
@@ -360,7 +364,7 @@ class ClientsResource(_VaultResource):
 
     @property
     def vault(self) -> VaultClient:
-        """Secrets. The clients are shared in the process, so do not close them.
+        """Secrets. The process shares the clients, so ``close()`` on one does nothing.
 
         Raises:
             ClientError: One of the three could not be built; the message names it.

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from ._postgres.rls_setting import RlsSetting
     from ._postgres.settings import OnRlsBypass
-    from ._shared.credentials import CredentialLife
+    from ._shared.credential_life import CredentialLife
     from .vault_client import LeasedUrl
 
 __all__ = [

@@ -20,15 +20,15 @@ from ._postgres.modes import PLAIN, Modes, modes_of
 from ._postgres.pool import Pool
 from ._postgres.probe import answers, check_role, on_clean_session
 from ._postgres.recording import query_attributes, telemetry_of
-from ._postgres.retried import checked_work, run_with_retries
 from ._postgres.rls_context import RlsContexts
 from ._postgres.rows import PLAIN_SHAPE, Rows, Shape
+from ._postgres.run_transaction import checked_work, run_with_retries
 from ._postgres.settings import PostgresSettings, url_source
 from ._postgres.statements import checked_params, refuse_unsendable, refuse_unsuitable
 from ._rls.finding import Finding, Proof
-from ._shared.credentials import hidden
 from ._shared.lifecycle import Lifecycle
 from ._shared.pool_stats import with_metric_names
+from ._shared.rotating_url import hidden
 from ._shared.telemetry import Reading, is_enabled, suppressed
 from ._shared.validation import checked_count
 from .errors import (
@@ -54,7 +54,8 @@ if TYPE_CHECKING:
     from ._postgres.rows import Expectation
     from ._postgres.session import Session
     from ._postgres.settings import OnRlsBypass
-    from ._shared.credentials import CredentialLife, UrlSource
+    from ._shared.credential_life import CredentialLife
+    from ._shared.rotating_url import UrlSource
 
 __all__ = ["Finding", "PostgresClient", "PostgresError", "prove_isolation"]
 

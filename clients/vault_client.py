@@ -8,9 +8,9 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ._shared.credentials import is_past_cache
 from ._shared.fork import on_fork
 from ._shared.lifecycle import Lifecycle
+from ._shared.rotating_url import is_past_cache
 from ._shared.secrecy import Masked, MaskedEnvironment
 from ._shared.telemetry import Reading, credential_readings
 from ._shared.validation import checked_count
@@ -33,7 +33,7 @@ from .errors import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from ._shared.credentials import CredentialLife
+    from ._shared.credential_life import CredentialLife
     from .vault_auth import VaultAuth
 
 __all__ = ["LeasedUrl", "VaultClient", "VaultError"]

@@ -1,7 +1,8 @@
 """One client for each configuration in a process, closed when the process ends.
 
 Dagster makes a new resource object for every step, sensor tick and nested use, and has no hook
-that all of these pass at their end. So they share here what costs a login. No Dagster is imported.
+that all of these pass at their end. So they share here what costs a login, and none of them closes
+it: ``close()`` on a shared client does nothing before the process ends. No Dagster is imported.
 """
 
 from __future__ import annotations
@@ -12,19 +13,19 @@ from multiprocessing.util import Finalize
 from typing import TYPE_CHECKING, TypeVar, cast
 
 from .._shared.fork import on_fork
+from .._shared.lifecycle import Lifecycle, allow_close, keep_open
 from .._shared.locks import OwnedLock
 from .._shared.single_flight import SingleFlight
 from ..errors import ClientError
+from ..factory import Clients
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
 
-    from .._shared.lifecycle import Lifecycle
-
 __all__ = ["close_shared_clients", "existing_client", "shared_client"]
 
 _log = logging.getLogger("clients.dagster")
-_ClientT = TypeVar("_ClientT", bound="Lifecycle")
+_ClientT = TypeVar("_ClientT", bound=Lifecycle)
 
 
 class _Registry:
@@ -72,6 +73,8 @@ class _Registry:
         self._close_at_exit()
         closed = self._closed
         client = make()
+        for one in _handed_out(client):
+            keep_open(one)
         with self._lock:
             if self._closed == closed:
                 self._clients[key] = client
@@ -113,7 +116,14 @@ def close_shared_clients() -> None:
     _registry.close()
 
 
+def _handed_out(client: Lifecycle) -> tuple[Lifecycle, ...]:
+    """Return what others may come by; the Vault client among three is one of its own here."""
+    return (client.postgres, client.valkey) if isinstance(client, Clients) else (client,)
+
+
 def _close(client: Lifecycle) -> None:
+    for one in _handed_out(client):
+        allow_close(one)
     try:
         client.close()
     except Exception as error:  # noqa: BLE001 - the others must be closed, too

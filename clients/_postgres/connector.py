@@ -21,7 +21,7 @@ from .watchdog import SilenceWatch, WatchedConnection, activity_query
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from .._shared.credentials import UrlSource
+    from .._shared.rotating_url import UrlSource
     from .configure import Configure
     from .settings import PostgresSettings
 

@@ -14,7 +14,7 @@ from psycopg import pq
 from psycopg.conninfo import conninfo_to_dict
 
 from .._shared.authority import LAST_PORT, host_problem, port_of, servers_in, stray_character
-from .._shared.credentials import UrlSource, hidden
+from .._shared.rotating_url import UrlSource, hidden
 from .._shared.secrecy import Masked, redact
 from .._shared.validation import checked_choice, checked_count, checked_seconds
 from ..errors import PostgresConfigurationError

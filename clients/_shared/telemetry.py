@@ -22,7 +22,7 @@ from .locks import OwnedLock
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from .credentials import CredentialLife
+    from .credential_life import CredentialLife
 
     Attributes = Mapping[str, str | int | float | bool]
 

@@ -30,7 +30,7 @@ from .url import Address, ValkeyTarget, parse_valkey_url
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from .._shared.credentials import Candidate, UrlSource
+    from .._shared.rotating_url import Candidate, UrlSource
     from .settings import Limits
 
 __all__ = [

@@ -18,7 +18,7 @@ from redis.exceptions import TimeoutError as DriverTimeoutError
 
 from .errors import TIMEOUTS, UnexpectedReply
 from .pool import Request, ServerPool
-from .replies import pong, texts
+from .reply_shapes import pong, texts
 from .url import Address
 
 if TYPE_CHECKING:

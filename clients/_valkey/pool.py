@@ -31,7 +31,7 @@ from .._shared.locks import OwnedLock
 from .._shared.telemetry import is_metered
 from .connections import arrival_checks, pack, reply_reader
 from .errors import TIMEOUTS, PoolExhausted, ReplyLost, ServerMoved
-from .replies import identity
+from .reply_shapes import identity
 from .silence import ServerSilent, place_of
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from .._shared.validation import LARGEST, checked_count, checked_seconds
 from ..errors import ValkeyConfigurationError
 from .commands import Script, script_command
-from .replies import integers
+from .reply_shapes import integers
 
 if TYPE_CHECKING:
     from .commands import Command

@@ -16,8 +16,9 @@ from ..errors import ClientError, ValkeyConnectionError, ValkeyError
 from .cluster import ClusterNodes
 from .connections import ConnectionFactory
 from .errors import valkey_error
+from .hash_tags import checked_cluster_prefix
 from .links import Link, SentinelPrimary, SingleServer
-from .replies import identity
+from .reply_shapes import identity
 from .settings import check_tls_files
 from .unavailable import Outage
 from .url import Address
@@ -25,7 +26,7 @@ from .url import Address
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from .._shared.credentials import UrlSource
+    from .._shared.rotating_url import UrlSource
     from .commands import Command, CommandSet
     from .settings import Limits
     from .url import ValkeyTarget
@@ -47,7 +48,8 @@ class Runner:
         commands: Builds commands, for the callers that send some.
 
     Raises:
-        ValkeyConfigurationError: The URL, or a file that it names, cannot be used.
+        ValkeyConfigurationError: The URL, or a file that it names, cannot be used, or the prefix of
+            *commands* cannot be used with a cluster.
     """
 
     def __init__(self, source: UrlSource, limits: Limits, commands: CommandSet) -> None:
@@ -57,6 +59,8 @@ class Runner:
         try:
             self.target = self.factory.resolve()
             check_tls_files(self.target)
+            if self.target.kind == "cluster":
+                checked_cluster_prefix(commands.prefix)
         except BaseException as error:
             if isinstance(error, ClientError) or is_interrupt(error, *_DRIVERS):
                 raise

@@ -24,7 +24,7 @@ from .arguments import checked_expiry, checked_key
 from .commands import Command, Script, script_command
 from .errors import UnexpectedReply
 from .identity_digest import DIGEST_LENGTH, checked_identity, identity_digest
-from .replies import flag, integer, integers, texts
+from .reply_shapes import flag, integer, integers, texts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

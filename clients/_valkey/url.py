@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import unquote
 
 from .._shared.authority import servers_in, stray_character
-from .._shared.credentials import UrlSource
+from .._shared.rotating_url import UrlSource
 from .._shared.validation import checked_choice
 from ..errors import ValkeyConfigurationError
 

@@ -20,10 +20,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import quote, unquote
 
-from .._shared.credentials import Credential, CredentialLife, is_past_cache
+from .._shared.credential_life import Credential, CredentialLife
 from .._shared.fork import on_fork
 from .._shared.lifecycle import Lifecycle
 from .._shared.locks import OwnedLock
+from .._shared.rotating_url import is_past_cache
 from .._shared.secrecy import Masked
 from .._shared.validation import checked_callable
 from ..errors import VaultConfigurationError, VaultConnectionError, VaultError
@@ -38,13 +39,13 @@ from .api import (
 from .errors import Operation, not_vault
 from .paths import database_path
 from .retry import Deadline
-from .tokens import refresh_part
+from .token_grant import refresh_part
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from .session import VaultSession
-    from .tokens import Grant
+    from .token_grant import Grant
     from .transport import Body
 
 __all__ = ["Lease", "LeasedUrl", "checked_base", "with_login"]

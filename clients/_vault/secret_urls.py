@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Self
 
-from .._shared.credentials import CredentialLife
+from .._shared.credential_life import CredentialLife
 from .._shared.environment import secret_paths
 from ..errors import VaultError
 from .paths import split_mount

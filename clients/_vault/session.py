@@ -11,9 +11,9 @@ from ..errors import VaultAuthenticationError, VaultConnectionError, VaultError
 from ..vault_auth import Agent, Token
 from .api import read_health
 from .errors import Operation, not_vault
-from .login_tokens import LoginTokens
-from .logins import login_for
-from .tokens import AgentTokens, StaticToken, TokenSource, WrappedToken
+from .login_methods import login_for
+from .relogin import LoginTokens
+from .token_sources import AgentTokens, StaticToken, TokenSource, WrappedToken
 from .transport import Body, VaultTransport
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from .._shared.telemetry import Call
     from .retry import Deadline
     from .settings import VaultOptions
-    from .tokens import Grant
+    from .token_grant import Grant
     from .transport import VaultAdapter
 
 __all__ = ["VaultSession"]

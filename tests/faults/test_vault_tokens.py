@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from clients._vault.login_tokens import LoginTokens
+from clients._vault.relogin import LoginTokens
 from clients._vault.retry import Deadline
 from clients.errors import VaultAuthenticationError, VaultConnectionError, VaultError
 from clients.vault_client import VaultClient
@@ -115,7 +115,7 @@ def test_a_path_that_stays_denied_leaves_no_tokens_behind(
     vault_lab: VaultLab, role: Role, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A login that mended nothing is undone: the token from before stays, with what hangs on it."""
-    monkeypatch.setattr("clients._vault.login_tokens._DENIAL_PAUSE", 0.0)
+    monkeypatch.setattr("clients._vault.relogin._DENIAL_PAUSE", 0.0)
     client = VaultClient(vault_lab.url, cache_ttl=0, **role.arguments())
     (first,) = vault_lab.tokens_of(role)
     for _ in range(5):

@@ -26,6 +26,7 @@ from clients import (
 )
 from clients._dagster.registry import close_shared_clients
 from clients.dagster_adapter import ClientsResource, VaultSecretsResource
+from clients.sqlalchemy_adapter import create_engine
 from clients.vault_auth import Agent, AppRole, Jwt, Kubernetes, Token
 from tests.dagster_entry_points import nesting
 from tests.dagster_nested import FigureManager, FigureRepository, doubled, figure, pools_used
@@ -86,6 +87,66 @@ def test_the_end_of_the_process_closes_all_three(resource: ClientsResource) -> N
         with pytest.raises(ClientError, match="is closed"):
             client.health_check()
     assert threading.active_count() == threads
+
+
+def test_an_asset_that_closes_a_client_takes_it_from_no_other_asset(
+    resource: ClientsResource,
+) -> None:
+    """Each way to close one does nothing: steps of a process share it, until the process ends."""
+    user = uuid4()
+
+    def closes(clients: ClientsResource, vault: VaultSecretsResource) -> None:
+        with clients.postgres as db, clients.valkey as valkey, vault.client as secrets:
+            valkey.incr("steps")
+            assert db.execute("SELECT 1 AS n", user_id=user) == [{"n": 1}]
+            assert secrets.get_secret("crm/valkey")
+        for client in (clients.valkey, clients.postgres, clients.vault, vault.client):
+            client.close()
+        clients.valkey.client.close()
+        create_engine(clients.postgres).dispose()
+
+    def goes_on(clients: ClientsResource, vault: VaultSecretsResource) -> None:
+        assert clients.valkey.incr("steps") == 2
+        assert clients.valkey.client.ping()
+        assert clients.postgres.execute_scalar("SELECT 1", user_id=user) == 1
+        assert vault.get_secret("crm/valkey", use_cache=False)
+        assert clients.health_check()
+
+    parameters = {"clients": ClientsResource, "vault": VaultSecretsResource}
+    for step in (closes, goes_on):
+        step.__annotations__.update(parameters)
+    first = dg.asset(closes)
+    done = copy_context().run(
+        dg.materialize,
+        [first, dg.asset(deps=[first])(goes_on)],
+        resources={"clients": resource, "vault": VaultSecretsResource.from_env()},
+    )
+
+    assert done.success
+
+
+def test_threads_that_close_clients_disturb_no_other_thread(resource: ClientsResource) -> None:
+    """A sensor and a step may share a process: no call of one fails because the other closes."""
+    ended = threading.Event()
+
+    def close_all_the_time() -> None:
+        while not ended.is_set():
+            for client in (resource.valkey, resource.postgres, resource.vault):
+                client.close()
+
+    def work(number: int) -> None:
+        for _ in range(25):
+            assert resource.postgres.execute_scalar("SELECT 1", user_id=uuid4()) == 1
+            assert resource.valkey.incr(f"thread {number}")
+            assert resource.vault.get_secret("crm/valkey", use_cache=False)
+
+    with ThreadPoolExecutor(6) as pool:
+        closing = [pool.submit(close_all_the_time) for _ in range(2)]
+        working = [pool.submit(work, number) for number in range(4)]
+        failures = [one.exception() for one in working]
+        ended.set()
+    assert failures == [None] * 4
+    assert [one.exception() for one in closing] == [None] * 2
 
 
 def test_settings_may_be_variables(

@@ -212,3 +212,12 @@ def test_a_value_that_is_no_json_is_refused() -> None:
     """Vault could not hold it, and the real client would never return it."""
     with pytest.raises(VaultConfigurationError, match=r"app/odd.* is no JSON"):
         FakeVaultClient({"app/odd": {"when": object()}})
+
+
+def test_closing_the_fakes_client_does_nothing() -> None:
+    """As with the real one, which all that a process runs share."""
+    fake = FakeVaultSecretsResource(secrets=SECRETS)
+    with fake.client as client:
+        client.close()
+
+    assert fake.get_secret("app/db") == SECRETS["app/db"]

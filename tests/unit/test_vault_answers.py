@@ -16,7 +16,7 @@ from clients._vault.api import (
     token_life_in,
     written_at,
 )
-from clients._vault.tokens import grant_in
+from clients._vault.token_grant import grant_in
 from clients.errors import VaultConnectionError
 from clients.vault_client import VaultClient
 from tests.http_fault_proxy import Fault

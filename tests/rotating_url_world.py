@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from clients._shared import credentials as _credentials
-from clients._shared.credentials import UrlSource
+from clients._shared import rotating_url
+from clients._shared.rotating_url import UrlSource
 from clients.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     fake = Clock()
     both = SimpleNamespace(monotonic=fake.monotonic, sleep=fake.sleep)
-    monkeypatch.setattr(_credentials, "time", both)
+    monkeypatch.setattr(rotating_url, "time", both)
     return fake
 
 

@@ -16,7 +16,7 @@ from ..vault_auth import AppRole, Certificate, Jwt, Kubernetes, Token, TokenFile
 from .api import login, read_login
 from .errors import Operation
 from .sources import call_for_text, checked_jwt, claims_of, read_text
-from .tokens import USABLE_UNTIL, Grant, ask_for_token, owners_grant, refresh_part
+from .token_grant import USABLE_UNTIL, Grant, ask_for_token, owners_grant, refresh_part
 from .transport import VaultTransport
 from .wrapping import unwrapped_secret_id
 

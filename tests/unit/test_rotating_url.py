@@ -7,17 +7,18 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from clients._shared.credentials import Candidate, CredentialLife, UrlSource, is_past_cache
+from clients._shared.credential_life import CredentialLife
+from clients._shared.rotating_url import Candidate, UrlSource, is_past_cache
 from clients.errors import (
     ConfigurationError,
     PostgresConfigurationError,
     VaultConnectionError,
     VaultSecretNotFoundError,
 )
-from tests.credential_world import World
+from tests.rotating_url_world import World
 
 if TYPE_CHECKING:
-    from tests.credential_world import Clock
+    from tests.rotating_url_world import Clock
 
 
 def test_nothing_is_asked_while_logins_work(world: World) -> None:

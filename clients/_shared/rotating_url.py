@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-import math
 import time
-from abc import ABC, abstractmethod
 from contextvars import ContextVar, copy_context
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
@@ -22,6 +20,7 @@ from ..errors import (
     VaultConnectionError,
     VaultError,
 )
+from .credential_life import Credential, CredentialLife
 from .fork import on_fork
 from .locks import OwnedLock
 from .secrecy import Masked
@@ -30,55 +29,7 @@ from .single_flight import SingleFlight, fresh_copy
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ["Candidate", "Credential", "CredentialLife", "UrlSource", "hidden", "is_past_cache"]
-
-
-@dataclass(frozen=True, slots=True)
-class CredentialLife:
-    """How old a credential is and how long it still works; never the credential itself.
-
-    Args:
-        age: Seconds since it was issued; where nobody tells that, since this client took it up.
-        remaining: Seconds until it ends; None when it has no known end.
-    """
-
-    age: float
-    remaining: float | None = None
-
-    @classmethod
-    def between(cls, issued_at: float, ends_at: float) -> CredentialLife:
-        """Return the life, now, of what ends at *ends_at*, both on the monotonic clock.
-
-        Args:
-            issued_at: When it was issued.
-            ends_at: When it ends; infinity when it has no known end.
-        """
-        now = time.monotonic()
-        return cls(now - issued_at, None if math.isinf(ends_at) else max(0.0, ends_at - now))
-
-
-class Credential(ABC):
-    """A callable that gives a URL whose credential ends by itself, and gets the next one."""
-
-    #: How often it has been replaced.
-    rotations = 0
-
-    @abstractmethod
-    def __call__(self, *, use_cache: bool = True) -> str:
-        """Return the URL; with ``use_cache=False`` because the server refused the last one."""
-
-    @abstractmethod
-    def generation(self) -> int:
-        """Renew or replace the credential where its age demands it, and return its number."""
-
-    @abstractmethod
-    def suspect_revoked(self) -> None:
-        """Note that the server behaves as if the credential were gone."""
-
-    @abstractmethod
-    def life(self) -> CredentialLife:
-        """Return how old it is, and how long it still works."""
-
+__all__ = ["Candidate", "UrlSource", "hidden", "is_past_cache"]
 
 #: Seconds from a value's first refusal in which to wait for the other half of a rotation.
 _ROTATION_PATIENCE = 1.0

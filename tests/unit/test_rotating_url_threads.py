@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from clients._shared.credentials import Candidate
+from clients._shared.rotating_url import Candidate
 from clients.errors import VaultConnectionError
 
 if TYPE_CHECKING:
-    from tests.credential_world import World
+    from tests.rotating_url_world import World
 
 
 def test_a_refusal_that_comes_late_does_not_stand_against_a_login(world: World) -> None:

@@ -19,14 +19,15 @@ from .._shared.single_flight import fresh_copy
 from ..errors import VaultAuthenticationError, VaultConnectionError, VaultError
 from .api import renew_self, revoke_self
 from .errors import Operation
-from .logins import LoginRequest
+from .login_methods import LoginRequest
 from .retry import Deadline
-from .tokens import Grant, TokenSource, ask_for_token, owners_grant
+from .token_grant import Grant, ask_for_token, owners_grant
+from .token_sources import TokenSource
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from .logins import Login
+    from .login_methods import Login
     from .transport import VaultTransport
 
 __all__ = ["LoginTokens"]
