@@ -40,12 +40,13 @@ import gc
 import sys
 import threading
 import weakref
-from contextlib import ContextDecorator
+from contextlib import ContextDecorator, aclosing, closing
 from contextvars import ContextVar, Token
 from copy import deepcopy
-from functools import partial
+from functools import partial, wraps
+from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction
 from opcode import opmap
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 from ._postgres.rls_setting import RlsSetting, parse_user_id
 from ._shared.generators import innermost_generator
@@ -66,6 +67,8 @@ __all__ = [
     "set_current_user_id",
     "user_context",
 ]
+
+_FunctionT = TypeVar("_FunctionT", bound="Callable[..., Any]")
 
 # What the argument of a RESUME instruction says: after which kind of stop it stands.
 _REASON, _AWAIT = 0b11, 3
@@ -208,7 +211,7 @@ class user_context(ContextDecorator):  # noqa: N801 - it is used as a function
     nor a block that was left by an interrupt, in another order or in another thread, goes on as
     that user. Entered by a generator, it holds for the generator's own code, and not for whoever
     reads from the generator; the table in ``clients.identity`` has it all. It decorates a function
-    as well.
+    as well, of any kind: coroutines and generators are that user while their own code runs.
 
     Args:
         user_id: The value of that name: a UUID or its text by default.
@@ -267,6 +270,70 @@ class user_context(ContextDecorator):  # noqa: N801 - it is used as a function
 
     else:
         __exit__ = _Exit()
+
+    def __call__(self, func: _FunctionT) -> _FunctionT:
+        """Return a function that runs *func* inside a block of its own for each call.
+
+        Args:
+            func: Any function, a coroutine function and a generator function included.
+        """
+        # ContextDecorator would leave the block before the first line of these has run.
+        if iscoroutinefunction(func):
+            return cast("_FunctionT", self._around_coroutine(func))
+        if isasyncgenfunction(func):
+            return cast("_FunctionT", self._around_async_generator(func))
+        if isgeneratorfunction(func):
+            return cast("_FunctionT", self._around_generator(func))
+        return super().__call__(func)
+
+    def _around_coroutine(self, func: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(func)
+        async def inside(*args: Any, **kwargs: Any) -> Any:
+            with self._recreate_cm():
+                return await func(*args, **kwargs)
+
+        return inside
+
+    def _around_generator(self, func: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(func)
+        def inside(*args: Any, **kwargs: Any) -> Any:
+            with self._recreate_cm(), closing(func(*args, **kwargs)) as generator:
+                # Not ``yield from``: while that is closed, nothing leads from the function's code
+                # to this scope.
+                resume: Callable[[], Any] = partial(next, generator)
+                while True:
+                    try:
+                        value = resume()
+                    except StopIteration as end:
+                        return end.value
+                    try:
+                        resume = partial(generator.send, (yield value))
+                    except GeneratorExit:
+                        raise
+                    except BaseException as error:  # noqa: BLE001 - thrown in, and passed on
+                        resume = partial(generator.throw, error)
+
+        return inside
+
+    def _around_async_generator(self, func: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(func)
+        async def inside(*args: Any, **kwargs: Any) -> Any:
+            with self._recreate_cm():
+                async with aclosing(func(*args, **kwargs)) as generator:
+                    resume: Callable[[], Any] = partial(anext, generator)
+                    while True:
+                        try:
+                            value = await resume()
+                        except StopAsyncIteration:
+                            return
+                        try:
+                            resume = partial(generator.asend, (yield value))
+                        except GeneratorExit:
+                            raise
+                        except BaseException as error:  # noqa: BLE001 - thrown in, and passed on
+                            resume = partial(generator.athrow, error)
+
+        return inside
 
     def _recreate_cm(self) -> Self:
         # ContextDecorator: another one for each call.

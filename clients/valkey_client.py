@@ -72,7 +72,8 @@ class ValkeyClient(KeyOperations, Lifecycle):
         max_connections: The largest number of connections to one server.
         pool_timeout: Seconds that a call waits for a free connection when all are in use.
         key_prefix: Stands before every key of this client's methods; messages show the whole key.
-            It does not apply to ``client``, the plain driver.
+            It does not apply to ``client``, the plain driver. With a cluster a prefix that has an
+            opening brace must hold a whole hash tag: ``"{app}:"`` puts all keys into one slot.
         json_default: Returns something that JSON can express for a value that it cannot, as
             ``json.dumps(default=)``; for ``set_json``, ``cached`` and sessions. What comes back
             is what it returned.

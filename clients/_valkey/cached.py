@@ -11,11 +11,8 @@ from __future__ import annotations
 
 import logging
 import random
-import re
 import secrets
 import time
-from functools import lru_cache
-from itertools import count
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from redis.crc import key_slot
@@ -24,16 +21,16 @@ from .._shared.interrupts import is_interrupt
 from .._shared.single_flight import ReentrantCallError, SingleFlight, WaitTimeoutError
 from .._shared.validation import checked_flag
 from ..errors import ClientError, ValkeyConfigurationError, ValkeyError
-from .commands import Script, script_command
+from .commands import Command, Script, script_command
 from .errors import UnexpectedReply
+from .hash_tags import has_hash_tag, tag_of_slot
 from .identity_digest import identity_digest
-from .reply_shapes import flag, text_or_none
+from .reply_shapes import flag, stored, text_or_none
 from .unavailable import is_unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from .commands import Command
     from .runner import Runner
 
 __all__ = ["Lookup", "Productions", "entry_key", "lock_name"]
@@ -42,8 +39,6 @@ _T = TypeVar("_T")
 
 _log = logging.getLogger("clients.valkey")
 
-# What a cluster looks for: the first opening brace, and something before the next closing one.
-_TAGGED = re.compile(r"[^{]*\{[^}]+\}", re.DOTALL)
 _EARLY = 0.1
 _SHORTEST_PAUSE = 0.005
 _LONGEST_PAUSE = 0.1
@@ -191,17 +186,31 @@ class Lookup(NamedTuple):
 
     def _look(self, token: str) -> tuple[str | None, bool, bool]:
         early = int(self.expire_seconds * 1000 * _EARLY)
+        keys = (self.name, self.lock) if token else (self.name,)
         arguments = (token, self.lock_seconds * 1000, early)
         look: Command[tuple[str | None, bool, bool]] = script_command(
-            _LOOK, (self.name, self.lock), arguments, _found
+            _LOOK, keys, arguments, _found, is_divisible=True
         )
-        return self._run(look)
+        try:
+            return self._run(look)
+        except ValkeyError as error:
+            if not token or not _are_parted(error):
+                raise
+        # The lock first: whoever had it before has stored the value by then.
+        words = ("SET", self.lock, token, "NX", "PX", str(self.lock_seconds * 1000))
+        take: Command[bool] = Command(words, (self.lock,), stored)
+        mine = self._run(take)
+        value, due, _ = self._look("")
+        if mine and not due:
+            self._release(token)
+        return value, due, mine and due
 
     def _run(self, command: Command[_T]) -> _T:
         try:
             reply = self.runner.run(command, impatient=self.goes_on)
         except ClientError as error:
-            if self.goes_on and is_unavailable(error):
+            is_parted = command.is_divisible and _are_parted(error)
+            if self.goes_on and is_unavailable(error) and not is_parted:
                 self.runner.outage.failed(error)
                 raise _Unavailable from error
             raise
@@ -223,10 +232,8 @@ class Lookup(NamedTuple):
                 type(error).__name__,
             )
             return value
-        arguments = (token, text, self.expire_seconds)
-        # A producer slower than its lock stores nothing: another caller may have begun again.
         try:
-            self._run(script_command(_STORE, (self.name, self.lock), arguments, flag))
+            self._store(token, text)
         except _Unavailable:
             pass  # the value is there all the same
         except ValkeyError as error:
@@ -235,6 +242,30 @@ class Lookup(NamedTuple):
                 self._release(token)
             raise
         return text
+
+    def _store(self, token: str, text: str) -> None:
+        """Store *text*; a producer slower than its lock stores nothing: another may have begun."""
+        seconds = str(self.expire_seconds)
+        keys = (self.name, self.lock)
+        whole: Command[bool] = script_command(
+            _STORE, keys, (token, text, seconds), flag, is_divisible=True
+        )
+        try:
+            self._run(whole)
+        except ValkeyError as error:
+            if not _are_parted(error):
+                raise
+        else:
+            return
+        owner: Command[str | None] = Command(
+            ("GET", self.lock), (self.lock,), text_or_none, writes=False
+        )
+        if self._run(owner) == token:
+            value: Command[bool] = Command(
+                ("SET", self.name, text, "EX", seconds), (self.name,), stored
+            )
+            self._run(value)
+            self._release(token)
 
     def _produced(self) -> str:
         return self.runner.commands.codec.dump(self.name, self.produce())
@@ -246,6 +277,11 @@ class Lookup(NamedTuple):
             pass  # the log has been told
         except Exception as error:  # noqa: BLE001 - must not replace the producer's own error
             _log.warning("the lock %r stays until it expires: %s", self.lock, error)
+
+
+def _are_parted(error: ClientError) -> bool:
+    """Return whether the keys are being moved, so that the servers take one key at a time."""
+    return isinstance(error, ValkeyError) and error.code == "TRYAGAIN"
 
 
 def _found(reply: Any) -> tuple[str | None, bool, bool]:
@@ -286,15 +322,10 @@ def entry_key(key: str, user: Mapping[str, Any], per_user: object) -> str:
 def lock_name(prefix: str, name: str) -> str:
     """Return the lock's key for the key *name*: behind the same prefix, in the same cluster slot.
 
-    Source: https://valkey.io/topics/cluster-spec/ (hash tags).
+    A prefix with an opening brace has a hash tag where the server is a cluster.
     """
-    if "{" in prefix or _TAGGED.match(name):
+    if "{" in prefix or has_hash_tag(name):
         return f"{name}:lock"
     if "}" in name:
-        return f"{prefix}lock:{{{_tag_of(key_slot(name.encode()))}}}:{name}"
+        return f"{prefix}lock:{{{tag_of_slot(key_slot(name.encode()))}}}:{name}"
     return f"{prefix}lock:{{{name}}}"
-
-
-@lru_cache(maxsize=1024)
-def _tag_of(slot: int) -> str:
-    return next(tag for tag in map(str, count()) if key_slot(tag.encode()) == slot)

@@ -47,6 +47,7 @@ __all__ = ["ClusterNodes"]
 T = TypeVar("T")
 
 _REDIRECTIONS = 8
+#: Seconds between two tries of a command whose keys are parted by a move of their slot.
 _TRY_AGAIN_PAUSE = 0.05
 
 
@@ -75,8 +76,11 @@ class ClusterNodes:
         slot = _slot(command)
         failed: Address | None = None
         importing: Address | None = None
-        refusal: Exception | None = None
-        for _ in range(_REDIRECTIONS):
+        limits = self._factory.limits
+        patience = 0.0 if impatient or command.is_divisible else limits.socket_timeout
+        tries, waited = 0, 0.0
+        while tries < _REDIRECTIONS:
+            tries += 1
             address = importing or self._owner(slot, impatient=impatient)
             call = call_on if importing is None else _ask
             importing = None
@@ -87,9 +91,12 @@ class ClusterNodes:
             except AskError as ask:
                 # For this once: the slot is still the other server's.
                 importing = Address(ask.host or address.host, ask.port)
-            except TryAgainError as again:
-                refusal = again
+            except TryAgainError:
+                # Some of its keys have moved and some not, or none is there: until all have.
+                if waited >= patience:
+                    raise
                 time.sleep(_TRY_AGAIN_PAUSE)
+                tries, waited = 0, waited + _TRY_AGAIN_PAUSE
             except (ClusterDownError, ReplyLost):
                 # A server that is cut off from the others would go on naming itself the owner.
                 self._suspect(address)
@@ -102,7 +109,7 @@ class ClusterNodes:
                 if address == failed:
                     raise
                 failed = address
-        raise refusal or ClusterDownError(
+        raise ClusterDownError(
             f"slot {slot} was still moving after {_REDIRECTIONS} tries", status_code="CLUSTERDOWN"
         )
 

@@ -89,9 +89,11 @@ class Command(Generic[T]):
         convert: Turns what *shape* returns into what the caller gets.
         writes: Whether it can change anything.
         script: The script that *words* are the keys and arguments of.
+        is_divisible: Whether the caller can do the same key by key, where a server of a cluster
+            cannot do it in one step because the keys are being moved.
     """
 
-    __slots__ = ("convert", "keys", "script", "shape", "words", "writes")
+    __slots__ = ("convert", "is_divisible", "keys", "script", "shape", "words", "writes")
 
     def __init__(  # noqa: PLR0917 - keywords cost a class call twice its time
         self,
@@ -101,6 +103,7 @@ class Command(Generic[T]):
         convert: Callable[[Any], T] = identity,
         writes: bool = True,  # noqa: FBT001, FBT002 - likewise
         script: Script | None = None,
+        is_divisible: bool = False,  # noqa: FBT001, FBT002 - likewise
     ) -> None:
         self.words = words
         self.keys = keys
@@ -108,6 +111,7 @@ class Command(Generic[T]):
         self.convert = convert
         self.writes = writes
         self.script = script
+        self.is_divisible = is_divisible
 
     @property
     def name(self) -> str:
@@ -150,10 +154,12 @@ def script_command(
     arguments: Iterable[str | int],
     shape: Callable[[Any], Any],
     convert: Callable[[Any], T] = identity,
+    *,
+    is_divisible: bool = False,
 ) -> Command[T]:
     """Return the command that runs *script*."""
     words = (str(len(keys)), *keys, *map(str, arguments))
-    return Command(words, keys, shape, convert, script=script)
+    return Command(words, keys, shape, convert, script=script, is_divisible=is_divisible)
 
 
 class CommandSet:

@@ -12,6 +12,8 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
+from redis.exceptions import TryAgainError
+
 from .commands import Command
 from .errors import server_code
 from .reply_shapes import integer, text_or_none, texts_or_none
@@ -43,7 +45,7 @@ def read_many(runner: Runner, keys: Iterable[str]) -> dict[str, str | None]:
     for group, command, values, count in zip(
         groups, commands[::2], replies[::2], replies[1::2], strict=True
     ):
-        if isinstance(values, Exception) and server_code(values) == "TRYAGAIN":
+        if any(isinstance(one, TryAgainError) for one in (values, count)):
             unsure += group
             continue
         found |= zip(group, runner.checked(values, command), strict=True)
@@ -60,11 +62,12 @@ def read_many(runner: Runner, keys: Iterable[str]) -> dict[str, str | None]:
 
 
 def _get_many(names: tuple[str, ...]) -> Command[list[str | None]]:
-    return Command(("MGET", *names), names, partial(texts_or_none, count=len(names)), writes=False)
+    shape = partial(texts_or_none, count=len(names))
+    return Command(("MGET", *names), names, shape, writes=False, is_divisible=True)
 
 
 def _count(names: tuple[str, ...]) -> Command[int]:
-    return Command(("EXISTS", *names), names, integer, writes=False)
+    return Command(("EXISTS", *names), names, integer, writes=False, is_divisible=True)
 
 
 def _get(name: str) -> Command[str | None]:

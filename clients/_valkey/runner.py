@@ -16,6 +16,7 @@ from ..errors import ClientError, ValkeyConnectionError, ValkeyError
 from .cluster import ClusterNodes
 from .connections import ConnectionFactory
 from .errors import valkey_error
+from .hash_tags import checked_cluster_prefix
 from .links import Link, SentinelPrimary, SingleServer
 from .reply_shapes import identity
 from .settings import check_tls_files
@@ -47,7 +48,8 @@ class Runner:
         commands: Builds commands, for the callers that send some.
 
     Raises:
-        ValkeyConfigurationError: The URL, or a file that it names, cannot be used.
+        ValkeyConfigurationError: The URL, or a file that it names, cannot be used, or the prefix of
+            *commands* cannot be used with a cluster.
     """
 
     def __init__(self, source: UrlSource, limits: Limits, commands: CommandSet) -> None:
@@ -57,6 +59,8 @@ class Runner:
         try:
             self.target = self.factory.resolve()
             check_tls_files(self.target)
+            if self.target.kind == "cluster":
+                checked_cluster_prefix(commands.prefix)
         except BaseException as error:
             if isinstance(error, ClientError) or is_interrupt(error, *_DRIVERS):
                 raise

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 from redis.crc import key_slot
 
+from clients._valkey.cached import lock_name
 from clients._valkey.pool import Batch
 from clients.errors import ValkeyConnectionError
 from clients.valkey_client import SessionStore, ValkeyClient, ValkeyError
@@ -309,35 +312,200 @@ def test_a_move_that_stands_still_is_an_outage_and_no_wrong_url(
     assert client.rate_limit(key, 5, 1.0).allowed
 
 
-def test_keys_that_are_parted_by_a_move_are_read(
-    client: ValkeyClient, topology: ClusterTopology
-) -> None:
-    """While a slot moves, MGET of its keys is refused: each is read alone."""
-    tag = next(n for n in map("{{t{}}}".format, range(100)) if key_slot(n.encode()) <= 5460)
+@contextmanager
+def _moving(topology: ClusterTopology, tag: str) -> Iterator[Callable[..., None]]:
+    """Let the slot of *tag* be on its way to another server; yield what takes keys there."""
     slot = key_slot(tag.encode())
-    names = [f"{tag}{number}" for number in range(4)]
-    for name in names:
-        client.set(name, name)
     source, sink = topology.servers[0], topology.servers[1]
     with admin(source.port) as old, admin(sink.port) as new:
         new.execute_command("CLUSTER SETSLOT", slot, "IMPORTING", topology.ids[0])
         old.execute_command("CLUSTER SETSLOT", slot, "MIGRATING", topology.ids[1])
-        old.migrate("127.0.0.1", sink.port, names[0], 0, 5000, auth=PASSWORD)
-        old.migrate("127.0.0.1", sink.port, names[1], 0, 5000, auth=PASSWORD)
+
+        def carry(*names: str) -> None:
+            for name in names:
+                assert old.migrate("127.0.0.1", sink.port, name, 0, 5000, auth=PASSWORD) == "OK"
+
         try:
-            found = client.get_many([*names, f"{tag}missing"])
-            entry = client.cached(f"{tag}new", 60, lambda: "made", on_unavailable="produce")
-            with pytest.raises(ValkeyError) as caught:
-                client.cached(f"{tag}new", 60, lambda: "made")
+            yield carry
         finally:
-            for name in names[2:]:
-                old.migrate("127.0.0.1", sink.port, name, 0, 5000, auth=PASSWORD)
+            carry(*old.execute_command("CLUSTER GETKEYSINSLOT", slot, 1000))
             for asked in (new, old):
                 asked.execute_command("CLUSTER SETSLOT", slot, "NODE", topology.ids[1])
 
+
+@pytest.fixture
+def tag(topology: ClusterTopology) -> str:
+    """A hash tag whose slot is the first server's, and is empty."""
+    with admin(topology.servers[0].port) as first:
+        owned = first.execute_command("CLUSTER SLOTS")
+        slots = {
+            n
+            for start, end, *who in owned
+            for n in range(start, end + 1)
+            if who[0][1] == topology.servers[0].port
+        }
+        return next(
+            one
+            for one in map("{{t{}}}".format, itertools.count())
+            if (slot := key_slot(one.encode())) in slots
+            and first.execute_command("CLUSTER COUNTKEYSINSLOT", slot) == 0
+        )
+
+
+def test_keys_that_are_parted_by_a_move_are_read(
+    client: ValkeyClient, topology: ClusterTopology, tag: str
+) -> None:
+    """While a slot moves, MGET of its keys is refused: each is read alone, without a wait."""
+    names = [f"{tag}{number}" for number in range(4)]
+    for name in names:
+        client.set(name, name)
+    with _moving(topology, tag) as carry:
+        carry(*names[:2])
+        start = time.monotonic()
+        found = client.get_many([*names, f"{tag}missing"])
+        took = time.monotonic() - start
+
     assert found == {name: name for name in names} | {f"{tag}missing": None}
-    assert (entry, caught.value.code) == ("made", "TRYAGAIN")
-    assert client.cached(f"{tag}new", 60, lambda: "made") == "made"
+    # The time-out of a reply, for which a command of several keys would wait.
+    assert took < client.runner.limits.socket_timeout
+
+
+@pytest.mark.parametrize("policy", ["raise", "produce"])
+def test_entries_are_cached_while_their_slot_moves(
+    client: ValkeyClient,
+    topology: ClusterTopology,
+    tag: str,
+    policy: Literal["raise", "produce"],
+) -> None:
+    """A value and its lock lie apart, or are not there: both are found, and produced once."""
+    made: list[str] = []
+
+    def produce(name: str, seconds: float = 0.0) -> str:
+        time.sleep(seconds)
+        made.append(name)
+        return name
+
+    def cached(name: str) -> Any:
+        return client.cached(f"{tag}{name}", 60, lambda: produce(name), on_unavailable=policy)
+
+    with ValkeyClient(topology.url) as other:
+        for name in ("staying", "moved", "due"):
+            cached(name)
+        client.expire(f"{tag}due", 3)
+        made.clear()
+        with _moving(topology, tag) as carry:
+            carry(f"{tag}moved")
+            results = [cached(name) for name in ("staying", "moved", "due", "new", "new")]
+            slow = at_once(
+                8,
+                lambda: [
+                    one.cached(f"{tag}slow", 60, lambda: produce("slow", 0.3))
+                    for one in (client, other)
+                ],
+            )
+            with pytest.raises(ZeroDivisionError):
+                client.cached(f"{tag}failing", 60, lambda: 1 / 0, on_unavailable=policy)
+            again = cached("failing")
+            left = [client.exists(lock_name("", f"{tag}{name}")) for name in ("new", "failing")]
+        after = [cached(name) for name in ("staying", "moved", "due", "new", "failing")]
+
+    assert results == ["staying", "moved", "due", "new", "new"]
+    assert (again, left) == ("failing", [False, False])
+    assert slow == [["slow", "slow"]] * 8
+    assert made == ["due", "new", "slow", "failing"]
+    assert after == ["staying", "moved", "due", "new", "failing"]
+    assert client.ttl(f"{tag}due") > 50
+
+
+def test_a_value_of_a_lost_lock_is_not_stored_while_its_slot_moves(
+    client: ValkeyClient, topology: ClusterTopology, tag: str
+) -> None:
+    """Whoever produced in the meantime is not overwritten."""
+    name = f"{tag}entry"
+
+    def slow() -> str:
+        client.delete(lock_name("", name))
+        client.set_json(name, "newer", 60)
+        return "older"
+
+    with _moving(topology, tag):
+        assert client.cached(name, 60, slow) == "older"
+        assert client.get_json(name) == "newer"
+
+
+def test_limits_and_sessions_work_while_their_slot_moves(
+    client: ValkeyClient, topology: ClusterTopology, tag: str
+) -> None:
+    """Each is one key, which is on either server, or not there yet."""
+    store = SessionStore(client, namespace=tag)
+    tokens = {user: store.create(user, {"n": 0}) for user in ("staying", "moved")}
+    session = store.read(tokens["moved"])
+    assert session is not None
+    limits = [f"{tag}limit-{name}" for name in ("staying", "moved", "new")]
+    for name in limits[:2]:
+        client.rate_limit(name, 3, 3600)
+    with _moving(topology, tag) as carry:
+        carry(limits[1], store._place(tokens["moved"]).key)  # type: ignore[union-attr]
+        left = [client.rate_limit(name, 3, 3600).remaining for name in limits]
+        tokens["new"] = store.create("new", {"n": 0})
+        for user, token in tokens.items():
+            assert store.update(token, {"n": 1}) is not None
+            session = store.read(token)
+            assert session is not None
+            assert (session.user_id, session.data) == (user, {"n": 1})
+            assert [one.id for one in store.list(user)] == [session.id]
+        assert store.revoke(tokens["moved"])
+        assert store.revoke_all("staying") == 1
+        assert store.read(tokens["moved"]) is store.read(tokens["staying"]) is None
+
+    assert left == [1, 1, 2]
+    assert store.read(tokens["new"]) is not None
+
+
+def test_changes_of_several_keys_wait_for_the_end_of_a_move(
+    client: ValkeyClient, topology: ClusterTopology, tag: str
+) -> None:
+    """They are one step, which no server can do before that; then they are done."""
+    names = [f"{tag}{number}" for number in range(4)]
+    for name in names:
+        client.set(name, name)
+    with ThreadPoolExecutor(3) as threads:
+        with _moving(topology, tag) as carry:
+            carry(*names[:2])
+            calls: list[Future[Any]] = [
+                threads.submit(client.delete_many, names),
+                threads.submit(client.set_many, {f"{tag}a": "1", f"{tag}b": "2"}),
+                threads.submit(client.set_many, {f"{tag}c": "1", f"{tag}d": "2"}, 60),
+            ]
+            time.sleep(0.2)
+            waited = [not call.done() for call in calls]
+        results = [call.result(20) for call in calls]
+
+    assert waited == [True] * 3
+    assert results == [4, None, None]
+    written = {f"{tag}{one}": value for one, value in zip("abcd", "1212", strict=True)}
+    assert client.get_many([*names, *written]) == dict.fromkeys(names) | written
+
+
+def test_changes_of_several_keys_wait_no_longer_than_for_a_reply(
+    client: ValkeyClient, topology: ClusterTopology, tag: str
+) -> None:
+    """A move that stands still: nothing was changed, and the error says so."""
+    names = [f"{tag}{number}" for number in range(4)]
+    for name in names:
+        client.set(name, name)
+    with _moving(topology, tag) as carry:
+        carry(*names[:2])
+        start = time.monotonic()
+        with pytest.raises(ValkeyError, match="being moved") as caught:
+            client.delete_many(names)
+        took = time.monotonic() - start
+        found = client.get_many(names)
+
+    assert (caught.value.code, caught.value.maybe_applied) == ("TRYAGAIN", False)
+    assert found == {name: name for name in names}
+    timeout = client.runner.limits.socket_timeout
+    assert timeout <= took < 3 * timeout
 
 
 def test_a_single_server_is_no_cluster() -> None:
@@ -380,10 +548,11 @@ def test_a_killed_primary_is_replaced(client: ValkeyClient, topology: ClusterTop
     with admin(topology.servers[0].port) as asked:
         # WAIT is for the writes of its own connection, and those before them.
         asked.set(_name_in_slots_of_the_first(), "x")
-        assert asked.wait(1, 10_000) == 1
+        wait_until("its replica has all of them", lambda: asked.wait(1, 1000) == 1)
+    topology.let_fail_over()
     topology.servers[0].stop(signal.SIGKILL)
     failures = []
-    end, working = time.monotonic() + 40, 0
+    end, working = time.monotonic() + 120, 0
     while working < len(names):
         assert time.monotonic() < end
         working = 0

@@ -27,7 +27,7 @@ from clients.identity import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
     from types import FrameType
 
 ADA, BOB = UUID(int=1), UUID(int=2)
@@ -385,6 +385,107 @@ def test_it_decorates_a_function() -> None:
         return who()
 
     assert [call(), call()] == [ADA, ADA]
+    assert who() is None
+
+
+def test_it_decorates_functions_whose_code_runs_later() -> None:
+    """A coroutine and both kinds of generators are that user while they run, and nobody else is."""
+
+    @user_context(ADA)
+    async def coroutine(word: str) -> tuple[str, object]:
+        await asyncio.sleep(0)
+        return word, who()
+
+    @user_context(ADA)
+    def generator() -> Iterator[object]:
+        yield who()
+        yield who()
+
+    @user_context(ADA)
+    async def async_generator() -> AsyncIterator[object]:
+        yield who()
+        await asyncio.sleep(0)
+        yield who()
+
+    async def consume() -> list[object]:
+        return [(one, who()) async for one in async_generator()]
+
+    assert asyncio.run(coroutine("x")) == ("x", ADA)
+    assert [(one, who()) for one in generator()] == [(ADA, None)] * 2
+    assert asyncio.run(consume()) == [(ADA, None)] * 2
+    with user_context(BOB):
+        assert asyncio.run(coroutine("x")) == ("x", ADA)
+        assert [(one, who()) for one in generator()] == [(ADA, BOB)] * 2
+        assert asyncio.run(consume()) == [(ADA, BOB)] * 2
+        assert who() == BOB
+
+
+def test_a_decorated_generator_is_sent_to_thrown_into_and_closed() -> None:
+    """What its consumer does to it reaches the function, and what it raises comes out."""
+    seen: list[object] = []
+
+    @user_context(ADA)
+    def generator() -> Generator[object, object, None]:
+        try:
+            while True:
+                try:
+                    seen.append((who(), (yield "a step")))
+                except KeyError:
+                    seen.append((who(), "thrown"))
+        finally:
+            seen.append((who(), "closed"))
+
+    @user_context(ADA)
+    async def async_generator() -> AsyncGenerator[object, object]:
+        try:
+            while True:
+                try:
+                    seen.append((who(), (yield "a step")))
+                except KeyError:
+                    seen.append((who(), "thrown"))
+        finally:
+            await asyncio.sleep(0)
+            seen.append((who(), "closed"))
+
+    async def consume() -> None:
+        steps = async_generator()
+        assert [await anext(steps), await steps.asend(1)] == ["a step"] * 2
+        assert await steps.athrow(KeyError()) == "a step"
+        with pytest.raises(ValueError, match="mine"):
+            await steps.athrow(ValueError("mine"))
+        others = async_generator()
+        await anext(others)
+        await others.aclose()
+
+    steps = generator()
+    assert [next(steps), steps.send(1), steps.throw(KeyError())] == ["a step"] * 3
+    steps.close()
+    assert seen == [(ADA, 1), (ADA, "thrown"), (ADA, "closed")]
+    seen.clear()
+    asyncio.run(consume())
+    assert seen == [(ADA, 1), (ADA, "thrown"), (ADA, "closed"), (ADA, "closed")]
+
+
+def test_a_decorated_generator_may_be_a_context_manager() -> None:
+    """Its body is that user then, as with the block written out."""
+
+    @contextmanager
+    @user_context(ADA)
+    def helper() -> Iterator[object]:
+        yield who()
+
+    @asynccontextmanager
+    @user_context(ADA)
+    async def async_helper() -> AsyncIterator[object]:
+        yield who()
+
+    async def use() -> list[object]:
+        async with async_helper() as inside:
+            return [inside, who()]
+
+    with helper() as inside:
+        assert [inside, who()] == [ADA] * 2
+    assert asyncio.run(use()) == [ADA] * 2
     assert who() is None
 
 
