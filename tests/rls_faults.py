@@ -164,6 +164,12 @@ PATHS = {
         HELPER.replace("STABLE", "IMMUTABLE") + policy("user_id = (SELECT app.uid())"),
         "function app.uid()",
     ),
+    "identity-kept": (
+        CLEAN
+        + HELPER.replace("STABLE", "IMMUTABLE")
+        + "CREATE DOMAIN app.owned AS uuid CONSTRAINT mine CHECK (VALUE = app.uid());",
+        "constraint mine of domain app.owned",
+    ),
     "leakproof-function": (
         CLEAN + "CREATE FUNCTION app.odd(t text) RETURNS boolean LANGUAGE plpgsql LEAKPROOF "
         "AS $$ BEGIN RAISE NOTICE '%', t; RETURN true; END $$",

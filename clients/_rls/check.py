@@ -38,6 +38,7 @@ rewrite-rule                    a rule that acts with the rights of the table's 
 set-role                        a role that this one may take, for which policies are lax
 immutable-function              a policy's function that is IMMUTABLE and reads a setting
 policy-function-owned           a policy's function that this role owns, and may replace
+identity-kept                   a domain, index or partition key that keeps who a user was
 leakproof-function              a user's function that is LEAKPROOF
 function-sets-identity          a function that sets a setting of ours
 identity-default                a default of a setting of ours, at role or database
@@ -87,6 +88,7 @@ from .identity import (
 )
 from .inline import definer_name, inline
 from .judge import Policy, Relation, Trial, Verdict
+from .kept import kept_identities
 from .paths import Functions, Paths
 from .policies import policy_findings
 from .role import find_bypass
@@ -402,6 +404,7 @@ class Check:
         found += Paths(
             self.catalogue, self.functions, self.settings, self._exposes, self._proven, self.owners
         ).find()
+        found += kept_identities(self.catalogue, self.functions)
         return found
 
     def owner_settings(self, name: str) -> dict[str, str]:
