@@ -121,7 +121,7 @@ def test_the_help_lists_what_a_stack_holds() -> None:
         endpoints = fresh.start()
         vault = direct_client(endpoints.vault_addr, endpoints.vault_root_token)
         secrets = {path: _fields(vault, path) for path in _secret_paths(vault, "")}
-        own = set(vault.sys.list_policies()["data"]["policies"]) - {"default", "root"}
+        own = set(_policies(vault)) - {"default", "root"}
         with psycopg.connect(endpoints.superuser_url or "") as owner:
             roles = _names(owner, "SELECT rolname FROM pg_roles WHERE rolcanlogin AND NOT rolsuper")
             tables = _names(owner, "SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
@@ -167,6 +167,11 @@ def _secret_paths(vault: Any, folder: str) -> Iterator[str]:
             yield from _secret_paths(vault, f"{folder}{name}")
         else:
             yield f"{folder}{name}"
+
+
+def _policies(vault: Any) -> list[str]:
+    names: list[str] = vault.sys.list_policies()["data"]["policies"]
+    return names
 
 
 def _fields(vault: Any, path: str) -> set[str]:
