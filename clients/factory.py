@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping  # noqa: TC003 - for whoever reads the typed dicts
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
@@ -12,8 +12,9 @@ from ._shared.lifecycle import Lifecycle
 from ._shared.pool_stats import stats_by_pool
 from ._shared.secrecy import MaskedEnvironment
 from ._shared.single_flight import fresh_copy
+from ._shared.validation import merged_settings
 from ._vault.secret_urls import SecretUrls
-from .errors import ClientError, ConfigurationError, VaultError
+from .errors import ClientError, VaultError
 from .postgres_client import PostgresClient
 from .valkey_client import ValkeyClient
 from .vault_client import VaultClient
@@ -233,7 +234,7 @@ def build_clients(
             had been opened is closed again.
     """
     environ = None if environ is None else MaskedEnvironment(environ)
-    postgres_settings = _settings(
+    postgres_settings = merged_settings(
         "postgres",
         PostgresOptions,
         postgres,
@@ -246,7 +247,7 @@ def build_clients(
             "on_rls_bypass": on_rls_bypass,
         },
     )
-    valkey_settings = _settings("valkey", ValkeyOptions, valkey, {"key_prefix": key_prefix})
+    valkey_settings = merged_settings("valkey", ValkeyOptions, valkey, {"key_prefix": key_prefix})
     with ExitStack() as opened:
         if vault is None:
             with _named("vault"):
@@ -277,26 +278,6 @@ def build_clients(
     return Clients(
         secrets, postgres_client, valkey_client, owns_vault=vault is None, leases=tuple(leases)
     )
-
-
-def _settings(
-    name: str, known: type, options: Mapping[str, Any] | None, shorthands: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Return the settings of one client."""
-    if options is not None and not isinstance(options, Mapping):
-        raise ConfigurationError(f"{name} is {type(options).__name__}: pass {known.__name__}(...)")
-    settings = dict(options or {})
-    if unknown := sorted(map(str, settings.keys() - known.__annotations__)):
-        raise ConfigurationError(
-            f"{name} has no setting {', '.join(map(repr, unknown))}: known are "
-            f"{', '.join(known.__annotations__)}"
-        )
-    for setting, value in shorthands.items():
-        if value is not None and settings.setdefault(setting, value) != value:
-            raise ConfigurationError(
-                f"{setting} is given twice, also in {name}=, with different values: keep one"
-            )
-    return settings
 
 
 @contextmanager

@@ -76,7 +76,8 @@ PREPARED_RESET = tuple(
     )
 )
 
-#: COMMIT behind the caller's statement: never under a name that this could have taken.
+#: COMMIT behind the caller's statement. That could take its name away, or put a SELECT under it:
+#: the server's answer tells.
 LAST_COMMIT = OwnStatement(COMMIT)
 
 # When the transaction began: no two of a session's began at the same time. As a number, its text

@@ -250,7 +250,7 @@ def test_close_lets_open_blocks_end(stack: StackEndpoints, user: UUID) -> None:
     gc.collect()
 
     assert client.stats()["size"] == 0
-    assert open_sockets() == sockets
+    assert open_sockets() <= sockets
 
 
 def test_close_wakes_those_who_wait(stack: StackEndpoints) -> None:
