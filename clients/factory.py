@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping  # noqa: TC003 - for whoever reads the typed dicts
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
 from ._shared.lifecycle import Lifecycle
 from ._shared.pool_stats import stats_by_pool
+from ._shared.rotating_url import hidden
 from ._shared.secrecy import MaskedEnvironment
 from ._shared.single_flight import fresh_copy
 from ._shared.validation import merged_settings
@@ -234,6 +235,8 @@ def build_clients(
             had been opened is closed again.
     """
     environ = None if environ is None else MaskedEnvironment(environ)
+    # Error reporters collect local variables.
+    postgres, valkey = _hidden_options(postgres), _hidden_options(valkey)
     postgres_settings = merged_settings(
         "postgres",
         PostgresOptions,
@@ -278,6 +281,15 @@ def build_clients(
     return Clients(
         secrets, postgres_client, valkey_client, owns_vault=vault is None, leases=tuple(leases)
     )
+
+
+def _hidden_options(options: Any) -> Any:
+    if not isinstance(options, Mapping):
+        return options
+    return {
+        name: hidden(value) if name == "admin_url" or callable(value) else value
+        for name, value in options.items()
+    }
 
 
 @contextmanager
