@@ -15,8 +15,8 @@ class           where you run                                 what is read for e
 
 All but a `Token` that is text or wrapped, and `Agent`, log in again by themselves: before the token
 expires, and once after Vault refused it. A token that a login obtained is renewed while that works,
-and revoked by ``close()``. A credential has at most 65,536 bytes. Sources: https://openbao.org/docs/auth/ and
-https://openbao.org/docs/agent-and-proxy/.
+and revoked by ``close()``. A credential has at most 65,536 bytes. Sources:
+https://openbao.org/docs/auth/ and https://openbao.org/docs/agent-and-proxy/.
 """
 
 from __future__ import annotations
