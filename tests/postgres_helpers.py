@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "add_contact",
+    "client_that_loses_nothing",
     "contact_names",
     "nothing_left_behind",
     "one_session_client",
@@ -33,6 +34,16 @@ def one_session_client(stack: StackEndpoints, **settings: Any) -> PostgresClient
     """Make a client whose calls all use one session: each is the last one's next borrower."""
     settings = {"pool_size": 1, "min_size": 1, "pool_timeout": 2.0, **settings}
     return PostgresClient(stack.database_url, **settings)
+
+
+@contextmanager
+def client_that_loses_nothing(
+    url: str, pool_size: int, **settings: Any
+) -> Iterator[PostgresClient]:
+    """Open a client; at the end all places of its pool have to be free again."""
+    with PostgresClient(url, pool_size, **settings) as made:
+        yield made
+        assert made.stats()["in_use"] == 0
 
 
 def add_contact(client: PostgresClient, user: UUID, name: str) -> None:

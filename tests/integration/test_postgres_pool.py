@@ -27,11 +27,6 @@ if TYPE_CHECKING:
     from utils.local_stack import StackEndpoints
 
 
-@pytest.fixture
-def user() -> UUID:
-    return uuid4()
-
-
 class Holder:
     """A thread of that name that keeps a block open until it is told to end it."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from array import array
 from typing import TYPE_CHECKING, Any
-from uuid import UUID, uuid4
 
 import psycopg
 import pytest
@@ -20,6 +19,7 @@ from tests.postgres_helpers import add_contact, contact_names, one_session_clien
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
+    from uuid import UUID
 
     from clients._postgres.guarded import GuardedConnection
     from clients.postgres_client import PostgresClient
@@ -30,11 +30,6 @@ if TYPE_CHECKING:
 def client(stack: StackEndpoints) -> Iterator[PostgresClient]:
     with one_session_client(stack) as made:
         yield made
-
-
-@pytest.fixture
-def user() -> UUID:
-    return uuid4()
 
 
 def in_block(work: Callable[[GuardedConnection, Any, Any], Any]) -> Callable[..., Any]:
