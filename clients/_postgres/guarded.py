@@ -362,6 +362,8 @@ class GuardedCursor(_PartOfBlock):
             try:
                 self._raw.execute(query, params)
             except Exception as error:
+                if getattr(self._raw, "has_committed", False):
+                    self._use.state.context_was_lost = True
                 self._raise_unless_callers(error, "execute() cannot send these parameters")
                 raise
         return self
