@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import select
 from functools import partial
 from itertools import chain
@@ -40,6 +41,7 @@ __all__ = [
     "connection_class",
     "pack",
     "reply_reader",
+    "request_sender",
 ]
 
 #: One command's words, numbers as text: see ``pack``.
@@ -80,6 +82,28 @@ def arrival_checks(
         pending = sock.pending
         return (lambda: has_data() or pending()), poller.poll
     return has_data, poller.poll
+
+
+def request_sender(connection: AnyConnection) -> Callable[[bytes], object]:
+    """Return what sends a whole request on a connected *connection*.
+
+    A socket with a time-out waits for room before each send, and nearly always there is some: the
+    first try is without that wait, during which other threads would get the interpreter.
+    """
+    sock = connection._sock  # noqa: SLF001 - see pack
+    if isinstance(sock, SSLSocket) or os.name == "nt":
+        return sock.sendall  # type: ignore[no-any-return]
+    fileno, send_rest, write = sock.fileno, sock.sendall, os.write
+
+    def send(request: bytes) -> None:
+        try:
+            sent = write(fileno(), request)
+        except BlockingIOError:
+            sent = 0
+        if sent < len(request):
+            send_rest(memoryview(request)[sent:])
+
+    return send
 
 
 def reply_reader(connection: AnyConnection) -> Callable[[], Any]:

@@ -29,7 +29,7 @@ from .._shared.fork import on_fork
 from .._shared.interrupts import is_interrupt
 from .._shared.locks import OwnedLock
 from .._shared.telemetry import is_metered
-from .connections import arrival_checks, pack, reply_reader
+from .connections import arrival_checks, pack, reply_reader, request_sender
 from .errors import TIMEOUTS, PoolExhausted, ReplyLost, ServerMoved
 from .reply_shapes import identity
 from .silence import ServerSilent, place_of
@@ -149,7 +149,7 @@ class ServerPool:
         connection = self.take(impatient=impatient)
         sent = is_wrong_server = False
         try:
-            connection._sock.sendall(packed)  # noqa: SLF001 - see pack
+            connection.send_request(packed)
             sent = True
             reply = connection.read_reply()
             refused = isinstance(reply, ResponseError)
@@ -319,6 +319,7 @@ class ServerPool:
             connection.connect()
             connection.has_read, connection.can_read = arrival_checks(connection)
             connection.read_reply = reply_reader(connection)
+            connection.send_request = request_sender(connection)
             if is_metered():
                 took = time.perf_counter() - started
                 self._telemetry.measure("create_time", took, _NAME)
