@@ -154,6 +154,9 @@ class _VaultResource(VaultSecretsResourceConfig, dg.ConfigurableResource[Any]):
 
         Returns:
             The resource.
+
+        Raises:
+            ConfigurationError: A setting cannot work.
         """
         return cls(**config.model_dump() | settings)
 

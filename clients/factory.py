@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping  # noqa: TC003 - for whoever reads the typed dicts
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
 from ._shared.lifecycle import Lifecycle
 from ._shared.pool_stats import stats_by_pool
+from ._shared.rotating_url import hidden
 from ._shared.secrecy import MaskedEnvironment
 from ._shared.single_flight import fresh_copy
 from ._shared.validation import merged_settings
 from ._vault.secret_urls import SecretUrls
-from .errors import ClientError, VaultError
+from .errors import ClientError, ConfigurationError, VaultError
 from .postgres_client import PostgresClient
 from .valkey_client import ValkeyClient
 from .vault_client import VaultClient
@@ -233,7 +234,9 @@ def build_clients(
         ClientError: One could not be built; its message starts with the service's name, and what
             had been opened is closed again.
     """
+    # Error reporters collect local variables.
     environ = None if environ is None else MaskedEnvironment(environ)
+    postgres = _without_secrets(postgres)
     postgres_settings = merged_settings(
         "postgres",
         PostgresOptions,
@@ -252,8 +255,10 @@ def build_clients(
         if vault is None:
             with _named("vault"):
                 secrets = opened.enter_context(VaultClient(environ=environ))
-        else:
+        elif isinstance(vault, VaultClient):
             secrets = vault
+        else:
+            raise ConfigurationError(f"vault is {type(vault).__name__}: pass a VaultClient")
         urls = SecretUrls.of(secrets, environ, database_path, valkey_path)
         leases: list[LeasedUrl] = []
 
@@ -278,6 +283,13 @@ def build_clients(
     return Clients(
         secrets, postgres_client, valkey_client, owns_vault=vault is None, leases=tuple(leases)
     )
+
+
+def _without_secrets(options: Any) -> Any:
+    """Return a client's settings as a local variable may hold them."""
+    if isinstance(options, Mapping) and "admin_url" in options:
+        return {**options, "admin_url": hidden(options["admin_url"])}
+    return options
 
 
 @contextmanager

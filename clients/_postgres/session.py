@@ -21,6 +21,7 @@ from psycopg.errors import error_from_result
 from psycopg.pq import ConnStatus, DiagnosticField, ExecStatus, TransactionStatus
 
 from .._shared.interrupts import comes_from_signal_handler
+from .commit_cursor import CommitCursor
 from .errors import was_terminated_by_server
 from .poller import READ, WRITE, new_poller
 from .prepared import OwnStatement, Parse, PreparedStatements, without_parses
@@ -106,6 +107,7 @@ class Session:
         #: The process that it belongs to: a forked child must leave the socket alone.
         self.pid = os.getpid()
         self.conn = conn
+        conn.cursor_factory = CommitCursor
         self.pgconn = conn.pgconn
         self.watch = watch
         #: Who answers, unless a pooler stands between, which gives a number of its own.

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hmac
 import re
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import quote, quote_plus
 
+from ..errors import ConfigurationError
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
 __all__ = ["Masked", "MaskedEnvironment", "redact"]
 
@@ -136,11 +139,19 @@ class MaskedEnvironment(_Environment):
 
     Args:
         environ: The variables.
+
+    Raises:
+        ConfigurationError: They are no mapping.
     """
 
     __slots__ = ("_get", "_names")
 
     def __init__(self, environ: Mapping[str, str]) -> None:
+        if not isinstance(environ, Mapping | MaskedEnvironment):
+            raise ConfigurationError(
+                f"environ is {type(environ).__name__}: pass a mapping of names to texts"
+            )
+
         # A method of the variables would show them in its own repr.
         def get(name: str) -> str | None:
             return environ.get(name)
