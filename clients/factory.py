@@ -15,7 +15,7 @@ from ._shared.secrecy import MaskedEnvironment
 from ._shared.single_flight import fresh_copy
 from ._shared.validation import merged_settings
 from ._vault.secret_urls import SecretUrls
-from .errors import ClientError, VaultError
+from .errors import ClientError, ConfigurationError, VaultError
 from .postgres_client import PostgresClient
 from .valkey_client import ValkeyClient
 from .vault_client import VaultClient
@@ -234,9 +234,9 @@ def build_clients(
         ClientError: One could not be built; its message starts with the service's name, and what
             had been opened is closed again.
     """
-    environ = None if environ is None else MaskedEnvironment(environ)
     # Error reporters collect local variables.
-    postgres, valkey = _hidden_options(postgres), _hidden_options(valkey)
+    environ = None if environ is None else MaskedEnvironment(environ)
+    postgres = _without_secrets(postgres)
     postgres_settings = merged_settings(
         "postgres",
         PostgresOptions,
@@ -255,8 +255,10 @@ def build_clients(
         if vault is None:
             with _named("vault"):
                 secrets = opened.enter_context(VaultClient(environ=environ))
-        else:
+        elif isinstance(vault, VaultClient):
             secrets = vault
+        else:
+            raise ConfigurationError(f"vault is {type(vault).__name__}: pass a VaultClient")
         urls = SecretUrls.of(secrets, environ, database_path, valkey_path)
         leases: list[LeasedUrl] = []
 
@@ -283,13 +285,11 @@ def build_clients(
     )
 
 
-def _hidden_options(options: Any) -> Any:
-    if not isinstance(options, Mapping):
-        return options
-    return {
-        name: hidden(value) if name == "admin_url" or callable(value) else value
-        for name, value in options.items()
-    }
+def _without_secrets(options: Any) -> Any:
+    """Return a client's settings as a local variable may hold them."""
+    if isinstance(options, Mapping) and "admin_url" in options:
+        return {**options, "admin_url": hidden(options["admin_url"])}
+    return options
 
 
 @contextmanager

@@ -335,10 +335,11 @@ class UrlSource:
                 self._working = None
 
     def _checked(self, url: Any) -> Masked:
-        url = hidden(url)
-        if isinstance(url, Masked) and isinstance(url.reveal(), str):
-            return url
-        given = "None" if url is None else type(url.reveal()).__name__
+        masked = url if isinstance(url, Masked) else Masked(url)
+        del url  # error reporters collect local variables
+        if isinstance(masked.reveal(), str):
+            return masked
+        given = "None" if masked.reveal() is None else type(masked.reveal()).__name__
         raise self._unusable(f"the callable {self.name} returned {given}, not a URL")
 
     def _newest(self, refreshes: int, refused: Masked, *, patient: bool) -> Masked | None:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import hmac
 import inspect
 import re
+from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import quote, quote_plus
 
+from ..errors import ConfigurationError
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator
 
 __all__ = ["Masked", "MaskedCallable", "MaskedEnvironment", "redact"]
 
@@ -185,11 +188,19 @@ class MaskedEnvironment(_Environment):
 
     Args:
         environ: The variables.
+
+    Raises:
+        ConfigurationError: They are no mapping.
     """
 
     __slots__ = ("_get", "_names")
 
     def __init__(self, environ: Mapping[str, str]) -> None:
+        if not isinstance(environ, Mapping | MaskedEnvironment):
+            raise ConfigurationError(
+                f"environ is {type(environ).__name__}: pass a mapping of names to texts"
+            )
+
         # A method of the variables would show them in its own repr.
         def get(name: str) -> str | None:
             return environ.get(name)

@@ -23,6 +23,7 @@ __all__ = [
     "checked_file",
     "checked_flag",
     "checked_seconds",
+    "is_encodable",
     "merged_settings",
     "shown",
 ]
@@ -102,9 +103,19 @@ def shown(value: object) -> str:
     """Return *value* for a message, cut where it is long."""
     try:
         return reprlib.repr(value)
-    except ValueError:
+    except Exception:  # noqa: BLE001 - the value is anybody's
         # Python refuses to print whole numbers of thousands of digits.
-        return "a huge number"
+        return "a huge number" if isinstance(value, int) else f"a {type(value).__name__}"
+
+
+def is_encodable(text: str) -> bool:
+    """Return whether UTF-8 can hold *text*: a lone surrogate is no character."""
+    # The codec's error has the whole text: the refusal is not to be raised while it is handled.
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 _TRUE = frozenset({"1", "t", "true", "y", "yes", "on"})
