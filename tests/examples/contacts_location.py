@@ -2,7 +2,8 @@
 
 Vault says where PostgreSQL and Valkey are, and with which password; row-level security sees to
 it that nobody else's contacts are counted. ``dagster definitions validate -f
-tests/examples/contacts_location.py`` checks it, and ``dagster dev -f`` with the same file serves it.
+tests/examples/contacts_location.py`` checks it, and ``dagster dev -f`` with the same file
+serves it.
 """
 # Without `from __future__ import annotations`: Dagster reads the class OneUser from the signature.
 
