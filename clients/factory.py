@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
+from ._postgres.identity_key import identity_key_of
 from ._shared.lifecycle import Lifecycle
 from ._shared.pool_stats import stats_by_pool
 from ._shared.secrecy import MaskedEnvironment
@@ -51,6 +52,7 @@ class PostgresOptions(TypedDict, total=False):
     identity: Mapping[str, RlsSetting] | None
     local_role: str | None
     configure: Callable[[psycopg.Connection[Any]], object] | None
+    identity_key: bytes | str | Callable[..., bytes | str] | None
 
 
 class ValkeyOptions(TypedDict, total=False):
@@ -233,6 +235,7 @@ def build_clients(
             had been opened is closed again.
     """
     environ = None if environ is None else MaskedEnvironment(environ)
+    postgres = _with_hidden_key(postgres)
     postgres_settings = _settings(
         "postgres",
         PostgresOptions,
@@ -264,6 +267,8 @@ def build_clients(
 
         with _named("postgres"):
             postgres_settings.setdefault("admin_url", urls.database_admin)
+            if "identity_key" not in postgres_settings and urls.has_identity_key():
+                postgres_settings["identity_key"] = urls.identity_key
             postgres_client = opened.enter_context(
                 PostgresClient(
                     url(database_role, urls.database(database_role)), **postgres_settings
@@ -277,6 +282,13 @@ def build_clients(
     return Clients(
         secrets, postgres_client, valkey_client, owns_vault=vault is None, leases=tuple(leases)
     )
+
+
+def _with_hidden_key(options: Any) -> Any:
+    """Return the settings of PostgreSQL with the key as a frame may show it."""
+    if isinstance(options, Mapping) and options.get("identity_key") is not None:
+        options = {**options, "identity_key": identity_key_of(options["identity_key"])}
+    return options
 
 
 def _settings(

@@ -41,6 +41,8 @@ class OwnStatement(NamedTuple):
     params: Sequence[bytes] | None = None
     types: tuple[int, ...] = ()
     formats: Sequence[int] | None = None
+    #: The settings whose values its parameters are, from the second on: those that are signed.
+    signed: tuple[bytes, ...] = ()
 
 
 class Parse(NamedTuple):
