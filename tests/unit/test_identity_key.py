@@ -117,7 +117,7 @@ def test_hexadecimal_text_is_taken_as_bytes() -> None:
 
 def test_a_callable_is_called_every_half_a_minute(clock: Clock) -> None:
     """A new key is in use soon; in between the callable costs nothing."""
-    keys, calls = [KEY], []
+    keys, calls = [KEY], list[None]()
 
     def give() -> bytes:
         calls.append(None)
@@ -135,7 +135,7 @@ def test_a_callable_is_called_every_half_a_minute(clock: Clock) -> None:
 
 def test_after_a_refusal_the_callable_is_called_past_the_cache(clock: Clock) -> None:
     """The next key is read where it is kept, and only once a second when it stays the same."""
-    keys, calls = [KEY], []
+    keys, calls = [KEY], list[tuple[bool, bool]]()
 
     def give(*, use_cache: bool = True) -> bytes:
         calls.append((use_cache, is_past_cache()))
@@ -176,7 +176,7 @@ def test_while_the_callable_fails_the_key_stays(clock: Clock, failure: Exception
 
 def test_one_thread_calls_for_all() -> None:
     """Threads that find no key wait for the one that calls."""
-    calls, gate = [], threading.Event()
+    calls, gate = list[None](), threading.Event()
 
     def give() -> bytes:
         calls.append(None)
