@@ -199,6 +199,10 @@ PATHS = {
         "GRANT USAGE, SELECT ON app.docs_number_seq TO crm_user",
         "app.docs_number_seq",
     ),
+    "statistics-readable": (
+        CLEAN + "GRANT SELECT (starelid, stavalues1) ON pg_catalog.pg_statistic TO crm_user",
+        "pg_catalog.pg_statistic",
+    ),
     "publication": (
         CLEAN + "CREATE PUBLICATION outside FOR TABLE app.docs",
         "publication outside",

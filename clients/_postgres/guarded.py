@@ -11,11 +11,13 @@ import weakref
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar
+from weakref import WeakSet
 
 import psycopg
 from psycopg.pq import TransactionStatus
 from psycopg.rows import dict_row, tuple_row
 
+from .._shared.fork import on_fork
 from .._shared.interrupts import interrupt_behind
 from .._shared.validation import is_encodable
 from ..errors import ClientError, PostgresError
@@ -458,8 +460,10 @@ class GuardedCursor(_PartOfBlock):
         check_sendable(statement, params, "copy()")
         recorded = self._recorded(statement, params)
         with recorded, self._use.guard(), ExitStack() as opened:
+            running = self._raw.copy(statement, params)
+            _unfinished.add(running)
             try:
-                raw = opened.enter_context(self._raw.copy(statement, params))
+                raw = opened.enter_context(running)
             except Exception as error:
                 _raise_unless_psycopgs(error, "copy() cannot send this statement")
                 raise
@@ -468,6 +472,8 @@ class GuardedCursor(_PartOfBlock):
                 yield GuardedCopy(use, raw)
             finally:
                 use.end()
+                if self._use.state.is_inherited:
+                    opened.pop_all()  # the end of the COPY is the parent's
 
     def close(self) -> None:
         """Close the cursor; it may outlive its block for that."""
@@ -524,6 +530,7 @@ class _StatementRows:
         self._rows = rows
         self._run(b"SAVEPOINT " + self._SAVEPOINT)
         state.closables.append(self)
+        _unfinished.add(self)
 
     def next(self) -> Any:
         """Return the next row, or _END."""
@@ -540,7 +547,7 @@ class _StatementRows:
 
     def close(self) -> None:
         """Cancel the statement, unless it has come to its end, and undo it."""
-        if self not in self._state.closables:
+        if self not in self._state.closables or self._state.is_inherited:
             return
         self._forget()
         with suppress(psycopg.Error):
@@ -556,6 +563,19 @@ class _StatementRows:
 
     def _run(self, statement: bytes) -> None:
         self._use.drive("stream()", self._state.session.conn.execute, statement)
+
+
+# Streams and copies of this process. When one of them is dropped, psycopg cancels its statement by
+# the server's process id, which in a forked child is the parent's.
+_unfinished: WeakSet[object] = WeakSet()
+_inherited: list[object] = []
+
+
+def _keep_what_is_the_parents() -> None:
+    _inherited.extend(_unfinished)
+
+
+on_fork(_keep_what_is_the_parents)
 
 
 def check_sendable(query: Query, params: Params | None, action: str) -> None:

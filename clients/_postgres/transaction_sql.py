@@ -161,9 +161,11 @@ class ContextSql:
             timeout_ms: Limits each statement instead of the client's time-out, in milliseconds.
         """
         limit = self._limit if timeout_ms is None else b"%d" % timeout_ms
+        # Never prepared: the reset at the block's end would forget it.
         if values is None:
-            return OwnStatement(self._admin_block, (limit, mark))
-        return OwnStatement(self._user_block, (limit, *values, *self._role, mark))
+            return OwnStatement(self._admin_block, (limit, mark), is_kept=False)
+        params = (limit, *values, *self._role, mark)
+        return OwnStatement(self._user_block, params, is_kept=False)
 
     def check(self, values: tuple[bytes, ...] | None, pgconn: PGconn, mark: bytes) -> bytes:
         """Return the query for a transaction's context, which marks it again.

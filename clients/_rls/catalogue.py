@@ -464,6 +464,22 @@ WHERE (s.setrole = 0 OR pg_get_userbyid(s.setrole) IN (current_user, session_use
   AND (s.setdatabase = 0 OR s.setdatabase = (SELECT d.oid FROM pg_catalog.pg_database d
                                              WHERE d.datname = current_database()))
 UNION ALL
+-- https://www.postgresql.org/docs/18/catalog-pg-statistic.html: values of the rows themselves.
+SELECT 'statistics', c.relname, jsonb_build_object('grantees', coalesce((
+    SELECT string_agg(DISTINCT CASE WHEN a.grantee = 0 THEN 'PUBLIC'
+                                    ELSE quote_ident(pg_get_userbyid(a.grantee)) END, ', ')
+    FROM (SELECT coalesce(c.relacl, acldefault('r', c.relowner)) AS acl
+          UNION ALL
+          SELECT t.attacl FROM pg_catalog.pg_attribute t
+          WHERE t.attrelid = c.oid AND t.attacl IS NOT NULL) AS acls,
+         aclexplode(acls.acl) AS a
+    WHERE a.privilege_type = 'SELECT' AND (a.grantee = 0 OR pg_has_role(a.grantee, 'USAGE'))), ''),
+    'all', pg_has_role('pg_read_all_data', 'USAGE'))
+FROM pg_catalog.pg_class c
+WHERE c.oid IN ('pg_catalog.pg_statistic'::pg_catalog.regclass,
+                'pg_catalog.pg_statistic_ext_data'::pg_catalog.regclass)
+  AND has_any_column_privilege(c.oid, 'SELECT')
+UNION ALL
 SELECT 'publication', format('%I', p.pubname), jsonb_build_object(
     'all', p.puballtables,
     'tables', (SELECT coalesce(jsonb_agg(format('%I.%I', t.schemaname, t.tablename)), '[]')

@@ -38,6 +38,8 @@ _READ: Final = re.compile(r"\bcurrent_setting\s*\(\s*'([^']+)'(?:::text)?\s*[,)]
 # https://www.postgresql.org/docs/18/sql-syntax-lexical.html#SQL-SYNTAX-IDENTIFIERS-UESCAPE
 _ESCAPED: Final = re.compile(r'\bu&"((?:[^"]|"")*)"(?:\s*uescape\s*\'([^\'])\')?', re.IGNORECASE)
 _CATALOGUE: Final = re.compile(r"\b(from|join)\s+(pg_catalog\s*\.\s*)?pg_\w+")
+_RAW_SAMPLES: Final = re.compile(r"\bpg_statistic(_ext_data)?\b", re.IGNORECASE)
+_SAMPLES: Final = re.compile(r"\bpg_(statistic(_ext_data)?|stats(_ext(_exprs)?)?)\b", re.IGNORECASE)
 _OWNERS: Final = {"user_id", "owner_id", "owner", "tenant_id", "account_id"}
 
 # https://www.postgresql.org/support/security/: the first minor release that is fixed.
@@ -223,7 +225,7 @@ class Paths:
         for check in (
             self._views, self._definers, self._triggers, self._rules, self._functions,
             self._defaults, self._uniques, self._references, self._sequences, self._copies,
-            self._publications, self._role,
+            self._statistics, self._publications, self._role,
         ):  # fmt: skip
             check()
         return self.findings
@@ -588,6 +590,48 @@ class Paths:
                 f"FOREIGN KEY ({these}) REFERENCES {key['to']} ({those}){action};"
             )
             self._add("foreign-key-crosses-users", f"{name} on {key['on']}", why, fix, "risk")
+
+    def _statistics(self) -> None:
+        """Find what shows the samples of values that ANALYZE keeps of every column.
+
+        pg_stats hides those of tables whose policies bind who runs the query; a SECURITY DEFINER
+        function runs it as its owner, and a materialized view keeps what its owner saw.
+        https://www.postgresql.org/docs/18/view-pg-stats.html
+        """
+        if not self.protected:
+            return
+        rule, shows = "statistics-readable", "shows values of all users' rows, which ANALYZE keeps"
+        for name, facts in self.catalogue.facts.get("statistics", []):
+            fixes = []
+            if facts["grantees"]:
+                fixes.append(f"REVOKE SELECT ON pg_catalog.{name} FROM {facts['grantees']};")
+            if facts["all"]:
+                fixes.append(f"REVOKE pg_read_all_data FROM {self.catalogue.facts['role'][0][0]};")
+            self._add(rule, f"pg_catalog.{name}", shows, " ".join(fixes))
+        for name, view in self.views.items():
+            told = _SAMPLES if view["materialized"] else _RAW_SAMPLES
+            over = {name} | {other for other in self.views if self._reads_view(name, other)}
+            if view["usable"] and view["granted"] and not view["invoker"] and any(
+                told.search(self.views[other]["definition"]) for other in over
+            ):  # fmt: skip
+                self._add(rule, name, shows, f"REVOKE ALL ON {name} FROM {view['grantees']};")
+        for oid, facts in self.functions.facts.items():
+            texts = self.functions.sources(self.functions.closure({oid}))
+            if facts["definer"] and facts["callable"] and any(map(_SAMPLES.search, texts)):
+                self._add(
+                    rule, f"function {facts['object']}", shows,
+                    f"REVOKE EXECUTE ON ROUTINE {facts['object']} FROM {facts['grantees']};",
+                )  # fmt: skip
+
+    def _reads_view(self, name: str, other: str) -> bool:
+        """Whether a view reads another one, directly or not."""
+        seen: set[str] = set()
+        waiting = [name]
+        while waiting:
+            found = set(self.views[waiting.pop()]["reads"]) & set(self.views) - seen
+            seen |= found
+            waiting += found
+        return other in seen
 
     def _sequences(self) -> None:
         for name, sequence in self.catalogue.facts.get("sequence", []):

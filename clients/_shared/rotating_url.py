@@ -23,7 +23,7 @@ from ..errors import (
 from .credential_life import Credential, CredentialLife
 from .fork import on_fork
 from .locks import OwnedLock
-from .secrecy import Masked
+from .secrecy import Masked, MaskedCallable
 from .single_flight import SingleFlight, fresh_copy
 
 if TYPE_CHECKING:
@@ -91,8 +91,10 @@ class Candidate:
 
 
 def hidden(url: Any) -> Any:
-    """Return *url* as a local variable may hold it: masked, unless it is a callable or None."""
-    return url if url is None or callable(url) or isinstance(url, Masked) else Masked(url)
+    """Return *url* as a local variable may hold it: masked, unless it is None."""
+    if url is None or isinstance(url, Masked | MaskedCallable | Credential):
+        return url
+    return MaskedCallable(url) if callable(url) else Masked(url)
 
 
 @dataclass(slots=True)

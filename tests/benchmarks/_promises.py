@@ -76,7 +76,7 @@ PROMISES = {
     "glide": Promise("Valkey `get()`, `set()`, `incr()` / valkey-glide-sync", 0.7),
     "glide threads": Promise("throughput of 8 threads / valkey-glide-sync", 1, at_least=True),
     "floor": Promise("Valkey `get()` / a socket and hiredis", 1.4),
-    "link keeps up": Promise("GETs of 8 sockets over 1 ms / of one", 6, at_least=True),
+    "link keeps up": Promise("GETs of 8 sockets over 1 ms / of one", 5, at_least=True),
     "link": Promise("`get()`, `set()`, `incr()` over 1 ms / redis-py, valkey-glide-sync", 1),
     "link threads": Promise("the same at 8 threads, throughput", 1, at_least=True),
     "pipeline": Promise("a pipeline of 100 / likewise", 0.6),

@@ -564,6 +564,10 @@ def test_what_configure_undoes_itself_is_no_mess(mood_url: str) -> None:
             EnumInfo.fetch(conn, "public.mood")
         conn.execute("SET work_mem = '77MB'")
         conn.execute("RESET work_mem")
+        conn.execute("SELECT pg_advisory_lock_shared(818)")
+        conn.execute("SELECT pg_advisory_unlock_shared(818)")
+        conn.execute("PREPARE mine AS SELECT 1")
+        conn.execute("DEALLOCATE mine")
 
     with PostgresClient(mood_url, 2, configure=configure) as client:
         assert client.execute_scalar("SELECT 1", (), ADA) == 1
@@ -582,6 +586,9 @@ def test_what_configure_undoes_itself_is_no_mess(mood_url: str) -> None:
         (_running("SET app.current_user_id = '1'"), "app.current_user_id"),
         (_running("CREATE TEMP TABLE notes (a int)"), "notes"),
         (_running("LISTEN news"), "news"),
+        (_running("SELECT pg_advisory_lock(818)"), "an advisory lock"),
+        (_running("DECLARE held CURSOR WITH HOLD FOR SELECT 1"), "the cursor held"),
+        (_running("PREPARE mine AS SELECT 1"), "the prepared statement mine"),
         (_setting("prepare_threshold", value=0), "prepare_threshold"),
         (_setting("isolation_level", value=psycopg.IsolationLevel.SERIALIZABLE), "isolation_level"),
         (_setting("read_only", value=True), "read_only"),
