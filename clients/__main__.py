@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from ._rls.finding import SEVERITIES
 from ._rls.report import as_json, as_sarif, as_text, is_failure, proof_findings
+from ._shared.environment import identity_settings
 from ._shared.pool_stats import stats_by_pool
 from ._shared.secrecy import MaskedEnvironment
 from ._vault.secret_urls import SecretUrls
@@ -262,7 +263,8 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] | None = 
             action="append",
             type=_Setting,
             help="whose rows they are, for each value of the identity its setting and its type "
-            "(uuid, int, str, dict), such as tenant_id=shop.tenant_id:int",
+            "(uuid, int, str, dict), such as tenant_id=shop.tenant_id:int; FAILFAST_IDENTITY, "
+            "with commas between several, when left out",
         )
         command.add_argument(
             "--local-role", metavar="ROLE", help="the role that users' transactions run under"
@@ -284,7 +286,10 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] | None = 
         help="the least severity that makes the exit code 1; by default any",
     )
     options = parser.parse_args(argv)
-    settings = options.setting or ()
+    try:
+        settings = options.setting or [_Setting(one) for one in identity_settings(environ)]
+    except argparse.ArgumentTypeError as error:
+        parser.error(f"FAILFAST_IDENTITY: {error}")
     identity = {one.name: one.setting for one in settings} or None
     if options.command == "check":
         reports = check_services(
@@ -343,7 +348,11 @@ class _Setting:
 
     def __init__(self, text: str) -> None:
         self.text = text
-        self.name, _, setting = text.partition("=")
+        self.name, equals, setting = text.partition("=")
+        if not equals:
+            raise argparse.ArgumentTypeError(
+                f"{text!r} has no '=' in it: it must be like tenant_id=shop.tenant_id:int"
+            )
         try:
             self.setting = RlsSetting.from_text(setting)
         except ConfigurationError as error:

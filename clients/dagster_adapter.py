@@ -8,7 +8,6 @@ because another asset, check or sensor of the process may use it. https://docs.d
 
 from __future__ import annotations
 
-import json
 import logging
 import weakref
 from typing import TYPE_CHECKING, Any, Self
@@ -31,9 +30,16 @@ except ModuleNotFoundError as error:
         name="dagster",
     ) from error
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator
 
 from ._dagster.auth import auth_as_config
+from ._dagster.checks import (
+    CREDENTIALS,
+    check_clients,
+    check_login,
+    identity_of,
+    known_value,
+)
 from ._dagster.config import (
     VARIABLES,
     VaultSecretsResourceConfig,
@@ -45,8 +51,8 @@ from ._dagster.fake import FakeVaultClient
 from ._dagster.registry import existing_client, shared_client
 from ._shared.environment import VaultSettings
 from ._shared.lifecycle import keep_open
+from ._shared.validation import merged_settings
 from .factory import Clients, PostgresOptions, ValkeyOptions, build_clients
-from .identity import RlsSetting
 from .vault_client import VaultClient
 
 if TYPE_CHECKING:
@@ -86,6 +92,10 @@ class _VaultResource(VaultSecretsResourceConfig, dg.ConfigurableResource[Any]):
     def _auth_as_config(cls, auth: object) -> object:
         return auth_as_config(auth)
 
+    def _check_settings(self) -> None:
+        super()._check_settings()
+        check_login(self)
+
     @classmethod
     def from_env(cls, **settings: Any) -> Self:
         """Make the resource from those ``VAULT_*`` variables that are set.
@@ -104,7 +114,8 @@ class _VaultResource(VaultSecretsResourceConfig, dg.ConfigurableResource[Any]):
             The resource, which reads the values at its first use.
 
         Raises:
-            ConfigurationError: ``VAULT_SKIP_VERIFY`` is no boolean.
+            ConfigurationError: ``VAULT_SKIP_VERIFY`` is no boolean, or one of the *settings*
+                cannot work.
         """
         env = VaultSettings.from_env()
         # Dagster refuses a variable that is unset even for an optional field, so only those that
@@ -126,6 +137,11 @@ class _VaultResource(VaultSecretsResourceConfig, dg.ConfigurableResource[Any]):
             method = "token_file"
         if env.auth_method is not None and not own:
             method = env.auth_method
+        method = settings.get("auth_method", method)
+        # What another method needs would contradict this one.
+        every = {name for names in CREDENTIALS.values() for name in names}
+        unused = every.difference(CREDENTIALS.get(method, every))
+        found = {name: one for name, one in found.items() if name not in unused}
         return cls(**found | {"auth_method": method} | settings)
 
     @classmethod
@@ -138,6 +154,9 @@ class _VaultResource(VaultSecretsResourceConfig, dg.ConfigurableResource[Any]):
 
         Returns:
             The resource.
+
+        Raises:
+            ConfigurationError: A setting cannot work.
         """
         return cls(**config.model_dump() | settings)
 
@@ -300,8 +319,14 @@ class FakeVaultSecretsResource(VaultSecretsResource):
 _fakes: dict[int, FakeVaultClient] = {}
 
 
-#: The fields for further settings, and all that may stand in them.
-_OPTIONS = {"postgres_options": PostgresOptions, "valkey_options": ValkeyOptions}
+#: The fields for further settings, all that may be in them, and the fields short for one of them.
+_OPTIONS: dict[str, tuple[type, tuple[str, ...]]] = {
+    "postgres_options": (
+        PostgresOptions,
+        ("pool_size", "min_size", "statement_timeout", "identity", "local_role"),
+    ),
+    "valkey_options": (ValkeyOptions, ("key_prefix",)),
+}
 
 
 class ClientsResource(_VaultResource):
@@ -359,7 +384,7 @@ class ClientsResource(_VaultResource):
     @classmethod
     def _check_options(cls, value: Any, info: ValidationInfo) -> Any:
         if isinstance(value, dict):
-            options_of(str(info.field_name), value, _OPTIONS[str(info.field_name)])
+            options_of(str(info.field_name), value, _OPTIONS[str(info.field_name)][0])
         return value
 
     @property
@@ -396,48 +421,91 @@ class ClientsResource(_VaultResource):
             lambda: self._shared_clients().health_check(raise_on_failure=True).healthy,
         )
 
+    def _check_settings(self) -> None:
+        super()._check_settings()
+        check_clients(self, *self._settings(known_value))
+
+    def _settings(self, value_of: Callable[[ClientsResource, str], Any]) -> list[dict[str, Any]]:
+        """Return the settings of PostgreSQL's and Valkey's clients."""
+        settings = []
+        for name, (kind, shorthands) in _OPTIONS.items():
+            options = options_of(name, getattr(self, name), kind)
+            given = {one: value_of(self, one) for one in shorthands}
+            # A default that nobody wrote does not contradict an option.
+            for one in given.keys() & options.keys():
+                if given[one] == type(self).model_fields[one].default:
+                    given[one] = None
+            if "identity" in given:
+                given["identity"] = identity_of(given["identity"])
+            settings.append(merged_settings(name, kind, options, given))
+        return settings
+
     def _shared_clients(self) -> Clients:
-        settings = {
+        postgres, valkey = self._settings(setting)
+        where = {
             name: setting(self, name)
-            for name in (
-                "pool_size",
-                "min_size",
-                "statement_timeout",
-                "local_role",
-                "key_prefix",
-                "database_role",
-                "valkey_role",
-                "database_path",
-                "valkey_path",
-            )
+            for name in ("database_role", "valkey_role", "database_path", "valkey_path")
         }
-        given = {name: getattr(self, name) for name in _OPTIONS}
-        postgres, valkey = (options_of(name, given[name], _OPTIONS[name]) for name in _OPTIONS)
-        # A default that nobody wrote does not contradict an option.
-        for name in settings.keys() & (postgres.keys() | valkey.keys()):
-            if settings[name] == type(self).model_fields[name].default:
-                settings[name] = None
-        identity: dict[str, RlsSetting] | None = None
-        if self.identity is not None:
-            identity = {name: RlsSetting.from_text(text) for name, text in self.identity.items()}
         # Asked for first, so that it is closed last, and shared with the resource for Vault alone.
         vault = self._shared_vault()
-        known = None if identity is None else tuple(identity.items())
-        options: dict[str, Any] = {"postgres": postgres, "valkey": valkey}
+        clients: dict[str, Any] = {"postgres": postgres, "valkey": valkey, **where}
         return shared_client(
-            (vault, known, json.dumps(given, sort_keys=True), *settings.values()),
-            lambda: build_clients(vault=vault, identity=identity, **options, **settings),
+            (vault, *map(_hashable, clients.values())),
+            lambda: build_clients(vault=vault, **clients),
         )
 
 
-@dg.resource(
+def _hashable(value: Any) -> Any:
+    if isinstance(value, dict):
+        return tuple(sorted((name, _hashable(one)) for name, one in value.items()))
+    return tuple(map(_hashable, value)) if isinstance(value, list) else value
+
+
+class _LegacyResource(dg.ResourceDefinition):
+    def configured(
+        self, config_or_config_fn: Any, config_schema: Any = None, description: str | None = None
+    ) -> Self:
+        """Refuse a configuration that cannot work, as the resource itself does when it is made."""
+        configured = super().configured(config_or_config_fn, config_schema, description)
+        failure = None
+        try:
+            if isinstance(config_or_config_fn, dict):
+                VaultSecretsResource(**_with_variables(config_or_config_fn))
+        except (ClientError, ValidationError) as error:
+            failure = error.with_traceback(None)
+        del config_or_config_fn  # error reporters collect local variables
+        if failure is not None:
+            raise failure
+        return configured
+
+
+def _with_variables(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a legacy resource's configuration as fields; a variable is ``{"env": NAME}`` there."""
+    fields: dict[str, Any] = {}
+    for name, value in config.items():
+        known = VaultSecretsResource.model_fields.get(name)
+        if not isinstance(value, dict):
+            fields[name] = value
+        elif value.keys() != {"env"}:
+            fields[name] = _with_variables(value)
+        elif known is not None and known.annotation is int:
+            fields[name] = dg.EnvVar.int(value["env"])
+        else:
+            fields[name] = dg.EnvVar(value["env"])
+    return fields
+
+
+def _vault_secrets(context: dg.InitResourceContext) -> VaultSecretsResource:
+    resource: VaultSecretsResource = VaultSecretsResource.from_resource_context(context)
+    return resource
+
+
+#: The resource as ``.configured({...})`` makes it; a value may be ``{"env": NAME}``.
+vault_secrets_resource = _LegacyResource(
+    _vault_secrets,
     config_schema=VaultSecretsResource.to_config_schema(),
     description="Secrets from Vault or OpenBao, shared by all that a process runs",
 )
-def vault_secrets_resource(context: dg.InitResourceContext) -> VaultSecretsResource:
-    """Make the resource from ``.configured({...})``, whose values may be ``{"env": NAME}``."""
-    resource: VaultSecretsResource = VaultSecretsResource.from_resource_context(context)
-    return resource
 
 
 def _answers(what: str, check: Callable[[], bool]) -> bool:

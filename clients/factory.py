@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 from ._postgres.identity_key import identity_key_of
 from ._shared.lifecycle import Lifecycle
 from ._shared.pool_stats import stats_by_pool
+from ._shared.rotating_url import hidden
 from ._shared.secrecy import MaskedEnvironment
 from ._shared.single_flight import fresh_copy
+from ._shared.validation import merged_settings
 from ._vault.secret_urls import SecretUrls
 from .errors import ClientError, ConfigurationError, VaultError
 from .postgres_client import PostgresClient
@@ -234,9 +236,10 @@ def build_clients(
         ClientError: One could not be built; its message starts with the service's name, and what
             had been opened is closed again.
     """
+    # Error reporters collect local variables.
     environ = None if environ is None else MaskedEnvironment(environ)
-    postgres = _with_hidden_key(postgres)
-    postgres_settings = _settings(
+    postgres = _without_secrets(postgres)
+    postgres_settings = merged_settings(
         "postgres",
         PostgresOptions,
         postgres,
@@ -249,13 +252,15 @@ def build_clients(
             "on_rls_bypass": on_rls_bypass,
         },
     )
-    valkey_settings = _settings("valkey", ValkeyOptions, valkey, {"key_prefix": key_prefix})
+    valkey_settings = merged_settings("valkey", ValkeyOptions, valkey, {"key_prefix": key_prefix})
     with ExitStack() as opened:
         if vault is None:
             with _named("vault"):
                 secrets = opened.enter_context(VaultClient(environ=environ))
-        else:
+        elif isinstance(vault, VaultClient):
             secrets = vault
+        else:
+            raise ConfigurationError(f"vault is {type(vault).__name__}: pass a VaultClient")
         urls = SecretUrls.of(secrets, environ, database_path, valkey_path)
         leases: list[LeasedUrl] = []
 
@@ -284,31 +289,12 @@ def build_clients(
     )
 
 
-def _with_hidden_key(options: Any) -> Any:
-    """Return the settings of PostgreSQL with the key as a frame may show it."""
-    if isinstance(options, Mapping) and options.get("identity_key") is not None:
-        options = {**options, "identity_key": identity_key_of(options["identity_key"])}
-    return options
-
-
-def _settings(
-    name: str, known: type, options: Mapping[str, Any] | None, shorthands: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Return the settings of one client."""
-    if options is not None and not isinstance(options, Mapping):
-        raise ConfigurationError(f"{name} is {type(options).__name__}: pass {known.__name__}(...)")
-    settings = dict(options or {})
-    if unknown := sorted(map(str, settings.keys() - known.__annotations__)):
-        raise ConfigurationError(
-            f"{name} has no setting {', '.join(map(repr, unknown))}: known are "
-            f"{', '.join(known.__annotations__)}"
-        )
-    for setting, value in shorthands.items():
-        if value is not None and settings.setdefault(setting, value) != value:
-            raise ConfigurationError(
-                f"{setting} is given twice, also in {name}=, with different values: keep one"
-            )
-    return settings
+def _without_secrets(options: Any) -> Any:
+    """Return a client's settings as a local variable may hold them."""
+    if not isinstance(options, Mapping):
+        return options
+    known = {"admin_url": hidden, "identity_key": identity_key_of}
+    return {name: known[name](value) if name in known else value for name, value in options.items()}
 
 
 @contextmanager

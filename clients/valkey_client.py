@@ -12,8 +12,9 @@ from ._shared.interrupts import forget_locals
 from ._shared.lifecycle import Lifecycle
 from ._shared.locks import OwnedLock
 from ._shared.pool_stats import with_metric_names
+from ._shared.rotating_url import hidden
 from ._shared.single_flight import SingleFlight
-from ._shared.validation import checked_choice, checked_count, checked_seconds
+from ._shared.validation import checked_choice
 from ._valkey.arguments import (
     checked_expiry,
     checked_key,
@@ -94,12 +95,9 @@ class ValkeyClient(KeyOperations, Lifecycle):
         key_prefix: str = "",
         json_default: Callable[[Any], Any] | None = None,
     ) -> None:
-        limits = Limits(
-            checked_seconds("connect_timeout", connect_timeout, ValkeyConfigurationError),
-            checked_seconds("socket_timeout", socket_timeout, ValkeyConfigurationError),
-            checked_count("max_connections", max_connections, ValkeyConfigurationError, minimum=1),
-            checked_seconds("pool_timeout", pool_timeout, ValkeyConfigurationError),
-        )
+        # Error reporters collect local variables.
+        connection_url = hidden(connection_url)
+        limits = Limits(connect_timeout, socket_timeout, max_connections, pool_timeout)
         commands = CommandSet(checked_prefix(key_prefix), JsonCodec(json_default))
         self._productions: Productions = SingleFlight(Exception)
         self._driver: redis.Redis | None = None
@@ -289,7 +287,7 @@ class ValkeyClient(KeyOperations, Lifecycle):
         return f"redis {lines.get('redis_version', 'unknown')}"
 
     def health_check(self) -> bool:
-        """Check that the server answers.
+        """Check that the server answers, over a connection of its own where all are in use.
 
         Returns:
             True.

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
-import socket
 import threading
 import time
-from typing import Self
+from typing import TYPE_CHECKING
+
+from tests.tcp_relay import Link, TcpRelay
+
+if TYPE_CHECKING:
+    import socket
 
 __all__ = ["FaultProxy"]
 
 
-class FaultProxy:
+class FaultProxy(TcpRelay):
     """Relay connections to a server, and fail on demand.
 
     Attributes that steer it may be set at any time:
@@ -35,7 +38,7 @@ class FaultProxy:
     """
 
     def __init__(self, port: int) -> None:
-        self.target = port
+        super().__init__(port)
         self.delay = 0.0
         self.drip = False
         self.cut_before = b""
@@ -50,33 +53,7 @@ class FaultProxy:
         self.round_trips = 0
         self.bytes_up = 0
         self.seen = 0
-        self._sockets: set[socket.socket] = set()
         self._muted: set[socket.socket] = set()
-        self._lock = threading.Lock()
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port = int(self._listener.getsockname()[1])
-        self._accepter = threading.Thread(target=self._accept, daemon=True)
-
-    def __enter__(self) -> Self:
-        self._accepter.start()
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        # A shutdown wakes the accepting thread; a close alone does not, on Linux.
-        with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-        self.cut()
-        self._accepter.join(5)
-
-    def cut(self) -> None:
-        """Cut every connection, as a dying server or network does."""
-        with self._lock:
-            sockets = list(self._sockets)
-            self._sockets.clear()
-        for one in sockets:
-            with contextlib.suppress(OSError):
-                one.shutdown(socket.SHUT_RDWR)
 
     def mute(self) -> None:
         """Swallow from now on what the server says on the connections that are open now."""
@@ -87,87 +64,54 @@ class FaultProxy:
         """Start counting anew."""
         self.connections = self.round_trips = self.bytes_up = self.seen = 0
 
-    def _accept(self) -> None:
-        while True:
-            try:
-                client, _ = self._listener.accept()
-            except OSError:
+    def serve(self, client: socket.socket) -> None:
+        """Relay a connection, or cut it at once."""
+        if self.refuse.is_set():
+            client.close()
+        else:
+            super().serve(client)
+
+    def relay(self, link: Link, source: socket.socket, sink: socket.socket, *, up: bool) -> None:
+        """Relay one direction, as far as nothing is to fail."""
+        if up:
+            with self._lock:
+                self.connections += 1
+        while chunk := source.recv(65536):
+            if self.delay:
+                time.sleep(self.delay)
+            if not (self._goes_up(chunk, link) if up else self._goes_down(link)):
                 return
-            if self.refuse.is_set():
-                client.close()
+            if not up and (self.stall.is_set() or source in self._muted):
                 continue
-            try:
-                server = socket.create_connection(("127.0.0.1", self.target), 5)
-            except OSError:
-                client.close()
-                continue
-            # That was for connecting alone: an idle connection is none to cut.
-            server.settimeout(None)
-            self.connections += 1
-            for one in (client, server):
-                one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            with self._lock:
-                self._sockets |= {client, server}
-            turn = {"client": False}
-            for source, sink, up in ((client, server, True), (server, client, False)):
-                threading.Thread(
-                    target=self._relay, args=(source, sink, up, turn), daemon=True
-                ).start()
+            cut = self.cut_up if up else self.cut_down
+            if cut is not None and cut <= len(chunk):
+                # First, so that the answer to a whole request is lost for sure.
+                link.is_cut = True
+                sink.sendall(chunk[:cut])
+                return
+            step = 1 if self.drip and not up else len(chunk)
+            for start in range(0, len(chunk), step):
+                sink.sendall(chunk[start : start + step])
 
-    def _relay(
-        self,
-        source: socket.socket,
-        sink: socket.socket,
-        up: bool,  # noqa: FBT001 - private, and always named at the call
-        turn: dict[str, bool],
-    ) -> None:
-        try:
-            while chunk := source.recv(65536):
-                if self.delay:
-                    time.sleep(self.delay)
-                if not (self._goes_up if up else self._goes_down)(chunk, turn):
-                    break
-                if not up and (self.stall.is_set() or source in self._muted):
-                    continue
-                cut = self.cut_up if up else self.cut_down
-                if cut is not None and cut <= len(chunk):
-                    # First, so that the answer to a whole request is lost for sure.
-                    turn["cut"] = True
-                    sink.sendall(chunk[:cut])
-                    break
-                step = 1 if self.drip and not up else len(chunk)
-                for start in range(0, len(chunk), step):
-                    sink.sendall(chunk[start : start + step])
-        except OSError:
-            pass
-        finally:
-            with self._lock:
-                self._sockets -= {source, sink}
-                self._muted.discard(source)
-            for one in (source, sink):
-                with contextlib.suppress(OSError):
-                    one.shutdown(socket.SHUT_RDWR)
-            source.close()
-
-    def _goes_up(self, chunk: bytes, turn: dict[str, bool]) -> bool:
+    def _goes_up(self, chunk: bytes, link: Link) -> bool:
         """Count a client's chunk, set off what waits for it; return False to cut instead."""
         self.bytes_up += len(chunk)
-        if not turn["client"]:
+        if not link.client_spoke:
             self.round_trips += 1
-        turn["client"] = True
+        link.client_spoke = True
         self.seen += bool(self.watch) and self.watch in chunk
         if self.cut_before and self.cut_before in chunk:
             self.cut_before = b""
             return False
         if self.cut_after and self.cut_after in chunk:
             self.cut_after = b""
-            turn["cut"] = True
+            link.is_cut = True
         if self.stall_at and self.stall_at in chunk:
             self.stall_at = b""
             self.stall.set()
         return True
 
-    def _goes_down(self, chunk: bytes, turn: dict[str, bool]) -> bool:  # noqa: ARG002 - as above
+    def _goes_down(self, link: Link) -> bool:
         """Note that the server has answered; return False to cut instead."""
-        turn["client"] = False
-        return not turn.get("cut")
+        link.client_spoke = False
+        return not link.is_cut

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import socket
-import threading
-from typing import Self
+from typing import IO
+
+from tests.tcp_relay import Link, TcpRelay
 
 __all__ = ["MessageProxy"]
 
 
-class MessageProxy:
+class MessageProxy(TcpRelay):
     """Relay connections to a server; cut one behind a chosen message.
 
     Args:
@@ -18,34 +19,11 @@ class MessageProxy:
     """
 
     def __init__(self, port: int) -> None:
-        self.target = port
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port = int(self._listener.getsockname()[1])
-        self._lock = threading.Lock()
+        super().__init__(port)
         # How many more messages pass in each direction; None: all.
         self._left: dict[str, int | None] = {"up": None, "down": None}
         self._answers_pass = True
         self.has_cut = False
-        self._sockets: list[socket.socket] = []
-        self._relays: list[threading.Thread] = []
-        self._accepter = threading.Thread(target=self._accept, daemon=True)
-
-    def __enter__(self) -> Self:
-        self._accepter.start()
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-        self._accepter.join(5)
-        for one in self._sockets:
-            with contextlib.suppress(OSError):
-                one.shutdown(socket.SHUT_RDWR)
-        for relay in self._relays:
-            relay.join(5)
-        for one in self._sockets:
-            one.close()
 
     def cut_after(self, direction: str, messages: int, *, answers_pass: bool = True) -> None:
         """Cut the connection that speaks next, behind some messages of one direction.
@@ -66,46 +44,25 @@ class MessageProxy:
             self._left = {"up": None, "down": None}
             return self.has_cut
 
-    def _accept(self) -> None:
-        while True:
-            try:
-                client, _ = self._listener.accept()
-            except OSError:
-                return
-            server = socket.create_connection(("127.0.0.1", self.target), 5)
-            for one in (client, server):
-                one.settimeout(None)
-                one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self._sockets += [client, server]
-            is_cut = threading.Event()
-            for source, sink, direction in ((client, server, "up"), (server, client, "down")):
-                relay = threading.Thread(
-                    target=self._relay, args=(source, sink, direction, is_cut), daemon=True
-                )
-                self._relays.append(relay)
-                relay.start()
-
-    def _relay(
-        self, source: socket.socket, sink: socket.socket, direction: str, is_cut: threading.Event
-    ) -> None:
-        reader = source.makefile("rb")
-        is_start = direction == "up"
-        with contextlib.suppress(OSError, ValueError):
+    def relay(self, link: Link, source: socket.socket, sink: socket.socket, *, up: bool) -> None:
+        """Relay the messages of one direction until it ends, or one of them is to be cut."""
+        is_start = up
+        with source.makefile("rb") as reader:
             while (message := _next_message(reader, is_start=is_start)) is not None:
                 is_start = False
-                if not self._may_pass(direction):
-                    is_cut.set()
-                    break
-                if direction == "up" or self._answers_pass or not is_cut.is_set():
+                if not self._may_pass("up" if up else "down"):
+                    link.is_cut = True
+                    return
+                if up or self._answers_pass or not link.is_cut:
                     sink.sendall(message)
-        # The other direction ends by itself, when the server has seen the end of what it was sent.
+
+    def end(self, link: Link, *, up: bool) -> None:
+        """Let the other direction end by itself, when the server has seen the end of this one."""
+        if not up:
+            super().end(link, up=up)
+            return
         with contextlib.suppress(OSError):
-            sink.shutdown(socket.SHUT_WR)
-        reader.close()
-        if direction == "down":
-            for one in (source, sink):
-                with contextlib.suppress(OSError):
-                    one.shutdown(socket.SHUT_RDWR)
+            link.server.shutdown(socket.SHUT_WR)
 
     def _may_pass(self, direction: str) -> bool:
         with self._lock:
@@ -121,11 +78,8 @@ class MessageProxy:
             return True
 
 
-def _next_message(reader: object, *, is_start: bool) -> bytes | None:
-    read = reader.read  # type: ignore[attr-defined]  # a buffered reader of a socket
-    head = read(4 if is_start else 5)
+def _next_message(reader: IO[bytes], *, is_start: bool) -> bytes | None:
+    head = reader.read(4 if is_start else 5)
     if len(head) < (4 if is_start else 5):
         return None
-    body: bytes = read(int.from_bytes(head[-4:]) - 4)
-    whole: bytes = head + body
-    return whole
+    return head + reader.read(int.from_bytes(head[-4:]) - 4)

@@ -164,6 +164,12 @@ PATHS = {
         HELPER.replace("STABLE", "IMMUTABLE") + policy("user_id = (SELECT app.uid())"),
         "function app.uid()",
     ),
+    "identity-kept": (
+        CLEAN
+        + HELPER.replace("STABLE", "IMMUTABLE")
+        + "CREATE DOMAIN app.owned AS uuid CONSTRAINT mine CHECK (VALUE = app.uid());",
+        "constraint mine of domain app.owned",
+    ),
     "leakproof-function": (
         CLEAN + "CREATE FUNCTION app.odd(t text) RETURNS boolean LANGUAGE plpgsql LEAKPROOF "
         "AS $$ BEGIN RAISE NOTICE '%', t; RETURN true; END $$",
@@ -192,6 +198,10 @@ PATHS = {
         CLEAN + "ALTER TABLE app.docs ADD number serial; "
         "GRANT USAGE, SELECT ON app.docs_number_seq TO crm_user",
         "app.docs_number_seq",
+    ),
+    "statistics-readable": (
+        CLEAN + "GRANT SELECT (starelid, stavalues1) ON pg_catalog.pg_statistic TO crm_user",
+        "pg_catalog.pg_statistic",
     ),
     "publication": (
         CLEAN + "CREATE PUBLICATION outside FOR TABLE app.docs",

@@ -8,14 +8,15 @@ import ipaddress
 import socket
 import ssl
 import struct
-import threading
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Literal
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+
+from tests.tcp_relay import TcpRelay
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -132,7 +133,7 @@ def _usage(*, of_authority: bool) -> x509.KeyUsage:
     )
 
 
-class TlsRelay:
+class TlsRelay(TcpRelay):
     """Speaks TLS to clients and plain TCP to a server on 127.0.0.1.
 
     Args:
@@ -151,57 +152,34 @@ class TlsRelay:
         ask_for_certificate: bool = False,
         hangs_up: Literal["fin", "reset"] | None = None,
     ) -> None:
-        self._target = port
+        super().__init__(port)
         self._hangs_up = hangs_up
         self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self._context.load_cert_chain(*certificates.server)
         if ask_for_certificate:
             self._context.load_verify_locations(certificates.ca)
             self._context.verify_mode = ssl.CERT_REQUIRED
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port = int(self._listener.getsockname()[1])
-        self._threads = [threading.Thread(target=self._accept, daemon=True)]
 
-    def __enter__(self) -> Self:
-        self._threads[0].start()
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-        for thread in self._threads:
-            thread.join(5)
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                plain, _ = self._listener.accept()
-            except OSError:
-                return
-            thread = threading.Thread(target=self._serve, args=(plain,), daemon=True)
-            self._threads.append(thread)
-            thread.start()
-
-    def _serve(self, plain: socket.socket) -> None:
-        plain.settimeout(5)
-        client = self._context.wrap_socket(plain, server_side=True, do_handshake_on_connect=False)
+    def serve(self, client: socket.socket) -> None:
+        """Shake hands, and relay with one thread for both directions."""
+        client.settimeout(5)
+        secured = self._context.wrap_socket(client, server_side=True, do_handshake_on_connect=False)
         try:
-            client.do_handshake()
+            secured.do_handshake()
         except OSError:
-            _close_gracefully(client)
+            _close_gracefully(secured)
             return
         if self._hangs_up:
             if self._hangs_up == "reset":
-                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            client.close()
+                secured.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            secured.close()
             return
-        with client, socket.create_connection(("127.0.0.1", self._target), 5) as server:
+        with secured, socket.create_connection(("127.0.0.1", self.target), 5) as server:
             # One thread for both directions: an SSL socket is not for two at once.
-            client.settimeout(0.005)
+            secured.settimeout(0.005)
             server.settimeout(0.005)
             with contextlib.suppress(OSError):
-                while _pass_on(client, server) and _pass_on(server, client):
+                while _pass_on(secured, server) and _pass_on(server, secured):
                     pass
 
 

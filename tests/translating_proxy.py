@@ -5,14 +5,14 @@ The codes stay as they are: a client that goes by them does not notice.
 
 from __future__ import annotations
 
-import contextlib
-import socket
 import struct
-import threading
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from tests.tcp_relay import Link, TcpRelay
+
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable
 
     from utils._stack.postgres import PostgresServer
@@ -46,7 +46,7 @@ def nonsense(code: str, field: str, words: str) -> str:
     return f"blurb {field}"
 
 
-class TranslatingProxy:
+class TranslatingProxy(TcpRelay):
     """Relay connections to a server, and translate what its errors and notices say.
 
     Args:
@@ -55,40 +55,38 @@ class TranslatingProxy:
     """
 
     def __init__(self, port: int, translate: Callable[[str, str, str], str]) -> None:
-        self._target = port
+        super().__init__(port)
         self._translate = translate
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port = int(self._listener.getsockname()[1])
         #: How many errors and notices got other words.
         self.translated = 0
-        self._accepter = threading.Thread(target=self._accept, daemon=True)
 
-    def __enter__(self) -> Self:
-        self._accepter.start()
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-        self._accepter.join(5)
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                client, _ = self._listener.accept()
-            except OSError:
-                return
-            try:
-                server = socket.create_connection(("127.0.0.1", self._target), 5)
-            except OSError:
-                client.close()
+    def relay(self, link: Link, source: socket.socket, sink: socket.socket, *, up: bool) -> None:
+        """Relay one direction; the server's with other words."""
+        if up:
+            super().relay(link, source, sink, up=up)
+            return
+        rest, started = b"", False
+        while chunk := source.recv(65536):
+            if not started and chunk in {b"N", b"S", b"G"}:
+                sink.sendall(chunk)  # the answer to a request for encryption
                 continue
-            server.settimeout(None)
-            for one in (client, server):
-                one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            for relay, source, sink in ((_Up, client, server), (_Down, server, client)):
-                threading.Thread(target=relay(self, source, sink).run, daemon=True).start()
+            started = True
+            out, rest = self._translated(rest + chunk)
+            sink.sendall(out)
+
+    def _translated(self, data: bytes) -> tuple[bytes, bytes]:
+        """Return the whole messages in *data* with other words, and what is left."""
+        out = b""
+        while len(data) >= 5:
+            length = struct.unpack("!i", data[1:5])[0]
+            if len(data) < length + 1:
+                break
+            message, data = data[: length + 1], data[length + 1 :]
+            if message[:1] in {b"E", b"N"}:
+                body = self.translate(message[5:])
+                message = message[:1] + struct.pack("!i", len(body) + 4) + body
+            out += message
+        return out, data
 
     def translate(self, body: bytes) -> bytes:
         """Return an error's or notice's fields with other words."""
@@ -108,52 +106,6 @@ class TranslatingProxy:
             )
             + b"\0"
         )
-
-
-class _Relay:
-    def __init__(self, proxy: TranslatingProxy, source: socket.socket, sink: socket.socket) -> None:
-        self._proxy = proxy
-        self._source = source
-        self._sink = sink
-
-    def run(self) -> None:
-        """Relay until either side is gone."""
-        with contextlib.suppress(OSError):
-            while chunk := self._source.recv(65536):
-                self._sink.sendall(self._seen(chunk))
-        for one in (self._source, self._sink):
-            with contextlib.suppress(OSError):
-                one.shutdown(socket.SHUT_RDWR)
-        self._source.close()
-
-    def _seen(self, chunk: bytes) -> bytes:
-        return chunk
-
-
-class _Up(_Relay):
-    pass
-
-
-class _Down(_Relay):
-    _rest = b""
-    _started = False
-
-    def _seen(self, chunk: bytes) -> bytes:
-        if not self._started and chunk in {b"N", b"S", b"G"}:
-            return chunk  # the answer to a request for encryption
-        self._started = True
-        data, out = self._rest + chunk, b""
-        while len(data) >= 5:
-            length = struct.unpack("!i", data[1:5])[0]
-            if len(data) < length + 1:
-                break
-            message, data = data[: length + 1], data[length + 1 :]
-            if message[:1] in {b"E", b"N"}:
-                body = self._proxy.translate(message[5:])
-                message = message[:1] + struct.pack("!i", len(body) + 4) + body
-            out += message
-        self._rest = data
-        return out
 
 
 class ForeignServer:

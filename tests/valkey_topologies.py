@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 PASSWORD = "topology-pa55word"
 SERVICE = "main"
+#: Milliseconds of silence after which a server counts as down: while a test needs all of them, and
+#: they share a busy machine with others, and once it has its primary replaced.
+_PATIENT, _QUICK = 60_000, 1000
 
 
 def wait_until(what: str, condition: Callable[[], bool], seconds: float = 30.0) -> None:
@@ -38,18 +41,19 @@ class SentinelServer(ValkeyServer):
 
     Args:
         primary: The primary's port.
+        down_after: Milliseconds of silence after which it counts as down.
     """
 
     name = "sentinel"
 
-    def __init__(self, primary: int) -> None:
+    def __init__(self, primary: int, down_after: int = _QUICK) -> None:
         watch = f"sentinel monitor {SERVICE} 127.0.0.1 {primary} 2"
         super().__init__(
             password="",
             directives=(
                 watch,
                 f"sentinel auth-pass {SERVICE} {PASSWORD}",
-                f"sentinel down-after-milliseconds {SERVICE} 700",
+                f"sentinel down-after-milliseconds {SERVICE} {down_after}",
                 f"sentinel failover-timeout {SERVICE} 4000",
             ),
         )
@@ -60,7 +64,7 @@ class SentinelServer(ValkeyServer):
 
 
 class SentinelTopology:
-    """One primary, two replicas, three sentinels."""
+    """One primary, two replicas, three sentinels; see ``let_fail_over``."""
 
     def __enter__(self) -> Self:
         self._stack = ExitStack()
@@ -71,7 +75,9 @@ class SentinelTopology:
             self._start(ValkeyServer(password=PASSWORD, directives=(auth, follow)))
             for _ in range(2)
         ]
-        self.sentinels = [self._start(SentinelServer(self.primary.port)) for _ in range(3)]
+        self.sentinels = [
+            self._start(SentinelServer(self.primary.port, _PATIENT)) for _ in range(3)
+        ]
         wait_until("the sentinels know each other and the replicas", self._ready)
         return self
 
@@ -83,6 +89,12 @@ class SentinelTopology:
         """The client's URL."""
         hosts = ",".join(f"127.0.0.1:{one.port}" for one in self.sentinels)
         return f"redis+sentinel://:{PASSWORD}@{hosts}/{SERVICE}/0"
+
+    def let_fail_over(self) -> None:
+        """Have a primary that does not answer replaced soon; until then none is."""
+        for one in self.sentinels:
+            with admin(one.port, None) as asked:
+                asked.sentinel_set(SERVICE, "down-after-milliseconds", _QUICK)
 
     def _start(self, server: Any) -> Any:
         return self._stack.enter_context(server)
@@ -110,7 +122,7 @@ class ClusterServer(ValkeyServer):
         self.bus_port = self.hold_port()
         self.directives = (
             "cluster-enabled yes",
-            "cluster-node-timeout 1000",
+            f"cluster-node-timeout {_PATIENT}",
             "cluster-replica-validity-factor 0",
             f"cluster-port {self.bus_port}",
             f'primaryauth "{password}"',
@@ -118,7 +130,7 @@ class ClusterServer(ValkeyServer):
 
 
 class ClusterTopology:
-    """Three primaries with one replica each."""
+    """Three primaries with one replica each; see ``let_fail_over``."""
 
     def __enter__(self) -> Self:
         self._stack = ExitStack()
@@ -149,6 +161,12 @@ class ClusterTopology:
         """The client's URL, with two of the six."""
         hosts = ",".join(f"127.0.0.1:{one.port}" for one in self.servers[:2])
         return f"redis+cluster://:{PASSWORD}@{hosts}"
+
+    def let_fail_over(self) -> None:
+        """Have a primary that does not answer replaced soon; until then none is."""
+        for one in self.servers:
+            with admin(one.port) as asked:
+                asked.config_set("cluster-node-timeout", _QUICK)
 
     def _start(self) -> ClusterServer:
         return self._stack.enter_context(ClusterServer(password=PASSWORD))

@@ -8,16 +8,41 @@ As a command::
 ``STACK`` says where the servers come from: ``embedded`` (default: wheels, no Docker), ``docker``,
 or ``external`` (they are there already, and the ``VAULT_*`` variables lead to them).
 
-The exports are ``VAULT_ADDR``, ``VAULT_TOKEN``, ``VAULT_ROLE_ID`` and ``VAULT_SECRET_ID``, which an
-application reads, and two that are for development alone:
+What a new stack holds::
 
-``STACK_SUPERUSER_URL``
-    PostgreSQL as the superuser, who owns the tables. Apply migrations with it:
-    ``psql "$STACK_SUPERUSER_URL" -f my_schema.sql``. Row-level security does not bind the
-    superuser, so no client accepts this URL: grant ``crm_user`` what your application needs.
-``STACK_VAULT_ROOT_TOKEN``
-    Vault's root token, to store secrets of your own:
-    ``VAULT_TOKEN=$STACK_VAULT_ROOT_TOKEN bao kv put secret/my/app key=value``.
+    Exports, which ``run`` sets and ``env`` prints
+      VAULT_ADDR                Vault's URL
+      VAULT_TOKEN               a token with the policy crm-app
+      VAULT_ROLE_ID             the AppRole crm-app, with the same policy
+      VAULT_SECRET_ID           its secret id
+      STACK_SUPERUSER_URL       PostgreSQL as the superuser, who owns the tables
+      STACK_VAULT_ROOT_TOKEN    Vault's root token
+    Secrets in Vault, in the mount secret (KV version 2)
+      crm/database              url (as crm_user), admin_url (as crm_admin)
+      crm/valkey                url
+      crm/email                 api_key, from_address
+      bike-data-flow/production/database                username, password, host, port, database
+      bike-data-flow/production/api-keys/openweather    api_key
+      bike-data-flow/production/api-keys/citybikes      api_key
+    Policies in Vault
+      crm-app                   reads and lists every secret of the mount secret
+    Roles in PostgreSQL, in the database crm
+      crm_user                  for applications: row-level security binds it
+      crm_admin                 for admin_connection(): BYPASSRLS, and a member of crm_user
+    Tables in PostgreSQL, without rows
+      users                     a user sees and changes their own row
+      contacts                  each user's own, by user_id; so are the next two
+      tickets
+      addresses
+    Policies in PostgreSQL
+      user_isolation            on each table: compares with app.current_user_id, a UUID
+    Users in Valkey, without keys
+      default                   with a password, and every right
+
+Row-level security does not bind the superuser, so no client accepts ``STACK_SUPERUSER_URL``. Apply
+migrations with it (``psql "$STACK_SUPERUSER_URL" -f my_schema.sql``), and grant ``crm_user`` what
+your application needs. Store secrets of your own with the root token:
+``VAULT_TOKEN=$STACK_VAULT_ROOT_TOKEN bao kv put secret/my/app key=value``.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ from pydantic import (
     ConfigDict,
     Field,
     JsonValue,
+    ValidationError,
     ValidationInfo,
     ValidatorFunctionWrapHandler,
     field_validator,
@@ -19,10 +20,10 @@ from pydantic import (
 
 from .._shared.environment import VaultSettings
 from .._shared.validation import checked_choice
-from ..errors import ConfigurationError, VaultConfigurationError
-from ..identity import RlsSetting
+from ..errors import ClientError, ConfigurationError, VaultConfigurationError
 from ..vault_client import VaultClient
 from .auth import auth_of
+from .checks import CREDENTIALS, check_vault, identity_of, refuse_beside_auth
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -35,6 +36,7 @@ __all__ = [
     "VARIABLES",
     "ResolvedVault",
     "VaultSecretsResourceConfig",
+    "looked_up",
     "options_of",
     "resolve",
     "setting",
@@ -49,13 +51,6 @@ VARIABLES = {
     "role_id": ("VAULT_ROLE_ID", "role_id"),
     "secret_id": ("VAULT_SECRET_ID", "secret_id"),
     "namespace": ("VAULT_NAMESPACE", "namespace"),
-}
-#: The fields that each way to log in needs. What the others need, VaultClient takes from the
-#: environment: VAULT_AUTH_ROLE, VAULT_AUTH_MOUNT, VAULT_TOKEN_FILE.
-_CREDENTIALS: dict[str, tuple[str, ...]] = {
-    "approle": ("role_id", "secret_id"),
-    "token": ("token",),
-    **dict.fromkeys(("token_file", "kubernetes", "jwt", "cert", "agent"), ()),
 }
 
 
@@ -75,6 +70,9 @@ class VaultSecretsResourceConfig(BaseModel):
         timeout: Seconds that a whole call may take, retries and pauses included.
         retries: Further tries after a failure that may pass.
         cache_ttl: Seconds that a secret stays cached in this process; 0 turns the cache off.
+
+    Raises:
+        ConfigurationError: A setting cannot work, whatever the variables hold.
     """
 
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
@@ -94,6 +92,20 @@ class VaultSecretsResourceConfig(BaseModel):
     timeout: int = Field(default=30, description="Seconds for a whole call, retries included")
     retries: int = Field(default=3, description="Further tries after a failure that may pass")
     cache_ttl: int = Field(default=300, description="Seconds that a secret stays cached; 0: off")
+
+    if not TYPE_CHECKING:
+
+        def __init__(self, **settings: Any) -> None:
+            try:
+                super().__init__(**settings)
+                self._check_settings()
+            except (ClientError, ValidationError) as error:
+                # Error reporters collect the local variables of each frame that failed.
+                del settings, self
+                raise error.with_traceback(None) from None
+
+    def _check_settings(self) -> None:
+        check_vault(self)
 
     def __reduce__(self) -> Any:
         # Dagster itself hands a resource to other processes by its definition, never by a pickle.
@@ -192,8 +204,8 @@ def resolve(config: VaultSecretsResourceConfig) -> ResolvedVault:
     auth = _auth(config, found)
     method = found.auth_method
     if auth is None:
-        checked_choice("auth_method", method, _CREDENTIALS, _refusal)
-    needed = ("vault_addr", *(() if auth is not None else _CREDENTIALS[method]))
+        checked_choice("auth_method", method, CREDENTIALS, _refusal)
+    needed = ("vault_addr", *(() if auth is not None else CREDENTIALS[method]))
     if env.secret_id_file is not None or env.wrapped_secret_id is not None:
         needed = tuple(name for name in needed if name != "secret_id" or found.secret_id)
     if missing := [name for name in needed if getattr(found, name) is None]:
@@ -219,16 +231,8 @@ def _auth(config: VaultSecretsResourceConfig, found: ResolvedVault) -> VaultAuth
     told = getattr(config, "auth", None)
     if told is None:
         return None
-    given = [name for name in ("token", "role_id", "secret_id") if getattr(found, name)]
-    if given:
-        raise VaultConfigurationError(
-            f"auth and {' and '.join(given)} contradict each other: give one of them",
-            reason="contradiction",
-        )
-    values = {
-        name: value.get_value() if hasattr(value, "env_var_name") else value
-        for name, value in told.items()
-    }
+    refuse_beside_auth([name for name in ("role_id", "secret_id", "token") if getattr(found, name)])
+    values = {name: looked_up(value) for name, value in told.items()}
     return auth_of({name: value.strip() for name, value in values.items() if value})
 
 
@@ -267,10 +271,13 @@ def options_of(name: str, given: Mapping[str, Any] | None, known: type) -> dict[
                 f"{name}: {setting_name} is a variable, which only a field of its own may be"
             )
     if isinstance(options.get("identity"), dict):
-        options["identity"] = {
-            one: RlsSetting.from_text(text) for one, text in options["identity"].items()
-        }
+        options["identity"] = identity_of(options["identity"])
     return options
+
+
+def looked_up(value: Any) -> Any:
+    """Return what a variable holds; anything else as it is."""
+    return value.get_value() if hasattr(value, "env_var_name") else value
 
 
 def setting(config: VaultSecretsResourceConfig, name: str) -> Any:
@@ -285,7 +292,7 @@ def setting(config: VaultSecretsResourceConfig, name: str) -> Any:
     value = getattr(config, name)
     if hasattr(value, "env_var_name"):
         try:
-            value = value.get_value()
+            value = looked_up(value)
         except ValueError:  # from int(), whose text repeats the variable's value
             raise VaultConfigurationError(
                 f"{name}: the environment variable {getattr(config, name).env_var_name} is no "
@@ -294,6 +301,8 @@ def setting(config: VaultSecretsResourceConfig, name: str) -> Any:
             ) from None
     if isinstance(value, str):
         value = value.strip() or None
+    if isinstance(value, dict):
+        value = {one: looked_up(inside) for one, inside in value.items()}
     if value is None and name not in VARIABLES:
         return type(config).model_fields[name].default
     return value

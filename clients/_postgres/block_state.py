@@ -92,6 +92,11 @@ class BlockState:
         self.is_tainted = False
 
     @property
+    def is_inherited(self) -> bool:
+        """Whether this process is a forked child, and the transaction its parent's."""
+        return self.pid != os.getpid()
+
+    @property
     def what(self) -> str:
         """What the block is called in messages."""
         return self._context.what
@@ -204,9 +209,14 @@ class BlockUse:
 
     @property
     def is_open(self) -> bool:
-        """Whether neither the handle nor the block has ended."""
-        parent = self._parent
-        return self._alive and not self.state.ended and (parent is None or parent.is_open)
+        """Whether neither the handle nor the block has ended, and both are this process's."""
+        state, parent = self.state, self._parent
+        return (
+            self._alive
+            and not state.ended
+            and not state.is_inherited
+            and (parent is None or parent.is_open)
+        )
 
     def part(self, ended_words: str) -> Self:
         """Return a use for something that ends before this one may.
@@ -242,7 +252,7 @@ class BlockUse:
                 or f"{self.state.what} has ended, and its connection with it: open a new "
                 "connection()"
             )
-        if self.state.pid != os.getpid():
+        if self.state.is_inherited:
             raise PostgresError(
                 f"{self.state.what} belongs to the parent process: open one in this process"
             )

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import psycopg
 from psycopg import sql
 
+from .._shared.validation import is_encodable, shown
 from ..errors import PostgresConfigurationError, PostgresError
 
 if TYPE_CHECKING:
@@ -164,8 +165,8 @@ def _listed(names: object, *, ordered: bool = True) -> list[Any]:
 
 
 def _name(what: str, value: object) -> str:
-    if not isinstance(value, str) or not value or "\0" in value:
-        raise PostgresConfigurationError(f"{what} is {value!r}: it must be a name")
+    if not isinstance(value, str) or not value or "\0" in value or not is_encodable(value):
+        raise PostgresConfigurationError(f"{what} is {shown(value)}: it must be a name")
     return value
 
 
@@ -177,7 +178,7 @@ def _conflict_clause(on_conflict: OnConflict, columns: Sequence[str]) -> sql.Com
     keys = _listed(on_conflict, ordered=False)
     if not keys or any(one not in columns for one in keys):
         raise PostgresConfigurationError(
-            f"on_conflict is {on_conflict!r}: it must be None, 'nothing', or the columns of a "
+            f"on_conflict is {shown(on_conflict)}: it must be None, 'nothing', or the columns of a "
             "unique constraint, all of them in columns"
         )
     others = [one for one in columns if one not in keys]

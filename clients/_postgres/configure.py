@@ -33,6 +33,11 @@ UNION ALL SELECT 'session_authorization', session_user
 UNION ALL SELECT 'LISTEN ' || channel, '' FROM pg_catalog.pg_listening_channels() AS channel
 UNION ALL SELECT 'the temporary table ' || relname, '' FROM pg_catalog.pg_class
     WHERE relnamespace = pg_catalog.pg_my_temp_schema() AND relkind IN ('r', 'p', 'v')
+UNION ALL SELECT 'an advisory lock', '' FROM pg_catalog.pg_locks
+    WHERE locktype = 'advisory' AND pid = pg_catalog.pg_backend_pid()
+UNION ALL SELECT 'the cursor ' || name, '' FROM pg_catalog.pg_cursors WHERE is_holdable
+UNION ALL SELECT 'the prepared statement ' || name, '' FROM pg_catalog.pg_prepared_statements
+    WHERE from_sql
 """
 # An application's own settings are in no list: they are found by the names in the statements.
 _OWN_NAME = re.compile(r"[^\W\d][\w$]*(?:\.[^\W\d][\w$]*)+")

@@ -7,15 +7,19 @@ that the block is still open and that its transaction is still the one that has 
 from __future__ import annotations
 
 import sys
-from contextlib import contextmanager, nullcontext, suppress
+import weakref
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar
+from weakref import WeakSet
 
 import psycopg
 from psycopg.pq import TransactionStatus
 from psycopg.rows import dict_row, tuple_row
 
+from .._shared.fork import on_fork
 from .._shared.interrupts import interrupt_behind
+from .._shared.validation import is_encodable
 from ..errors import ClientError, PostgresError
 from .errors import describe
 from .rows import unique_dict_row
@@ -109,7 +113,8 @@ class GuardedConnection(_PartOfBlock):
             scrollable: Whether a server-side cursor can go backwards.
 
         Raises:
-            PostgresError: The block has ended, or its context is lost (RlsContextError).
+            PostgresError: The block has ended, its context is lost (RlsContextError), or the name
+                is none.
         """
         self._use.check_open()
         state = self._use.state
@@ -118,6 +123,7 @@ class GuardedConnection(_PartOfBlock):
         if name is None:
             raw = self._use.drive("cursor()", partial(conn.cursor, binary=binary))
         else:
+            _check_name("cursor()", name)
             make = partial(conn.cursor, name, binary=binary, scrollable=scrollable)
             raw = self._use.drive("cursor()", make)
             state.closables.append(raw)
@@ -128,9 +134,7 @@ class GuardedConnection(_PartOfBlock):
         elif factory is dict_row:
             raw.row_factory = unique_dict_row
         else:
-            # It may keep what it is given: not psycopg's cursor, which leads to the connection.
-            raw.row_factory = lambda _: factory(cursor)
-            cursor.has_callers_rows = True
+            raw.row_factory = cursor.callers_rows = _CallersRowFactory(factory, cursor)
         return cursor
 
     def adopt(self, raw: Any) -> GuardedCursor:
@@ -151,9 +155,12 @@ class GuardedConnection(_PartOfBlock):
             force_rollback: Whether to undo it at the end in any case.
 
         Raises:
-            PostgresError: The block has ended, or its context is lost (RlsContextError).
+            PostgresError: The block has ended, its context is lost (RlsContextError), or the name
+                is none.
         """
         self._use.check_open()
+        if savepoint_name is not None:
+            _check_name("transaction()", savepoint_name)
         # Not conn.transaction(): that is a generator, and one that is dropped in mid-block would
         # send its ROLLBACK TO to whoever has the session by then.
         conn = self._use.state.session.conn
@@ -196,6 +203,15 @@ class GuardedConnection(_PartOfBlock):
             PostgresError: It has.
         """
         self._use.check_open()
+
+
+def _check_name(method: str, name: object) -> None:
+    """Refuse what would fail again at the end of the block, which sends the name once more."""
+    if not isinstance(name, str) or not name or "\0" in name or not is_encodable(name):
+        raise PostgresError(
+            f"{method} was given a name that is none: pass a text of one character or more, "
+            "without a NUL character and lone surrogates"
+        )
 
 
 class GuardedTransaction(_PartOfBlock):
@@ -248,10 +264,37 @@ class GuardedTransaction(_PartOfBlock):
 _END = object()
 
 
+class _CallersRowFactory:
+    """A row factory of the caller's, whose own failures come out unchanged.
+
+    Args:
+        factory: It gets the guarded cursor, which it may keep: psycopg's leads to the connection.
+        cursor: The guarded cursor.
+    """
+
+    def __init__(self, factory: Callable[[Any], Callable[..., Any]], cursor: GuardedCursor) -> None:
+        self._factory = factory
+        # Weak: the cursor has this object.
+        self._cursor = weakref.ref(cursor)
+        #: What the factory, or what it made, has raised.
+        self.failure: Exception | None = None
+
+    def __call__(self, _raw: object) -> Callable[[Sequence[Any]], Any]:
+        make: Callable[[Sequence[Any]], Any] = self._noted(self._factory, self._cursor())
+        return lambda values: self._noted(make, values)
+
+    def _noted(self, call: Callable[[Any], Any], argument: object) -> Any:
+        try:
+            return call(argument)
+        except Exception as error:
+            self.failure = error
+            raise
+
+
 class GuardedCursor(_PartOfBlock):
     """A psycopg cursor that works only while its block is open."""
 
-    __slots__ = ("_fetch_sends", "_handle", "_raw", "has_callers_rows")
+    __slots__ = ("__weakref__", "_fetch_sends", "_handle", "_raw", "callers_rows")
 
     def __init__(self, handle: GuardedConnection, use: BlockUse, raw: Any) -> None:
         super().__init__(use)
@@ -259,8 +302,8 @@ class GuardedCursor(_PartOfBlock):
         self._raw = raw
         # Only a server-side cursor talks to the server when it fetches.
         self._fetch_sends = isinstance(raw, psycopg.ServerCursor)
-        #: Whether a row factory of the caller's makes the rows: its failures are the caller's.
-        self.has_callers_rows = False
+        #: The caller's row factory, where one makes the rows.
+        self.callers_rows: _CallersRowFactory | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -321,6 +364,8 @@ class GuardedCursor(_PartOfBlock):
             try:
                 self._raw.execute(query, params)
             except Exception as error:
+                if getattr(self._raw, "has_committed", False):
+                    self._use.state.context_was_lost = True
                 self._raise_unless_callers(error, "execute() cannot send these parameters")
                 raise
         return self
@@ -361,9 +406,19 @@ class GuardedCursor(_PartOfBlock):
             return bool(self._raw.nextset())
 
     def scroll(self, value: int, mode: str = "relative") -> None:
-        """Move within the rows."""
+        """Move within the rows; beyond them it raises Python's IndexError, as the DB-API has it.
+
+        Raises:
+            PostgresError: An argument is unusable.
+        """
         with self._use.guard(sends=self._fetch_sends):
-            self._raw.scroll(value, mode)
+            try:
+                self._raw.scroll(value, mode)
+            except IndexError:
+                raise
+            except Exception as error:
+                _raise_unless_psycopgs(error, "scroll() cannot move")
+                raise
 
     def stream(self, query: Query, params: Params | None = None) -> Generator[Any, None, None]:
         """Yield the rows one by one as the server sends them.
@@ -404,12 +459,21 @@ class GuardedCursor(_PartOfBlock):
         """
         check_sendable(statement, params, "copy()")
         recorded = self._recorded(statement, params)
-        with recorded, self._use.guard(), self._raw.copy(statement, params) as raw:
+        with recorded, self._use.guard(), ExitStack() as opened:
+            running = self._raw.copy(statement, params)
+            _unfinished.add(running)
+            try:
+                raw = opened.enter_context(running)
+            except Exception as error:
+                _raise_unless_psycopgs(error, "copy() cannot send this statement")
+                raise
             use = self._use.part("this COPY has ended: open another with cursor.copy()")
             try:
                 yield GuardedCopy(use, raw)
             finally:
                 use.end()
+                if self._use.state.is_inherited:
+                    opened.pop_all()  # the end of the COPY is the parent's
 
     def close(self) -> None:
         """Close the cursor; it may outlive its block for that."""
@@ -431,8 +495,13 @@ class GuardedCursor(_PartOfBlock):
 
     def _raise_unless_callers(self, error: Exception, what: str) -> None:
         """Raise PostgresError for what is neither psycopg's own error nor a row factory's."""
-        if not isinstance(error, psycopg.Error | ClientError) and not self.has_callers_rows:
-            raise PostgresError(f"{what}: {describe(error)}") from error
+        if self.callers_rows is None or error is not self.callers_rows.failure:
+            _raise_unless_psycopgs(error, what)
+
+
+def _raise_unless_psycopgs(error: Exception, what: str) -> None:
+    if not isinstance(error, psycopg.Error | ClientError):
+        raise PostgresError(f"{what}: {describe(error)}") from error
 
 
 def _checked_rows(rows: CallersRows) -> Iterator[Params]:
@@ -461,6 +530,7 @@ class _StatementRows:
         self._rows = rows
         self._run(b"SAVEPOINT " + self._SAVEPOINT)
         state.closables.append(self)
+        _unfinished.add(self)
 
     def next(self) -> Any:
         """Return the next row, or _END."""
@@ -477,7 +547,7 @@ class _StatementRows:
 
     def close(self) -> None:
         """Cancel the statement, unless it has come to its end, and undo it."""
-        if self not in self._state.closables:
+        if self not in self._state.closables or self._state.is_inherited:
             return
         self._forget()
         with suppress(psycopg.Error):
@@ -493,6 +563,19 @@ class _StatementRows:
 
     def _run(self, statement: bytes) -> None:
         self._use.drive("stream()", self._state.session.conn.execute, statement)
+
+
+# Streams and copies of this process. When one of them is dropped, psycopg cancels its statement by
+# the server's process id, which in a forked child is the parent's.
+_unfinished: WeakSet[object] = WeakSet()
+_inherited: list[object] = []
+
+
+def _keep_what_is_the_parents() -> None:
+    _inherited.extend(_unfinished)
+
+
+on_fork(_keep_what_is_the_parents)
 
 
 def check_sendable(query: Query, params: Params | None, action: str) -> None:
@@ -570,7 +653,12 @@ class GuardedCopy(_PartOfBlock):
 
     def set_types(self, types: Sequence[int | str]) -> None:
         """Name the types of the columns, which a binary COPY needs."""
-        self._open_copy().set_types(types)
+        copy = self._open_copy()
+        try:
+            copy.set_types(types)
+        except Exception as error:
+            _raise_unless_psycopgs(error, "set_types() does not know a type")
+            raise
 
     @staticmethod
     def _do(method: str, work: Callable[..., T], *args: Any) -> T:

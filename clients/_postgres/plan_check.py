@@ -13,9 +13,9 @@ was every function that a plan was made with in between, or nothing runs before 
 dropped and the functions are checked again. Where they fail the check, every batch begins with
 DISCARD ALL, which drops all plans.
 
-One thing is beyond all this: the check of a domain is planned once for a session, and DISCARD ALL
-keeps it. So an IMMUTABLE function that reads the identity in a domain's CHECK compares with the
-identity of the session's first user who met the domain. Label such a function STABLE, which it is.
+One thing is beyond all this: the expressions of domains' CHECKs, indexes and partition keys are
+planned once for a session, and DISCARD ALL keeps them. ``check_rls()`` finds those that read the
+identity (`clients._rls.kept`).
 
 Functions in C are taken at their word: extensions have them by the hundreds, and the server's own
 are in C as well.

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, TypeAlias
 from uuid import UUID
 
+from .._shared.validation import is_encodable
 from ..errors import PostgresConfigurationError, RlsContextError
 from ..identity import current_identity, get_current_user_id
 from .rls_setting import RlsSetting
@@ -266,7 +267,8 @@ def _checked_role(local_role: object) -> str | None:
         return None
     if (
         not isinstance(local_role, str)
-        or not 0 < len(local_role.encode(errors="replace")) <= _LONGEST_ROLE
+        or not is_encodable(local_role)
+        or not 0 < len(local_role.encode()) <= _LONGEST_ROLE
         or "\0" in local_role
         # Which is how SET ROLE spells the login's own.
         or local_role == "none"

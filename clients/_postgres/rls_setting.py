@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from .._shared.interrupts import is_interrupt
+from .._shared.secrecy import MaskedCallable
+from .._shared.validation import is_encodable, shown
 from ..errors import PostgresConfigurationError, RlsContextError
 
 if TYPE_CHECKING:
@@ -65,6 +67,8 @@ class RlsSetting:
             raise PostgresConfigurationError(
                 f"RlsSetting({self.name!r}): encode must be callable: it makes a str of a value"
             )
+        if self.encode is not None:  # it may be bound to the key that signs values
+            object.__setattr__(self, "encode", MaskedCallable(self.encode))
         known = [one for one in _ENCODERS if one is self.type]
         if not isinstance(self.type, type) or (not known and self.encode is None):
             raise PostgresConfigurationError(
@@ -90,7 +94,7 @@ class RlsSetting:
         found = _TEXT.fullmatch(text) if isinstance(text, str) else None
         if found is None:
             raise PostgresConfigurationError(
-                f"{str(text)[:80]!r} does not spell a setting: it must be like 'shop.tenant_id:int'"
+                f"{shown(text)} does not spell a setting: it must be like 'shop.tenant_id:int'"
                 f", with one of the types {', '.join(_TYPES)}"
             )
         return cls(found["name"], _TYPES[found["type"] or "uuid"], required=not found["optional"])
@@ -132,11 +136,9 @@ def _checked_text(name: str, text: str) -> bytes:
         raise RlsContextError(f"{_named(name)} is empty")
     if "\0" in text:
         raise RlsContextError(f"{_named(name)} has a NUL character, which no setting can hold")
-    try:
-        encoded = text.encode()
-    except UnicodeEncodeError:
-        # `from None`: the error holds the text.
-        raise RlsContextError(f"{_named(name)} has a lone surrogate: it is not text") from None
+    if not is_encodable(text):
+        raise RlsContextError(f"{_named(name)} has a lone surrogate: it is not text")
+    encoded = text.encode()
     if len(encoded) > _LONGEST_VALUE:
         raise RlsContextError(
             f"{_named(name)} is too long: {len(encoded)} bytes, and at most {_LONGEST_VALUE} can "
@@ -153,7 +155,7 @@ def _check_setting_name(name: object) -> None:
     """
     if not isinstance(name, str) or not _SETTING.fullmatch(name) or len(name) > _LONGEST_NAME:
         raise PostgresConfigurationError(
-            f"{str(name)[:80]!r} is not a name for a setting of an application: it has a dot, such "
+            f"{shown(name)} is not a name for a setting of an application: it has a dot, such "
             f"as 'app.tenant_id', ASCII letters, digits and underscores around it, and at most "
             f"{_LONGEST_NAME} characters"
         )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeAlias, TypeVar, ca
 
 from psycopg.rows import dict_row
 
+from .._shared.validation import shown
 from ..errors import PostgresConfigurationError, PostgresError, RowCountError
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ class Shape:
             isinstance(expect, bool) or not (isinstance(expect, int | range) or callable(expect))
         ):
             raise PostgresConfigurationError(
-                f"expect is {expect!r}: it must be a number of rows, a range of them, or a "
+                f"expect is {shown(expect)}: it must be a number of rows, a range of them, or a "
                 "callable that takes the number"
             )
         self._row_type = row_type
@@ -304,8 +305,8 @@ def _check_row_type(row_type: Any) -> None:
     if isinstance(row_type, type) and _takes_columns(row_type):
         return
     raise PostgresConfigurationError(
-        f"row_type is {row_type!r}: it must be a dataclass, a NamedTuple, a TypedDict, a pydantic "
-        "model, or a class that takes the columns as keyword arguments"
+        f"row_type is {shown(row_type)}: it must be a dataclass, a NamedTuple, a TypedDict, a "
+        "pydantic model, or a class that takes the columns as keyword arguments"
     )
 
 

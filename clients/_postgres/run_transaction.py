@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import inspect
-import random
 import time
 from typing import TYPE_CHECKING, TypeVar
 
 import psycopg
 
+from .._shared.jitter import between
 from ..errors import PostgresConfigurationError, PostgresError
 
 if TYPE_CHECKING:
@@ -88,5 +88,5 @@ def run_with_retries(
                     sqlstate=error.sqlstate,
                 ) from error
         limit = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0**number)
-        time.sleep(random.uniform(0, limit))  # noqa: S311 - no secret depends on it
+        time.sleep(between(0, limit))
     raise AssertionError("unreachable: the last attempt returns or raises")  # pragma: no cover

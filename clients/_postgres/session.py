@@ -21,6 +21,7 @@ from psycopg.errors import error_from_result
 from psycopg.pq import ConnStatus, DiagnosticField, ExecStatus, TransactionStatus
 
 from .._shared.interrupts import comes_from_signal_handler
+from .commit_cursor import CommitCursor
 from .errors import was_terminated_by_server
 from .poller import READ, WRITE, new_poller
 from .prepared import OwnStatement, Parse, PreparedStatements, without_parses
@@ -42,12 +43,12 @@ Statement: TypeAlias = "bytes | OwnStatement | PostgresQuery"
 
 # Plain numbers: an enumeration costs half a microsecond for each comparison.
 _SYNC = int(ExecStatus.PIPELINE_SYNC)
-# libpq 17 and later.
-_CAN_CLOSE = psycopg.capabilities.has_send_close_prepared()
 _FATAL = int(ExecStatus.FATAL_ERROR)
 _OK, _IDLE = int(ConnStatus.OK), int(TransactionStatus.IDLE)
 _COPY = frozenset(map(int, (ExecStatus.COPY_IN, ExecStatus.COPY_OUT, ExecStatus.COPY_BOTH)))
 _NOT_DONE = _COPY | {_FATAL}
+
+_NOT_OUR_COMMIT = "the statement replaced the client's prepared COMMIT: nothing was committed"
 
 
 class BatchError(Exception):
@@ -108,6 +109,7 @@ class Session:
         #: The process that it belongs to: a forked child must leave the socket alone.
         self.pid = os.getpid()
         self.conn = conn
+        conn.cursor_factory = CommitCursor
         self.pgconn = conn.pgconn
         self.watch = watch
         #: Who answers, unless a pooler stands between, which gives a number of its own.
@@ -211,17 +213,17 @@ class Session:
                 if (
                     # Most of a batch: statements of our own that were prepared before.
                     type(statement) is OwnStatement
-                    and statement is not LAST_COMMIT
                     and (found := names.get(statement.query)) is not None
                     and found[1] == statement.types
                 ):
+                    # Before it is sent, nothing can be committed; but libpq sends on closing what
+                    # it still has.
+                    if statement is LAST_COMMIT:
+                        commit = index
                     send_prepared(found[0], statement.params, statement.formats)
                 elif statement is LAST_COMMIT or statement is COMMIT:
-                    # Its place among the results. Before it is sent, nothing can be committed; but
-                    # libpq sends on closing what it still has.
-                    is_named = statement is LAST_COMMIT and self._leaves_unnamed_alone
-                    commit = index + is_named
-                    self._send_commit(is_named=is_named)
+                    commit = index
+                    self._send(COMMIT)
                 elif isinstance(statement, bytes):
                     self._send(statement)
                 else:
@@ -238,6 +240,7 @@ class Session:
             results = without_parses(results, parses, self.prepared)
         if failed:
             self._raise_failure(results, statements, commit)
+        self._check_commit(results, commit)
         return results
 
     def run_rows(
@@ -324,6 +327,13 @@ class Session:
         if self.pid == os.getpid():
             self.conn.close()
 
+    def _check_commit(self, results: list[PGresult], commit: int | None) -> None:
+        # The caller's SQL can put a statement of its own under the name of ours.
+        if commit is not None and results[commit].command_status != COMMIT:
+            self.close()
+            error = psycopg.InternalError(_NOT_OUR_COMMIT)
+            raise BatchError(error, commit, committed=False, results=results)
+
     def _send_by_name(
         self, index: int, statement: OwnStatement | PostgresQuery, parses: list[Parse]
     ) -> None:
@@ -336,21 +346,6 @@ class Session:
             parses.append(Parse(index, self.prepared.key_of(statement), statement.types, name))
             self.pgconn.send_prepare(name, statement.query, statement.types or None)
         self.pgconn.send_query_prepared(name, statement.params, statement.formats)
-
-    @property
-    def _leaves_unnamed_alone(self) -> bool:
-        return self.prepared.unnamed_guard is not None and _CAN_CLOSE
-
-    def _send_commit(self, *, is_named: bool) -> None:
-        if not is_named:
-            self._send(COMMIT)
-            return
-        # A name for this once leaves the unnamed statement to the guard. The results of making and
-        # closing it come last, where nobody looks for one.
-        name = self.prepared.new_name()
-        self.pgconn.send_prepare(name, COMMIT)
-        self.pgconn.send_query_prepared(name, None)
-        self.pgconn.send_close_prepared(name)
 
     def _send(self, statement: Statement) -> None:
         if statement is GUARD:

@@ -91,17 +91,19 @@ _PLACEHOLDER = re.compile(r"%(?:\(([^)]+)\).|.)", re.DOTALL)
 # What is quoted or left out, also without an end. Quotes are escaped by doubling them, and in E''
 # by a backslash as well. Any character beyond ASCII can be a part of a name.
 # https://www.postgresql.org/docs/18/sql-syntax-lexical.html
-_TAG_START = r"A-Za-z_\x80-\U0010ffff"
-_TAG_PART = rf"0-9{_TAG_START}"
-_NAME_PART = rf"${_TAG_PART}"
-_NAME = re.compile(rf"[{_NAME_PART}]")
+# Each class is written as the ASCII that it leaves out: the re module compiles that in a tenth of
+# the time that it takes for a range to the end of Unicode.
+_TAG_START = r"[^\x00-@\[-\^`{-\x7f]"
+_TAG_PART = r"[^\x00-/:-@\[-\^`{-\x7f]"
+_NAME_PART = r"[^\x00-\x23%-/:-@\[-\^`{-\x7f]"
+_NAME = re.compile(_NAME_PART)
 _QUOTED = re.compile(
     rf"""
-      (?P<escape> (?<![{_NAME_PART}]) [eE]'(?:[^'\\]|\\.|'')*+(?:'|\Z)
+      (?P<escape> (?<!{_NAME_PART}) [eE]'(?:[^'\\]|\\.|'')*+(?:'|\Z)
                   (?:\s*[\r\n]\s*'(?:[^'\\]|\\.|'')*+(?:'|\Z))* )
     | (?P<literal> '[^']*+(?:''[^']*+)*+(?:'|\Z) )
     | (?P<name> "[^"]*+(?:""[^"]*+)*+(?:"|\Z) )
-    | (?P<dollar> (?<![{_NAME_PART}]) \$(?P<tag>(?:[{_TAG_START}][{_TAG_PART}]*)?)\$
+    | (?P<dollar> (?<!{_NAME_PART}) \$(?P<tag>(?:{_TAG_START}{_TAG_PART}*)?)\$
                   .*?(?:\$(?P=tag)\$|\Z) )
     | (?P<line> --[^\r\n]* )
     | (?P<comment> /\* )
@@ -109,7 +111,7 @@ _QUOTED = re.compile(
     re.DOTALL | re.VERBOSE,
 )
 _LITERALS = frozenset({"escape", "literal", "dollar"})
-_NUMBER = re.compile(rf"(?<![{_NAME_PART}])(?:\d[\w.]*+(?:(?<=[eE])[+-]\d+)?|\.\d\w*)")
+_NUMBER = re.compile(rf"(?<!{_NAME_PART})(?:\d[\w.]*+(?:(?<=[eE])[+-]\d+)?|\.\d\w*)")
 _WHOLE_VALUE = (
     "pass the whole value instead, such as %s, 'prefix' || %s, make_interval(days => %s), or "
     "%s * interval '1 day'; write a percent sign as %%"

@@ -76,7 +76,8 @@ PREPARED_RESET = tuple(
     )
 )
 
-#: COMMIT behind the caller's statement: never under a name that this could have taken.
+#: COMMIT behind the caller's statement. That could take its name away, or put a SELECT under it:
+#: the server's answer tells.
 LAST_COMMIT = OwnStatement(COMMIT)
 
 # When the transaction began: no two of a session's began at the same time. As a number, its text
@@ -167,11 +168,11 @@ class ContextSql:
             timeout_ms: Limits each statement instead of the client's time-out, in milliseconds.
         """
         limit = self._limit if timeout_ms is None else b"%d" % timeout_ms
+        # Never prepared: the reset at the block's end would forget it.
         if values is None:
-            return OwnStatement(self._admin_block, (limit, mark))
-        return OwnStatement(
-            self._user_block, (limit, *values, *self._role, mark), signed=self._signed
-        )
+            return OwnStatement(self._admin_block, (limit, mark), is_kept=False)
+        params = (limit, *values, *self._role, mark)
+        return OwnStatement(self._user_block, params, is_kept=False, signed=self._signed)
 
     def check(self, values: tuple[bytes, ...] | None, pgconn: PGconn, mark: bytes) -> bytes:
         """Return the query for a transaction's context, which marks it again.

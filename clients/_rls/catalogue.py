@@ -103,6 +103,31 @@ WITH RECURSIVE spaces AS MATERIALIZED (
            r.oid IN (SELECT role FROM settable) AS settable
     FROM pg_catalog.pg_roles r
     WHERE r.oid IN (SELECT role FROM owned UNION SELECT role FROM settable)
+), domains AS MATERIALIZED (
+    SELECT t.oid, t.typname, format('%I.%I', n.nspname, t.typname) AS name
+    FROM pg_catalog.pg_type t
+    JOIN spaces n ON n.oid = t.typnamespace
+    WHERE t.typtype = 'd'
+      AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d
+                      WHERE d.classid = 'pg_catalog.pg_type'::pg_catalog.regclass
+                        AND d.objid = t.oid AND d.deptype = 'e')
+), direct AS MATERIALIZED (
+    -- Which function each object calls: by name, by an operator, or for a domain's CHECK.
+    SELECT d.classid, d.objid, coalesce(o.oprcode::pg_catalog.oid, d.refobjid) AS proc
+    FROM pg_catalog.pg_depend d
+    LEFT JOIN pg_catalog.pg_operator o ON o.oid = d.refobjid
+         AND d.refclassid = 'pg_catalog.pg_operator'::pg_catalog.regclass
+    WHERE d.objsubid = 0 AND (o.oid IS NOT NULL
+          OR d.refclassid = 'pg_catalog.pg_proc'::pg_catalog.regclass)
+), uses AS MATERIALIZED (
+    SELECT classid, objid, proc FROM direct
+    UNION
+    SELECT d.classid, d.objid, c.proc
+    FROM pg_catalog.pg_depend d
+    JOIN pg_catalog.pg_constraint k ON k.contypid = d.refobjid
+    JOIN direct c ON c.classid = 'pg_catalog.pg_constraint'::pg_catalog.regclass
+         AND c.objid = k.oid
+    WHERE d.objsubid = 0 AND d.refclassid = 'pg_catalog.pg_type'::pg_catalog.regclass
 ), policies AS MATERIALIZED (
     SELECT p.polrelid,
            jsonb_build_object(
@@ -136,11 +161,15 @@ WITH RECURSIVE spaces AS MATERIALIZED (
                            AND d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass
                          GROUP BY c.name) AS u),
                'functions', (
-                   SELECT coalesce(jsonb_agg(d.refobjid::text), '[]')
-                   FROM pg_catalog.pg_depend d
+                   SELECT coalesce(jsonb_agg(u.proc::text), '[]') FROM uses u
+                   WHERE u.classid = 'pg_catalog.pg_policy'::pg_catalog.regclass
+                     AND u.objid = p.oid),
+               'domains', (
+                   SELECT coalesce(jsonb_agg(t.oid::text), '[]')
+                   FROM pg_catalog.pg_depend d JOIN domains t ON t.oid = d.refobjid
                    WHERE d.classid = 'pg_catalog.pg_policy'::pg_catalog.regclass
                      AND d.objid = p.oid
-                     AND d.refclassid = 'pg_catalog.pg_proc'::pg_catalog.regclass)
+                     AND d.refclassid = 'pg_catalog.pg_type'::pg_catalog.regclass)
            ) AS facts
     FROM pg_catalog.pg_policy p
 )
@@ -295,6 +324,13 @@ SELECT 'function', format('%I.%I(%s)', n.nspname, p.proname,
                            FROM unnest(p.proargtypes::oid[]) WITH ORDINALITY AS a(type, n)), '[]'),
     'source', CASE WHEN p.prokind = 'a' THEN '' ELSE
                    coalesce(pg_get_function_sqlbody(p.oid), p.prosrc) END,
+    'defaults', pg_get_expr(p.proargdefaults, 0),
+    'uses', (SELECT coalesce(jsonb_agg(u.proc::text), '[]') FROM uses u
+             WHERE u.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass AND u.objid = p.oid),
+    'domains', (SELECT coalesce(jsonb_agg(t.oid::text), '[]')
+                FROM pg_catalog.pg_depend d JOIN domains t ON t.oid = d.refobjid
+                WHERE d.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass AND d.objid = p.oid
+                  AND d.refclassid = 'pg_catalog.pg_type'::pg_catalog.regclass),
     'sqlbody', p.prosqlbody IS NOT NULL,
     'transitions', (SELECT jsonb_agg(f.proc::pg_catalog.oid::text)
                     FROM pg_catalog.pg_aggregate g,
@@ -316,6 +352,48 @@ JOIN pg_catalog.pg_language l ON l.oid = p.prolang
 WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_depend d
                   WHERE d.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass
                     AND d.objid = p.oid AND d.deptype = 'e')
+UNION ALL
+SELECT 'operator', o.oprname, jsonb_build_object('function', o.oprcode::pg_catalog.oid::text)
+FROM pg_catalog.pg_operator o
+WHERE o.oid >= 16384
+UNION ALL
+SELECT 'cast', y.typname, jsonb_build_object('function', k.castfunc::text)
+FROM pg_catalog.pg_cast k
+JOIN pg_catalog.pg_type y ON y.oid = k.casttarget
+WHERE k.oid >= 16384 AND k.castfunc <> 0
+UNION ALL
+SELECT 'domain check', format('%I', k.conname), jsonb_build_object(
+    'on', t.name,
+    'domain', t.oid::text,
+    'name', t.typname,
+    'definition', pg_get_constraintdef(k.oid),
+    'functions', (SELECT jsonb_agg(u.proc::text) FROM uses u
+                  WHERE u.classid = 'pg_catalog.pg_constraint'::pg_catalog.regclass
+                    AND u.objid = k.oid))
+FROM domains t
+JOIN pg_catalog.pg_constraint k ON k.contypid = t.oid AND k.contype = 'c'
+WHERE EXISTS (SELECT FROM uses u
+              WHERE u.classid = 'pg_catalog.pg_constraint'::pg_catalog.regclass
+                AND u.objid = k.oid)
+UNION ALL
+SELECT CASE WHEN x.relkind IN ('r', 'p') THEN 'partition key' ELSE 'index' END,
+       coalesce(quote_ident(k.conname), x.oid::pg_catalog.regclass::text), jsonb_build_object(
+    'on', c.name,
+    'constraint', k.oid IS NOT NULL,
+    'functions', (SELECT jsonb_agg(u.proc::text) FROM uses u
+                  WHERE u.classid = 'pg_catalog.pg_class'::pg_catalog.regclass
+                    AND u.objid = x.oid))
+FROM reached c
+LEFT JOIN children h ON h.child = c.oid
+CROSS JOIN LATERAL (SELECT c.oid UNION ALL
+                    SELECT i.indexrelid FROM pg_catalog.pg_index i
+                    WHERE i.indrelid = c.oid) AS o(oid)
+JOIN pg_catalog.pg_class x ON x.oid = o.oid
+LEFT JOIN pg_catalog.pg_constraint k ON k.conindid = x.oid AND k.contype IN ('p', 'u', 'x')
+WHERE (c.reachable OR h.parent_reachable OR c.oid IN (SELECT oid FROM protected))
+  AND (x.relkind IN ('r', 'p') OR NOT x.relispartition)
+  AND EXISTS (SELECT FROM uses u
+              WHERE u.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND u.objid = x.oid)
 UNION ALL
 SELECT 'unique', coalesce(quote_ident(k.conname), quote_ident(x.relname)), jsonb_build_object(
     'on', c.name,
@@ -385,6 +463,22 @@ FROM pg_catalog.pg_db_role_setting s
 WHERE (s.setrole = 0 OR pg_get_userbyid(s.setrole) IN (current_user, session_user))
   AND (s.setdatabase = 0 OR s.setdatabase = (SELECT d.oid FROM pg_catalog.pg_database d
                                              WHERE d.datname = current_database()))
+UNION ALL
+-- https://www.postgresql.org/docs/18/catalog-pg-statistic.html: values of the rows themselves.
+SELECT 'statistics', c.relname, jsonb_build_object('grantees', coalesce((
+    SELECT string_agg(DISTINCT CASE WHEN a.grantee = 0 THEN 'PUBLIC'
+                                    ELSE quote_ident(pg_get_userbyid(a.grantee)) END, ', ')
+    FROM (SELECT coalesce(c.relacl, acldefault('r', c.relowner)) AS acl
+          UNION ALL
+          SELECT t.attacl FROM pg_catalog.pg_attribute t
+          WHERE t.attrelid = c.oid AND t.attacl IS NOT NULL) AS acls,
+         aclexplode(acls.acl) AS a
+    WHERE a.privilege_type = 'SELECT' AND (a.grantee = 0 OR pg_has_role(a.grantee, 'USAGE'))), ''),
+    'all', pg_has_role('pg_read_all_data', 'USAGE'))
+FROM pg_catalog.pg_class c
+WHERE c.oid IN ('pg_catalog.pg_statistic'::pg_catalog.regclass,
+                'pg_catalog.pg_statistic_ext_data'::pg_catalog.regclass)
+  AND has_any_column_privilege(c.oid, 'SELECT')
 UNION ALL
 SELECT 'publication', format('%I', p.pubname), jsonb_build_object(
     'all', p.puballtables,

@@ -38,6 +38,7 @@ rewrite-rule                    a rule that acts with the rights of the table's 
 set-role                        a role that this one may take, for which policies are lax
 immutable-function              a policy's function that is IMMUTABLE and reads a setting
 policy-function-owned           a policy's function that this role owns, and may replace
+identity-kept                   a domain, index or partition key that keeps who a user was
 leakproof-function              a user's function that is LEAKPROOF
 function-sets-identity          a function that sets a setting of ours
 identity-default                a default of a setting of ours, at role or database
@@ -45,6 +46,7 @@ identity-not-signed             a policy that reads plain what others read signe
 identity-key-granted            a key that signs identities, and that this role may read
 unscoped-unique                 a unique or exclusion constraint across all users
 foreign-key-crosses-users       a foreign key that lets a user's row point at another's
+statistics-readable             samples of all users' values, which ANALYZE keeps
 sequence-readable               a sequence that tells how many rows all users add
 publication                     a publication of protected tables
 role-attribute                  REPLICATION, CREATEROLE, or access to the server's files
@@ -89,6 +91,7 @@ from .identity import (
 )
 from .inline import definer_name, inline
 from .judge import Policy, Relation, Trial, Verdict
+from .kept import kept_identities
 from .paths import Functions, Paths
 from .policies import policy_findings
 from .role import find_bypass
@@ -406,6 +409,7 @@ class Check:
         found += Paths(
             self.catalogue, self.functions, self.settings, self._exposes, self._proven, self.owners
         ).find()
+        found += kept_identities(self.catalogue, self.functions)
         return [*map(self.signed.restored, found), *self.signed.findings()]
 
     def owner_settings(self, name: str) -> dict[str, str]:
@@ -710,7 +714,8 @@ class Check:
             return " AND ".join(
                 f"{o.column.quoted} = {_read(scope, o.column, o.setting)}" for o in owners
             )
-        return self._membership(name)
+        parent = self._parent(name)
+        return self._membership(name) or (parent[1] if parent else None)
 
     def _membership(self, name: str) -> str | None:
         relation = self.relations[name]
@@ -920,7 +925,8 @@ class Check:
         target = f"{policy.facts['quoted']} ON {name}"
         texts = {k: clauses[k].mended(setting.setting) or self._expected(name) for k in kinds}
         if None in texts.values():
-            return f"DROP POLICY {target};"
+            # What it keeps apart stays apart, if slowly.
+            return ""
         return f"ALTER POLICY {target} " + " ".join(f"{k} ({t})" for k, t in texts.items()) + ";"
 
     def _check_indexes(
@@ -945,6 +951,7 @@ class Check:
                     fix = f"ALTER POLICY {policy.facts['quoted']} ON {name} {kind} ({text});"
                     where = f"policy {policy.facts['quoted']} on {name}"
                     fix = fix if column.indexed else f"{fix} {index}"
+                    fix = "" if text is None else fix
                     yield Finding(rule, where, why, fix, "slow")
                 elif comparison.bare and not column.indexed:
                     told.add(column.quoted)

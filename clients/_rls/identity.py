@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, TypeAlias
 from uuid import UUID
 
 from .constants import json_paths, literals
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
 __all__ = [
     "DEFAULT_SETTING",
@@ -28,6 +29,7 @@ DEFAULT_SETTING = "app.current_user_id"
 
 TEXT_TYPES = {"text", "character varying"}
 INTEGER_TYPES = {"smallint", "integer", "bigint"}
+_Samples: TypeAlias = "Callable[[int], list[str]]"
 _KINDS = {UUID: "uuid", int: "int", str: "text", dict: "claims"}
 
 
@@ -150,7 +152,82 @@ def _mails(i: int) -> list[str]:
     ]
 
 
-_SAMPLES = {"uuid": _uuids, "int": _ints, "text": _texts, "mail": _mails}
+_SAMPLES: dict[str, _Samples] = {
+    "uuid": _uuids,
+    "int": _ints,
+    "text": _texts,
+    "mail": _mails,
+}
+
+# What takes several numbers, or several texts, for one. Doubles tell integers apart up to 2^53,
+# reals up to 2^24: https://www.postgresql.org/docs/18/datatype-numeric.html
+_CAST = r'(?:::\s*|\bas\s+)(?:pg_catalog\.)?"?'
+_ROUNDS = re.compile(
+    rf"{_CAST}(?:double precision|real|float\d?|money)\b|"
+    r"\b(?:float[48]|money|sqrt|cbrt|ln|log|log10|exp|power|to_char|round|trunc|ceil|ceiling|floor|"
+    r'width_bucket)"?\s*\('
+)
+_SINGLE = re.compile(r"\b(?:real|float4)\b")
+_CUTS = re.compile(
+    rf"{_CAST}(?:character|varchar|bpchar|char|name)\b|"
+    r'\b(?:left|right|substr|substring|lpad|rpad|overlay|format|to_char|regexp\w*)"?\s*\('
+)
+_SPLITS = re.compile(
+    r'\b(?:split_part|string_to_array|strpos|position|substr|substring|regexp\w*)"?\s*\('
+)
+_MAX_WIDTH = 200
+_NAME_WIDTH = 63
+
+
+def _wide(base: int) -> _Samples:
+    """Return the ids of whom a floating-point number takes one for another."""
+    return lambda i: [str(n) for n in (base + 4 * i, 11 + i, base + 4 * i + 1)]
+
+
+def _long(width: int) -> _Samples:
+    """Return ids that are alike in their first characters, and in their last."""
+
+    def samples(i: int) -> list[str]:
+        middle = "ab"[i % 2] * width
+        return [f"x{middle}x", f"Bob{i}", f"x{middle}y", f"y{middle}x"]
+
+    return samples
+
+
+def _parted(separator: str) -> _Samples:
+    """Return ids of two parts, of which one is the same."""
+    return lambda i: [
+        f"ann{i}{separator}one",
+        f"bob{i}{separator}two",
+        f"ann{i}{separator}two",
+        f"bob{i}{separator}one",
+    ]
+
+
+def _colliding(texts: list[str], types: frozenset[str]) -> Iterator[dict[str, _Samples]]:
+    """Yield samples, by kind, that the casts and functions in the texts may take for one.
+
+    Args:
+        texts: The expressions, and the sources of functions.
+        types: The types of the columns that the policies read.
+    """
+    everything = " ".join(texts).lower()
+    floats = types & {"double precision", "real"}
+    if floats or _ROUNDS.search(everything):
+        if types - {"smallint", "integer", "boolean", "uuid"}:
+            yield {"int": _wide(2**53)}
+        if "integer" in types and ("real" in types or _SINGLE.search(everything)):
+            yield {"int": _wide(2**24)}
+    if _CUTS.search(everything) or types & {"name", "character"}:
+        numbers = [int(text) for text in literals(texts) if re.fullmatch(r"\d{1,3}", text)]
+        widths = [n for n in numbers if 0 < n <= _MAX_WIDTH]
+        if "name" in types or re.search(rf"{_CAST}name\b", everything):
+            widths.append(_NAME_WIDTH)
+        for width in sorted({min(widths), max(widths)} if widths else ()):
+            yield {"text": _long(width)}
+    if _SPLITS.search(everything):
+        for separator in [t for t in literals(texts) if re.fullmatch(r"[^\w\s%@]", t)][:2]:
+            yield {"text": _parted(separator)}
 
 
 def universes(
@@ -170,6 +247,10 @@ def universes(
     ):
         mails = [replace(s, kind="mail") if s.kind in ("text", None) else s for s in settings]
         found.append(_universe(mails, "text", texts, types=types))
+    for samples in _colliding(texts, types):
+        (kind,) = samples
+        if any(s.kind in (kind, None, "claims") for s in settings):
+            found.append(_universe(settings, kind, texts, types=types, samples=samples))
     # Where no column is of the setting's type, others' ids are of another one: told as a risk.
     if any(s.kind == "uuid" for s in settings) and "uuid" not in types:
         for kind, held in (("text", TEXT_TYPES), ("int", INTEGER_TYPES)):
@@ -186,7 +267,11 @@ def _universe(
     *,
     types: frozenset[str],
     declared: bool = True,
+    samples: Mapping[str, _Samples] = MappingProxyType({}),
 ) -> Universe:
+    # The first other is told apart by anything; the second may be the one who is not.
+    alone = 2 if samples else 1
+    samples = {**_SAMPLES, **samples}
     claims: dict[str, dict[tuple[str, ...], str]] = {}
     people: list[list[tuple[str, frozenset[str]]]] = []
     kinds = set()
@@ -195,10 +280,10 @@ def _universe(
         if kind == "claims" or (setting.kind is None and _reads_json(setting.setting, texts)):
             keys = claims[setting.setting] = _claims(texts, open_kind)
             kinds |= set(keys.values())
-            people.append([_claim(keys, i, n) for n in range(6)])
+            people.append([_claim(keys, i, n, samples) for n in range(6)])
         else:
             kinds.add(kind)
-            people.append([(t, _names(t, types)) for t in _SAMPLES[kind](i)])
+            people.append([(t, _names(t, types)) for t in samples[kind](i)])
     count = max(len(samples) for samples in people)
 
     def person(numbers: list[int]) -> Person:
@@ -212,7 +297,8 @@ def _universe(
     partial: tuple[Person, ...] = ()
     if len(settings) > 1:
         partial = tuple(
-            person([1 if i == n else 0 for i in range(len(settings))]) for n in range(len(settings))
+            person([alone if i == n else 0 for i in range(len(settings))])
+            for n in range(len(settings))
         )
     others = tuple(person([n] * len(settings)) for n in range(1, count))
     owner = person([0] * len(settings))
@@ -285,11 +371,13 @@ def _put(claims: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
     claims[path[-1]] = value
 
 
-def _claim(keys: dict[tuple[str, ...], str], i: int, n: int) -> tuple[str, frozenset[str]]:
+def _claim(
+    keys: dict[tuple[str, ...], str], i: int, n: int, known: Mapping[str, _Samples]
+) -> tuple[str, frozenset[str]]:
     values: dict[str, Any] = {"role": "authenticated"}
     tokens = set()
     for key, kind in keys.items():
-        samples = _SAMPLES[kind](i)
+        samples = known[kind](i)
         token = samples[n] if n < len(samples) else samples[1]
         _put(values, key, int(token) if kind == "int" else token)
         tokens.add(token)

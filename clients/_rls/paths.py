@@ -7,6 +7,7 @@ and a view or function opens what its owner can reach.
 from __future__ import annotations
 
 import re
+import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 __all__ = ["Functions", "Paths"]
 
 _WORD: Final = re.compile(r"\w+")
+_SYMBOL: Final = r"[-+*/<>=~!@#%^&|`?]"
+_QUERY: Final = {"from", "join", "table"}
 _QUOTED: Final = re.compile(r'"((?:[^"]|"")+)"')
 _COMMENT: Final = re.compile(r"('(?:[^']|'')*')|--[^\n]*|/\*.*?\*/", re.DOTALL)
 # Functions of PostgreSQL's own that run a text, or read a table that a text names.
@@ -28,8 +31,15 @@ _RUN_TEXT: Final = {
     for what in ("query", "table", "schema", "database", "cursor")
     for more in ("", "schema", "_and_xmlschema")
 } | {"dblink", "dblink_exec", "ts_stat", "lo_get", "loread"}
-_STATE: Final = {"current_setting", "current_user", "session_user", "current_role"}
+_SETTING: Final = {"current_setting", "show_config_by_name", "show_config_by_name_missing_ok"}
+_STATE: Final = _SETTING | {"current_user", "session_user", "current_role"}
+# A setting whose name stands in the call; one with a dot is none of the server's own.
+_READ: Final = re.compile(r"\bcurrent_setting\s*\(\s*'([^']+)'(?:::text)?\s*[,)]")
+# https://www.postgresql.org/docs/18/sql-syntax-lexical.html#SQL-SYNTAX-IDENTIFIERS-UESCAPE
+_ESCAPED: Final = re.compile(r'\bu&"((?:[^"]|"")*)"(?:\s*uescape\s*\'([^\'])\')?', re.IGNORECASE)
 _CATALOGUE: Final = re.compile(r"\b(from|join)\s+(pg_catalog\s*\.\s*)?pg_\w+")
+_RAW_SAMPLES: Final = re.compile(r"\bpg_statistic(_ext_data)?\b", re.IGNORECASE)
+_SAMPLES: Final = re.compile(r"\bpg_(statistic(_ext_data)?|stats(_ext(_exprs)?)?)\b", re.IGNORECASE)
 _OWNERS: Final = {"user_id", "owner_id", "owner", "tenant_id", "account_id"}
 
 # https://www.postgresql.org/support/security/: the first minor release that is fixed.
@@ -52,7 +62,11 @@ class Functions:
             facts["oid"]: {**facts, "object": name, "source": _uncommented(facts["source"])}
             for name, facts in found
         }
-        self._words = {oid: _words(facts["source"]) for oid, facts in self.facts.items()}
+        # What is called with its defaults runs them as well.
+        self._texts = {
+            oid: f"{facts['source']} {facts['defaults'] or ''}" for oid, facts in self.facts.items()
+        }
+        self._words = {oid: _words(text) for oid, text in self._texts.items()}
         by_name: dict[str, set[str]] = {}
         for oid, facts in self.facts.items():
             by_name.setdefault(facts["name"].lower(), set()).add(oid)
@@ -61,11 +75,27 @@ class Functions:
                 other
                 for word in words
                 for other in by_name.get(word, ())
-                if other != oid and _is_called(self.facts[oid]["source"], self.facts[other]["name"])
+                if other != oid and _is_called(self._texts[oid], self.facts[other]["name"])
             }
             | set(self.facts[oid]["transitions"] or ())
+            | set(self.facts[oid]["uses"])
+            | self._behind(oid, catalogue)
             for oid, words in self._words.items()
         }
+
+    def _behind(self, oid: str, catalogue: Catalogue) -> set[str]:
+        """Return what a source calls by operators, casts and the checks of domains."""
+        words, facts = self._words[oid], catalogue.facts
+        found = {
+            operator["function"]
+            for symbol, operator in facts.get("operator", [])
+            if re.search(rf"(?<!{_SYMBOL}){re.escape(symbol)}(?!{_SYMBOL})", self._texts[oid])
+        }
+        found |= {c["function"] for name, c in facts.get("cast", []) if name.lower() in words}
+        for _, check in facts.get("domain check", []):
+            if check["name"].lower() in words:
+                found |= set(check["functions"])
+        return found - {oid}
 
     def closure(self, oids: Iterable[str]) -> set[str]:
         """Return functions, and all that they call, by oid."""
@@ -80,7 +110,7 @@ class Functions:
 
     def sources(self, oids: set[str]) -> list[str]:
         """Return the sources of functions."""
-        return [self.facts[oid]["source"] for oid in sorted(oids)]
+        return [self._texts[oid] for oid in sorted(oids)]
 
     def names(self, oids: set[str], relation: str) -> bool:
         """Return whether any of the functions names a table or view in its source."""
@@ -104,17 +134,51 @@ class Functions:
         for oid in oids:
             words = self._words[oid]
             if words & _STATE or (
-                words & {"from", "join"} and (words & names or _CATALOGUE.search(self._lower(oid)))
+                words & _QUERY and (words & names or _CATALOGUE.search(self._lower(oid)))
             ):
                 return True
         return False
 
+    def reads_identity(self, oids: set[str], relations: Iterable[str]) -> bool:
+        """Return whether functions may read who the user is, or rows that policies choose.
+
+        Args:
+            oids: The functions.
+            relations: The names of protected tables, and of what reads them.
+        """
+        if self.dynamic({oid for oid in oids if self.facts[oid]["language"] != "c"}):
+            return True
+        names = {name.lower() for name in relations}
+        for oid in oids:
+            words, text = self._words[oid], self._lower(oid)
+            named = _READ.findall(text.replace('"', ""))
+            reads = len(re.findall("|".join(rf"\b{name}\b" for name in _SETTING), text))
+            if (words & _QUERY and words & names) or any("." in setting for setting in named):
+                return True
+            if reads > len(named):
+                return True
+        return False
+
     def _lower(self, oid: str) -> str:
-        return str(self.facts[oid]["source"]).lower()
+        return self._texts[oid].lower()
 
 
 def _uncommented(source: str) -> str:
-    return _COMMENT.sub(lambda match: match[1] or " ", source)
+    text = _COMMENT.sub(lambda match: match[1] or " ", source)
+    return _ESCAPED.sub(_unescaped, text)
+
+
+def _unescaped(match: re.Match[str]) -> str:
+    """Return a quoted name without its Unicode escapes."""
+    escape = re.escape(match[2] or "\\")
+    codes = re.compile(rf"{escape}(?:([0-9a-fA-F]{{4}})|\+([0-9a-fA-F]{{6}})|({escape}))")
+    name = codes.sub(lambda m: m[3] or _character(m[1] or m[2]), match[1])
+    return f'"{name}"'
+
+
+def _character(code: str) -> str:
+    number = int(code, 16)
+    return chr(number) if number <= sys.maxunicode else ""
 
 
 def _words(source: str) -> set[str]:
@@ -161,7 +225,7 @@ class Paths:
         for check in (
             self._views, self._definers, self._triggers, self._rules, self._functions,
             self._defaults, self._uniques, self._references, self._sequences, self._copies,
-            self._publications, self._role,
+            self._statistics, self._publications, self._role,
         ):  # fmt: skip
             check()
         return self.findings
@@ -526,6 +590,48 @@ class Paths:
                 f"FOREIGN KEY ({these}) REFERENCES {key['to']} ({those}){action};"
             )
             self._add("foreign-key-crosses-users", f"{name} on {key['on']}", why, fix, "risk")
+
+    def _statistics(self) -> None:
+        """Find what shows the samples of values that ANALYZE keeps of every column.
+
+        pg_stats hides those of tables whose policies bind who runs the query; a SECURITY DEFINER
+        function runs it as its owner, and a materialized view keeps what its owner saw.
+        https://www.postgresql.org/docs/18/view-pg-stats.html
+        """
+        if not self.protected:
+            return
+        rule, shows = "statistics-readable", "shows values of all users' rows, which ANALYZE keeps"
+        for name, facts in self.catalogue.facts.get("statistics", []):
+            fixes = []
+            if facts["grantees"]:
+                fixes.append(f"REVOKE SELECT ON pg_catalog.{name} FROM {facts['grantees']};")
+            if facts["all"]:
+                fixes.append(f"REVOKE pg_read_all_data FROM {self.catalogue.facts['role'][0][0]};")
+            self._add(rule, f"pg_catalog.{name}", shows, " ".join(fixes))
+        for name, view in self.views.items():
+            told = _SAMPLES if view["materialized"] else _RAW_SAMPLES
+            over = {name} | {other for other in self.views if self._reads_view(name, other)}
+            if view["usable"] and view["granted"] and not view["invoker"] and any(
+                told.search(self.views[other]["definition"]) for other in over
+            ):  # fmt: skip
+                self._add(rule, name, shows, f"REVOKE ALL ON {name} FROM {view['grantees']};")
+        for oid, facts in self.functions.facts.items():
+            texts = self.functions.sources(self.functions.closure({oid}))
+            if facts["definer"] and facts["callable"] and any(map(_SAMPLES.search, texts)):
+                self._add(
+                    rule, f"function {facts['object']}", shows,
+                    f"REVOKE EXECUTE ON ROUTINE {facts['object']} FROM {facts['grantees']};",
+                )  # fmt: skip
+
+    def _reads_view(self, name: str, other: str) -> bool:
+        """Whether a view reads another one, directly or not."""
+        seen: set[str] = set()
+        waiting = [name]
+        while waiting:
+            found = set(self.views[waiting.pop()]["reads"]) & set(self.views) - seen
+            seen |= found
+            waiting += found
+        return other in seen
 
     def _sequences(self) -> None:
         for name, sequence in self.catalogue.facts.get("sequence", []):

@@ -88,7 +88,7 @@ def policy_findings(
         else:
             texts = dict.fromkeys(kinds, expected())
         keep_reading = "r" not in commands and rule != "policy-open-without-context"
-        fix = _fix(table, original(policy), texts, keep_reading=keep_reading)
+        fix = _fix(table, original(policy), texts, settings=settings, keep_reading=keep_reading)
         yield Finding(rule, where, why, fix, severity)
 
 
@@ -173,11 +173,26 @@ def _shown(value: object) -> str:
 
 
 def _fix(
-    table: Relation, policy: Policy, texts: dict[str, str | None], *, keep_reading: bool
+    table: Relation,
+    policy: Policy,
+    texts: dict[str, str | None],
+    *,
+    settings: str,
+    keep_reading: bool,
 ) -> str:
     target = f"{policy.facts['quoted']} ON {table.name}"
     if None in texts.values():
-        return f"DROP POLICY {target};"
+        if any(
+            p.facts["permissive"] and p.facts["name"] != policy.facts["name"]
+            for p in table.policies
+            if set(p.commands) & set(policy.commands)
+        ):
+            return f"DROP POLICY {target};"
+        # What it lets pass is all that there is to see.
+        return (
+            f"-- no column of {table.name} tells whose a row is: add one, and compare it with "
+            f"{settings} in policy {target}"
+        )
     others = [role for role in policy.facts["roles"] if role not in policy.facts["mine"]]
     if others and not policy.facts["public"]:
         # Other roles' rights stay as they are; this role gets a policy of its own.

@@ -35,6 +35,7 @@ KEYS: Final = {
 
 _TEXT: Final = {"text", "character varying", "character", "name", "citext"}
 _NUMBER: Final = {"smallint", "integer", "bigint", "numeric", "real", "double precision"}
+_LIMITS: Final = {"smallint": 2**15, "integer": 2**31}
 _TIME: Final = {"date", "timestamp without time zone", "timestamp with time zone"}
 _CROWD: Final = 600
 # Types that hold no ids, with values that differ.
@@ -69,7 +70,7 @@ class Domain:
 
 
 def _numbers(column: dict[str, Any], constants: list[str]) -> list[Any]:
-    limit = {"smallint": 2**15, "integer": 2**31}.get(column["base"], 2**63)
+    limit = _LIMITS.get(column["base"], 2**63)
     found: dict[Any, None] = {}
     for text in constants:
         if re.fullmatch(r"-?\d{1,18}", text):
@@ -101,7 +102,9 @@ def _ids(base: str, universe: Universe, *, both_keys: bool) -> list[Any]:
     found: dict[Any, None] = {}
     for person in (universe.owner, universe.others[0]):
         for token in sorted(person.names):
-            if _kind(token) in kinds:
+            if _kind(token) not in kinds:
+                continue
+            if base not in _LIMITS or abs(int(token)) < _LIMITS[base]:
                 found[int(token) if base in _NUMBER else token] = None
     keys = ["uuid"] if base == "uuid" else ["int"] if base in _NUMBER else ["text"]
     for kind in keys if kinds else []:

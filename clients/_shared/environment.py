@@ -18,7 +18,7 @@ from .validation import boolean_in, shown
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["VaultSettings", "secret_paths", "variable"]
+__all__ = ["VaultSettings", "identity_settings", "secret_paths", "variable"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,6 +105,18 @@ def secret_paths(environ: Mapping[str, str] | None = None) -> tuple[str | None, 
         environ: Where to read them; the process's environment when None.
     """
     return variable(environ, "FAILFAST_DATABASE_PATH"), variable(environ, "FAILFAST_VALKEY_PATH")
+
+
+def identity_settings(environ: Mapping[str, str] | None = None) -> list[str]:
+    """Return the parts of ``FAILFAST_IDENTITY``: for each value of the identity its setting.
+
+    It is for the command line alone: what an application's identity is stands in its code.
+
+    Args:
+        environ: Where to read it; the process's environment when None.
+    """
+    text = variable(environ, "FAILFAST_IDENTITY") or ""
+    return [part.strip() for part in text.split(",") if part.strip()]
 
 
 def variable(environ: Mapping[str, str] | None, name: str) -> str | None:

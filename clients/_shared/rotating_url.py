@@ -23,7 +23,7 @@ from ..errors import (
 from .credential_life import Credential, CredentialLife
 from .fork import on_fork
 from .locks import OwnedLock
-from .secrecy import Masked
+from .secrecy import Masked, MaskedCallable
 from .single_flight import SingleFlight, fresh_copy
 
 if TYPE_CHECKING:
@@ -103,8 +103,10 @@ class Candidate:
 
 
 def hidden(url: Any) -> Any:
-    """Return *url* as a local variable may hold it: masked, unless it is a callable or None."""
-    return url if url is None or callable(url) or isinstance(url, Masked) else Masked(url)
+    """Return *url* as a local variable may hold it: masked, unless it is None."""
+    if url is None or isinstance(url, Masked | MaskedCallable | Credential):
+        return url
+    return MaskedCallable(url) if callable(url) else Masked(url)
 
 
 @dataclass(slots=True)
@@ -345,10 +347,11 @@ class UrlSource:
                 self._working = None
 
     def _checked(self, url: Any) -> Masked:
-        url = hidden(url)
-        if isinstance(url, Masked) and isinstance(url.reveal(), str):
-            return url
-        given = "None" if url is None else type(url.reveal()).__name__
+        masked = url if isinstance(url, Masked) else Masked(url)
+        del url  # error reporters collect local variables
+        if isinstance(masked.reveal(), str):
+            return masked
+        given = "None" if masked.reveal() is None else type(masked.reveal()).__name__
         raise self._unusable(f"the callable {self.name} returned {given}, not a URL")
 
     def _newest(self, refreshes: int, refused: Masked, *, patient: bool) -> Masked | None:

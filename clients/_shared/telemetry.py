@@ -277,41 +277,42 @@ class Call(AbstractContextManager["Call"]):
             self._attributes["db.operation.name"] = operation
         self._parent = parent
         self._started = 0.0
-        self._span: Any = None
+        #: Its span, while it is recorded.
+        self.span: Any = None
         #: The caller's span when this call began.
-        self._around: Any = None
+        self.around: Any = None
         #: What it has failed with, where that is raised later or never.
         self.failure: BaseException | None = None
 
     def __enter__(self) -> Self:
         self._started = time.perf_counter()
         if self._tracing is not None:
-            self._around = self._tracing.current_span()
-            self._span = self._tracing.start(self._name, self._attributes, self._context())
+            self.around = self._tracing.current_span()
+            self.span = self._tracing.start(self._name, self._attributes, self._context())
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         took = time.perf_counter() - self._started
         error = error or self.failure
         failure: Attributes = {} if error is None else failure_attributes(error)
-        if self._span is not None and self._tracing is not None:
-            self._tracing.end(self._span, failure)
+        if self.span is not None and self._tracing is not None:
+            self._tracing.end(self.span, failure)
         if self._instruments is not None:
             self._instruments.record(_DURATION, took, {**self._measured, **failure})
 
     def note(self, name: str, value: str | float) -> None:
         """Add an attribute that is known only now, such as ``db.response.returned_rows``."""
-        if self._span is not None:
-            self._span.set_attribute(name, value)
+        if self.span is not None:
+            self.span.set_attribute(name, value)
 
     def _context(self) -> Any:
         parent = self._parent
-        if parent is None or parent._span is None or self._tracing is None:  # noqa: SLF001 - its own class
+        if parent is None or parent.span is None or self._tracing is None:
             return None
         # The block is the parent, unless the caller has opened a span of their own inside it.
-        if self._around is not parent._around:  # noqa: SLF001 - likewise
+        if self.around is not parent.around:
             return None
-        return self._tracing.context_of(parent._span)  # noqa: SLF001 - likewise
+        return self._tracing.context_of(parent.span)
 
 
 def failure_attributes(error: BaseException) -> dict[str, str | int]:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import reprlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
+
+from ..errors import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -20,6 +23,8 @@ __all__ = [
     "checked_file",
     "checked_flag",
     "checked_seconds",
+    "is_encodable",
+    "merged_settings",
     "shown",
 ]
 
@@ -98,9 +103,19 @@ def shown(value: object) -> str:
     """Return *value* for a message, cut where it is long."""
     try:
         return reprlib.repr(value)
-    except ValueError:
+    except Exception:  # noqa: BLE001 - the value is anybody's
         # Python refuses to print whole numbers of thousands of digits.
-        return "a huge number"
+        return "a huge number" if isinstance(value, int) else f"a {type(value).__name__}"
+
+
+def is_encodable(text: str) -> bool:
+    """Return whether UTF-8 can hold *text*: a lone surrogate is no character."""
+    # The codec's error has the whole text: the refusal is not to be raised while it is handled.
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 _TRUE = frozenset({"1", "t", "true", "y", "yes", "on"})
@@ -210,3 +225,33 @@ def _content_of(path: str) -> bytes | None:
         return Path(path).read_bytes() if Path(path).is_file() else None
     except (OSError, ValueError):
         return None
+
+
+def merged_settings(
+    name: str, known: type, options: Mapping[str, Any] | None, shorthands: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the settings of one client.
+
+    Args:
+        name: The argument that has the options, for messages.
+        known: The typed dict of all settings.
+        options: The settings that were given in one.
+        shorthands: Settings that were given by themselves; None where one was not.
+
+    Raises:
+        ConfigurationError: A setting is unknown, or given twice with different values.
+    """
+    if options is not None and not isinstance(options, Mapping):
+        raise ConfigurationError(f"{name} is {type(options).__name__}: pass {known.__name__}(...)")
+    settings = dict(options or {})
+    if unknown := sorted(map(str, settings.keys() - known.__annotations__)):
+        raise ConfigurationError(
+            f"{name} has no setting {', '.join(map(repr, unknown))}: known are "
+            f"{', '.join(known.__annotations__)}"
+        )
+    for setting, value in shorthands.items():
+        if value is not None and settings.setdefault(setting, value) != value:
+            raise ConfigurationError(
+                f"{setting} is given twice, also in {name}=, with different values: keep one"
+            )
+    return settings

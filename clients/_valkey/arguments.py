@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .._shared.validation import checked_callable, shown
+from .._shared.validation import checked_callable, is_encodable, shown
 from ..errors import ValkeyConfigurationError
 
 if TYPE_CHECKING:
@@ -137,15 +137,6 @@ def encodable(text: str, what: str) -> str:
     Raises:
         ValkeyConfigurationError: UTF-8 cannot hold it.
     """
-    if not _is_utf8(text):
+    if not is_encodable(text):
         raise ValkeyConfigurationError(f"{what} holds a lone surrogate, which UTF-8 cannot hold")
     return text
-
-
-def _is_utf8(text: str) -> bool:
-    # The codec's error carries the whole text: nothing may be raised while it is handled.
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -10,7 +10,6 @@ said so, the value is produced once for all who wait in this process, and is not
 from __future__ import annotations
 
 import logging
-import random
 import secrets
 import time
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 from redis.crc import key_slot
 
 from .._shared.interrupts import is_interrupt
+from .._shared.jitter import between
 from .._shared.single_flight import ReentrantCallError, SingleFlight, WaitTimeoutError
 from .._shared.validation import checked_flag
 from ..errors import ClientError, ValkeyConfigurationError, ValkeyError
@@ -178,7 +178,7 @@ class Lookup(NamedTuple):
                 return self._produce(token, value)
             if value is not None:
                 return value
-            this = pause * random.uniform(0.5, 1.0)  # noqa: S311 - no matter of security
+            this = pause * between(0.5, 1.0)
             time.sleep(this)
             waited += this
             pause = min(pause * 2, _LONGEST_PAUSE)
@@ -257,6 +257,7 @@ class Lookup(NamedTuple):
                 raise
         else:
             return
+        # Not one step: a lock that ends before the value is there lets it replace a newer one.
         owner: Command[str | None] = Command(
             ("GET", self.lock), (self.lock,), text_or_none, writes=False
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .._shared.validation import checked_file
+from .._shared.validation import checked_count, checked_file, checked_seconds
 from ..errors import ValkeyConfigurationError
 
 if TYPE_CHECKING:
@@ -31,6 +31,14 @@ class Limits:
     socket_timeout: float
     max_connections: int
     pool_timeout: float = 5.0
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work, by name."""
+        refusal = ValkeyConfigurationError
+        checked_seconds("connect_timeout", self.connect_timeout, refusal)
+        checked_seconds("socket_timeout", self.socket_timeout, refusal)
+        checked_count("max_connections", self.max_connections, refusal, minimum=1)
+        checked_seconds("pool_timeout", self.pool_timeout, refusal)
 
 
 def check_tls_files(target: ValkeyTarget) -> None:

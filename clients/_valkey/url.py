@@ -135,7 +135,8 @@ def parse_valkey_url(url: object) -> ValkeyTarget:
     """
     if not isinstance(url, str):
         raise ValkeyConfigurationError(f"the Valkey URL is {type(url).__name__}: it must be a str")
-    scheme, separator, rest = url.partition("://")
+    # Secrets are often written with an editor, or by echo: a line end behind the URL is none of it.
+    scheme, separator, rest = url.strip().partition("://")
     base, _, kind = scheme.lower().partition("+")
     if not separator or base not in _TLS_BY_SCHEME or kind not in {"", "sentinel", "cluster"}:
         raise ValkeyConfigurationError(

@@ -47,6 +47,8 @@ __all__ = [
 ]
 
 DEEPEST = 300
+#: The version of the KV engine that keeps metadata with each secret.
+_WITH_METADATA = 2
 #: A hundred years; JSON has numbers like 1e400, which Python reads as infinity.
 _LONGEST = 100 * 365 * 86_400
 
@@ -88,7 +90,7 @@ def secret_in(body: Body, *, kv: int = 2) -> dict[str, Any] | Literal["other", "
         secret with more levels.
     """
     secret = body.get("data")
-    if kv == 2:  # noqa: PLR2004 - the version's own number
+    if kv == _WITH_METADATA:
         # The metadata tells it from a secret of version 1 that has a field of that name.
         known = isinstance(secret, dict) and isinstance(secret.get("metadata"), dict)
         secret = secret.get("data") if known and secret is not None else None

@@ -27,6 +27,8 @@ _EXAMPLES = {
     "database role": "crm-app",
 }
 _LONGEST = 512
+#: Characters of an unusable path that a message shows.
+_SHOWN = 60
 _KNOWN_PATHS = 1024
 
 
@@ -163,7 +165,7 @@ def _checked(path: object, what: str) -> str:
         problem = f"is longer than {_LONGEST} characters"
     else:
         return bare
-    shown = repr(path[:60]) + ("..." if len(path) > 60 else "")  # noqa: PLR2004 - for the eye
+    shown = repr(path[:_SHOWN]) + ("..." if len(path) > _SHOWN else "")
     raise VaultConfigurationError(
         f"the {what} {shown} {problem}: pass a path such as {_EXAMPLES[what]!r}", reason="path"
     )

@@ -7,10 +7,10 @@ as the server says and gives up immediately when that would pass the deadline.
 from __future__ import annotations
 
 import logging
-import random
 import time
 from typing import TYPE_CHECKING, TypeVar
 
+from .._shared.jitter import between
 from ..errors import VaultConnectionError
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def retry(attempt: Callable[[Deadline], _T], *, deadline: Deadline, retries: int
 
 def _pause(number: int, retry_after: float | None, left: float) -> float:
     # Jitter keeps a fleet of clients from knocking in step.
-    jitter = random.uniform(0.5, 1.0)  # noqa: S311 - no secret depends on it
+    jitter = between(0.5, 1.0)
     if retry_after is None:
         return jitter * min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0 ** min(number, 9))
     # The server cuts the fraction of a second: its "0" may mean 0.9.

@@ -30,7 +30,14 @@ from .sources import checked_text
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["GivenLogin", "VaultOptions", "resolve_options"]
+__all__ = [
+    "GivenLogin",
+    "VaultOptions",
+    "checked_address",
+    "checked_namespace",
+    "checked_numbers",
+    "resolve_options",
+]
 
 _refusal = partial(VaultConfigurationError, reason="setting")
 
@@ -142,16 +149,11 @@ def resolve_options(
             reason="missing_setting",
         )
     options = VaultOptions(
-        addr=_address(addr or env.addr or Masked("")),
+        addr=checked_address("VAULT_ADDR", addr or env.addr or Masked("")),
         auth=auth,
-        namespace=_namespace(namespace or env.namespace),
+        namespace=checked_namespace("VAULT_NAMESPACE", namespace or env.namespace),
         mount_point=check_mount_point(mount_point),
-        timeout=checked_seconds("timeout", timeout, _refusal),
-        retries=checked_count("retries", retries, _refusal, minimum=0),
-        # Nobody waits for this one.
-        cache_ttl=checked_seconds(
-            "cache_ttl", cache_ttl, _refusal, allow_zero=True, maximum=sys.float_info.max
-        ),
+        **checked_numbers(timeout, retries, cache_ttl),
         verify=False if env.skip_verify else _ca_file(env) or True,
         cert=_client_certificate(env),
     )
@@ -161,6 +163,22 @@ def resolve_options(
             reason="contradiction",
         )
     return options
+
+
+def checked_numbers(timeout: object, retries: object, cache_ttl: object) -> dict[str, Any]:
+    """Return the three numbers of a client by name.
+
+    Raises:
+        VaultConfigurationError: One is no such number, or out of bounds.
+    """
+    return {
+        "timeout": checked_seconds("timeout", timeout, _refusal),
+        "retries": checked_count("retries", retries, _refusal, minimum=0),
+        # Nobody waits for this one.
+        "cache_ttl": checked_seconds(
+            "cache_ttl", cache_ttl, _refusal, allow_zero=True, maximum=sys.float_info.max
+        ),
+    }
 
 
 def _auth(login: GivenLogin, env: VaultSettings, missing: list[str]) -> VaultAuth | None:
@@ -319,10 +337,19 @@ def _credential(name: str, given: Masked | None, ambient: Masked | None) -> Mask
     return checked_text(name, value)
 
 
-def _address(addr: Masked) -> str:
+def checked_address(name: str, addr: Masked) -> str:
+    """Return Vault's URL without a slash at its end.
+
+    Args:
+        name: What it was given as, for the message.
+        addr: The URL.
+
+    Raises:
+        VaultConfigurationError: It is no URL of a server, or has more in it, such as a password.
+    """
     if problem := _problem_of_address(addr.reveal()):
         raise VaultConfigurationError(
-            f"VAULT_ADDR {problem}: set it to a URL such as 'https://vault.example.com:8200'",
+            f"{name} {problem}: set it to a URL such as 'https://vault.example.com:8200'",
             reason="setting",
         )
     scheme, _, rest = addr.reveal().partition("://")
@@ -351,18 +378,26 @@ def _problem_of_address(addr: object) -> str | None:
     return problem
 
 
-def _namespace(namespace: object) -> str | None:
+def checked_namespace(name: str, namespace: object) -> str | None:
+    """Return the namespace without slashes around it; None for none.
+
+    Args:
+        name: What it was given as, for the message.
+        namespace: The namespace.
+
+    Raises:
+        VaultConfigurationError: No HTTP header could carry it, or it climbs.
+    """
     if namespace is None:
         return None
     if not isinstance(namespace, str) or not all("!" <= char <= "~" for char in namespace):
         raise VaultConfigurationError(
-            "VAULT_NAMESPACE has a blank, control or non-ASCII character: pass a name such as "
-            "'team-a'",
+            f"{name} has a blank, control or non-ASCII character: pass a name such as 'team-a'",
             reason="setting",
         )
     if not {".", ".."}.isdisjoint(namespace.split("/")):
         raise VaultConfigurationError(
-            "VAULT_NAMESPACE has a '.' or '..' segment: pass a name such as 'team-a'",
+            f"{name} has a '.' or '..' segment: pass a name such as 'team-a'",
             reason="setting",
         )
     return namespace.strip("/") or None

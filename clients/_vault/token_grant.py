@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import random
 import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from .._shared.jitter import between
 from .._shared.secrecy import Masked
 from ..errors import VaultAuthenticationError
 from .api import is_duration, lookup_self, token_life_in
@@ -62,7 +62,7 @@ class Grant:
 
 def refresh_part() -> float:
     """Return the part of its life after which one token or lease is to be seen to."""
-    return random.uniform(*_REFRESH_AT)  # noqa: S311 - no secret depends on it
+    return between(*_REFRESH_AT)
 
 
 def grant_in(body: Body, asked_at: float, generation: int) -> Grant | None:

@@ -24,6 +24,7 @@ _LIMITERS = ("limits, fixed window", "limits, moving window", "limits, sliding c
 _CACHES = ("hvac", "hvac + cachetools, lock", "hvac + cachetools, condition")
 _DRIVERS = "hvac, psycopg_pool, redis"
 _LINKS = ("1 ms link", "10 ms link")
+_THREADS = ("8 threads, throughput", "1 ms link, 8 threads, throughput")
 
 
 def _every(*whats: str, against: tuple[str, ...]) -> set[tuple[str, str]]:
@@ -68,15 +69,16 @@ COMPARISONS = frozenset(
             for name in (*_COMMON, "get_json()", "pipeline of 100")
             for link in _LINKS
         ),
-        *(f"{name}, 8 threads, throughput" for name in _COMMON),
+        *(f"{name}, {how}" for name in _COMMON for how in _THREADS),
         against=_REDIS,
     )
     | _every(
         *_COMMON,
-        *(f"{name}, {how}" for name in _COMMON for how in (*_LINKS, "8 threads, throughput")),
+        *(f"{name}, {how}" for name in _COMMON for how in (*_LINKS, *_THREADS)),
         against=("valkey-glide-sync",),
     )
     | _every("get()", against=("a socket and hiredis",))
+    | _every("GET of a socket and hiredis, 1 ms link, 8 threads, throughput", against=("1 thread",))
     | _every("rate_limit()", *(f"rate_limit(), {link}" for link in _LINKS), against=_LIMITERS)
     | _every(
         *("import clients", "from clients import *", "build_clients(), 5 connections"),

@@ -20,8 +20,9 @@ from typing import Self
 __all__ = ["DelayedLink"]
 
 _CHUNK = 1 << 18
-#: Seconds by which bytes may leave early, with others that are due: less than a wake-up takes.
-_TOGETHER = 2e-5
+#: Seconds by which bytes may leave early, together with others that are due: about as late as a
+#: system wakes a process up.
+_TOGETHER = 5e-5
 
 
 class DelayedLink:
@@ -86,24 +87,29 @@ class _Relay:
         while True:
             timeout = max(0.0, held[0][0] - time.monotonic()) if held else None
             # The selector counts in milliseconds, and this in microseconds.
-            select.select([selector.fileno()], [], [], timeout)
-            due = time.monotonic() + self._delay
-            for key, events in selector.select(0):
-                if key.fileobj is self._listener:
-                    self._accept()
-                    continue
-                if key.data is None:
-                    return
-                if events & selectors.EVENT_READ:
-                    self._hold(key.data, due)
-                if events & selectors.EVENT_WRITE:
-                    self._send(key.data)
+            if select.select([selector.fileno()], [], [], timeout)[0] and not self._read():
+                return
             now = time.monotonic() + _TOGETHER
             while held and held[0][0] <= now:
                 _, end, chunk = held.popleft()
                 end.unsent.append(memoryview(chunk))
                 if len(end.unsent) == 1:
                     self._send(end)
+
+    def _read(self) -> bool:
+        """Do what can be done now; return whether to go on."""
+        due = time.monotonic() + self._delay
+        for key, events in self._selector.select(0):
+            if key.fileobj is self._listener:
+                self._accept()
+                continue
+            if key.data is None:
+                return False
+            if events & selectors.EVENT_READ:
+                self._hold(key.data, due)
+            if events & selectors.EVENT_WRITE:
+                self._send(key.data)
+        return True
 
     def _accept(self) -> None:
         client, _ = self._listener.accept()
@@ -139,7 +145,8 @@ class _Relay:
             end.unsent.appendleft(chunk)
         except OSError:
             end.has_said_all = True
-        self._watch(end)
+        if end.unsent or end.has_said_all or end.watched & selectors.EVENT_WRITE:
+            self._watch(end)
 
     def _watch(self, end: _End) -> None:
         """Wait for what *end* can do next, and close it when that is nothing."""

@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -28,8 +29,9 @@ from tests.postgres_faults import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
+    from clients._postgres.guarded import GuardedConnection
     from clients._shared.locks import OwnedLock
     from clients.postgres_client import PostgresClient
     from tests.postgres_faults import NewClient
@@ -184,6 +186,88 @@ def test_a_child_that_leaves_an_inherited_block_does_not_end_it(
         said = pipe.read().decode()
     assert ("KeyError" if way == "by an exception" else "belongs to the parent process") in said
     assert times_applied(server, token) == (0 if way == "in a stream" else 2)
+    assert client.stats()["retired"] == 0, "the parent's session was spoilt"
+
+
+def leave_a_savepoint(conn: GuardedConnection, error: Exception | None) -> Iterator[None]:
+    with conn.transaction():
+        yield
+        if error is not None:
+            raise error
+
+
+def leave_a_joined_block(client: PostgresClient) -> Iterator[None]:
+    with client.connection(USER):
+        yield
+        raise KeyError
+
+
+def leave_a_stream(conn: GuardedConnection, *, closes: bool) -> Iterator[None]:
+    rows = conn.cursor().stream("SELECT generate_series(1, 9000) AS n")
+    next(rows)
+    parent = os.getpid()
+    yield
+    if os.getpid() == parent:
+        assert len(list(rows)) == 8999
+    elif closes:
+        rows.close()
+
+
+def leave_a_copy(conn: GuardedConnection) -> Iterator[None]:
+    with conn.cursor().copy("COPY (SELECT generate_series(1, 9000)) TO STDOUT") as copy:
+        copy.read_row()
+        parent = os.getpid()
+        yield
+        if os.getpid() == parent:
+            assert len(list(copy.rows())) == 8999
+
+
+def leave_a_named_cursor(conn: GuardedConnection) -> Iterator[None]:
+    with conn.cursor("named").execute("SELECT generate_series(1, 9) AS n") as rows:
+        rows.fetchone()
+        parent = os.getpid()
+        yield
+        if os.getpid() == parent:
+            assert len(rows.fetchall()) == 8
+
+
+PARTS: dict[str, Callable[[PostgresClient, GuardedConnection], Iterator[None]]] = {
+    "a savepoint, normally": lambda _, conn: leave_a_savepoint(conn, None),
+    "a savepoint, by an exception": lambda _, conn: leave_a_savepoint(conn, KeyError()),
+    "a joined block": lambda client, _: leave_a_joined_block(client),
+    "a stream that is closed": lambda _, conn: leave_a_stream(conn, closes=True),
+    "a stream that is dropped": lambda _, conn: leave_a_stream(conn, closes=False),
+    "a COPY": lambda _, conn: leave_a_copy(conn),
+    "a named cursor": lambda _, conn: leave_a_named_cursor(conn),
+}
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_child_that_leaves_a_part_of_an_inherited_block_does_not_end_that(
+    server: PostgresServer, new_client: NewClient, part: str
+) -> None:
+    """Nothing is sent, read or cancelled on the parent's session, which goes on where it was."""
+    client, token = new_client(pool_size=1), uuid4()
+
+    def leave(steps: Iterator[None]) -> str:
+        with suppress(KeyError, PostgresError):
+            next(steps, None)
+        del steps
+        gc.collect()
+        return "left"
+
+    with client.connection(USER) as conn:
+        conn.execute(INSERT, (token, USER))
+        opened = [PARTS[part](client, conn)]
+        next(opened[0])
+        if part in {"a savepoint, normally", "a savepoint, by an exception", "a joined block"}:
+            conn.execute(INSERT, (token, USER))
+        assert in_child(lambda: leave(opened.pop())) == "left"
+        with suppress(KeyError):
+            next(opened.pop(), None)
+        conn.execute(INSERT, (token, USER))
+
+    assert times_applied(server, token) == (3 if part == "a savepoint, normally" else 2)
     assert client.stats()["retired"] == 0, "the parent's session was spoilt"
 
 

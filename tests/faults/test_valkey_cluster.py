@@ -548,10 +548,11 @@ def test_a_killed_primary_is_replaced(client: ValkeyClient, topology: ClusterTop
     with admin(topology.servers[0].port) as asked:
         # WAIT is for the writes of its own connection, and those before them.
         asked.set(_name_in_slots_of_the_first(), "x")
-        assert asked.wait(1, 10_000) == 1
+        wait_until("its replica has all of them", lambda: asked.wait(1, 1000) == 1)
+    topology.let_fail_over()
     topology.servers[0].stop(signal.SIGKILL)
     failures = []
-    end, working = time.monotonic() + 40, 0
+    end, working = time.monotonic() + 120, 0
     while working < len(names):
         assert time.monotonic() < end
         working = 0

@@ -163,7 +163,8 @@ def test_a_killed_primary_is_replaced(topology: SentinelTopology) -> None:
         with admin(topology.primary.port) as asked:
             # WAIT is for the writes of its own connection, and those before them.
             asked.set("marker", "x")
-            assert asked.wait(2, 10_000) == 2
+            wait_until("both replicas have all of them", lambda: asked.wait(2, 1000) == 2)
+        topology.let_fail_over()
         topology.primary.stop(signal.SIGKILL)
         end, working = time.monotonic() + 120, 0
         while working < 200:

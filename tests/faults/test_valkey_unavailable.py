@@ -568,6 +568,7 @@ def test_a_primary_that_goes_away_costs_one_time_out_at_most(
 
         assert not without()
         primary = topology.servers[0] if kind is ClusterTopology else topology.primary
+        topology.let_fail_over()
         if how is signal.SIGKILL:
             primary.stop(how)
         else:

@@ -87,6 +87,33 @@ def test_an_identity_can_be_spelled(
             assert caught.value.code == 2
 
 
+def test_an_identity_may_stand_in_the_environment(
+    stack: StackEndpoints, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """FAILFAST_IDENTITY is what --setting spells, with commas; the option stands over it."""
+    environ = stack.environment()
+    # No policy of the development stack reads these.
+    both = "user_id=shop.user_id:str, tenant_id=shop.tenant_id:int,"
+    option = ["--setting", "user_id=app.current_user_id"]
+    found = []
+    for variable, words in (
+        (both, []),
+        ("", [word for part in both.strip(",").split(",") for word in ("--setting", part.strip())]),
+        ("tenant_id=tenant_id", option),
+        (" ", []),
+    ):
+        code = main(["rls", "--json", *words], environ | {"FAILFAST_IDENTITY": variable})
+        found.append((code, json.loads(capsys.readouterr().out)))
+
+    assert found[0] == found[1] != found[2]
+    assert found[2] == found[3]
+    assert found[3][0] == 0
+    with pytest.raises(SystemExit) as caught:
+        main(["check"], environ | {"FAILFAST_IDENTITY": "user_id=app.current_user_id,tenant_id"})
+    assert caught.value.code == 2
+    assert "FAILFAST_IDENTITY: 'tenant_id' has no '=' in it" in capsys.readouterr().err
+
+
 def test_check_uses_leased_credentials_and_leaves_none(
     rotation_lab: RotationLab, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -188,15 +188,37 @@ def test_orders_of_a_tenant_are_counted_in_a_pod(
 @pytest.mark.parametrize("location", ["contacts_location.py", "tenants_location.py"])
 def test_dagster_accepts_the_code_location(location: str, dagster_home: Path) -> None:
     """``dagster definitions validate`` needs no server and no variable."""
+    done = validated(ROOT / "tests/examples" / location)
+
+    assert done.returncode == 0, done.stderr
+    assert "All code locations passed validation" in done.stderr + done.stdout
+
+
+@pytest.mark.slow
+def test_dagster_tells_a_setting_that_cannot_work_before_a_run(
+    tmp_path: Path, dagster_home: Path
+) -> None:
+    """What needs no server to be wrong fails the validation, in the clients' own words."""
+    location = tmp_path / "location.py"
+    location.write_text(
+        "import dagster as dg\n"
+        "from clients.dagster_adapter import ClientsResource\n"
+        "clients = ClientsResource.from_env(identity={'tenant_id': 'tenant_id:int'})\n"
+        "defs = dg.Definitions(resources={'clients': clients})\n"
+    )
+    done = validated(location)
+
+    assert done.returncode != 0
+    assert "'tenant_id' is not a name for a setting" in done.stderr + done.stdout
+
+
+def validated(location: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "dagster", "definitions", "validate"]
-    done = subprocess.run(
-        [*command, "-f", str(ROOT / "tests/examples" / location)],
+    return subprocess.run(
+        [*command, "-f", str(location)],
         cwd=ROOT,
         env=child_environment({}),
         capture_output=True,
         text=True,
         check=False,
     )
-
-    assert done.returncode == 0, done.stderr
-    assert "All code locations passed validation" in done.stderr + done.stdout

@@ -176,7 +176,7 @@ def test_a_failure_gives_back_what_was_obtained(
         build_clients(environ=environ)
 
     assert isinstance(raised.value.__cause__, redis.exceptions.ConnectionError)
-    assert open_sockets() == sockets
+    assert open_sockets() <= sockets
     assert vault_lab.tokens_of(role) == []
 
 

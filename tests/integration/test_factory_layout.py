@@ -12,6 +12,7 @@ from psycopg.conninfo import conninfo_to_dict
 from clients import (
     ConfigurationError,
     PostgresClient,
+    PostgresConnectionError,
     PostgresOptions,
     ValkeyClient,
     ValkeyOptions,
@@ -21,6 +22,7 @@ from clients import (
 )
 from clients.__main__ import main
 from clients._valkey.url import parse_valkey_url
+from tests.secret_walker import SENTINEL, leaks_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -164,3 +166,39 @@ def test_an_unknown_or_doubled_setting_is_refused_before_anything_is_opened(
     """A slip of the pen is no setting that is silently left out."""
     with pytest.raises(ConfigurationError, match=told):
         build_clients(environ={}, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ({"vault": "http://127.0.0.1:8200"}, "^vault is str: pass a VaultClient"),
+        ({"environ": ["VAULT_ADDR"]}, "^environ is list: pass a mapping"),
+        ({"environ": "VAULT_ADDR"}, "^environ is str: pass a mapping"),
+    ],
+)
+def test_what_is_no_client_and_no_environment_is_refused_by_name(
+    arguments: dict[str, Any], told: str
+) -> None:
+    """It would fail with an error that is not ours, where it is first used."""
+    with pytest.raises(ConfigurationError, match=told):
+        build_clients(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"connect_timeout": 1.0}, "^postgres: cannot connect"),
+        ({"connect_timeout": 0}, "^postgres: connect_timeout is 0"),
+        ({"no_such": 1}, "^postgres has no setting 'no_such'"),
+    ],
+)
+def test_a_refused_setting_shows_no_password_of_another_one(
+    shop: dict[str, str], closed_port: int, options: dict[str, Any], told: str
+) -> None:
+    """The administrators' URL may be a setting, which every frame of the factory would show."""
+    url = f"postgresql://crm_admin:{SENTINEL}@127.0.0.1:{closed_port}/crm"
+
+    with pytest.raises((ConfigurationError, PostgresConnectionError), match=told) as caught:
+        build_clients(environ=shop | _PATHS, postgres={"admin_url": url, **options})  # type: ignore[arg-type]  # unusable
+
+    assert leaks_in(caught.value, SENTINEL) == []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -14,15 +15,18 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, LiteralString
 from uuid import uuid4
 
 import hvac.exceptions
 import psycopg
 import pytest
+import redis
 
 from clients import PostgresClient, VaultClient
 from tests.postgres_faults import wait_for
+from utils import local_stack
+from utils._stack.embedded import EmbeddedStack
 from utils._stack.openbao import OpenBaoServer
 from utils._stack.postgres import PostgresServer
 from utils._stack.process import ServerProcess, StackError, package_folder
@@ -30,6 +34,8 @@ from utils._stack.seed import apply_sql, direct_client, seed_stack
 from utils._stack.valkey import ValkeyServer
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from tests.vault_fixtures import VaultLab
     from utils.local_stack import StackEndpoints
 
@@ -107,6 +113,74 @@ def test_run_gives_the_exports_and_the_exit_code(tmp_path: Path) -> None:
     assert done.returncode == 7
     assert done.stdout.startswith("http://127.0.0.1:")
     assert done.stdout.endswith("False\n")
+
+
+def test_the_help_lists_what_a_stack_holds() -> None:
+    """Exports, secrets with their fields, policies, roles, tables and users: no more, no less."""
+    with EmbeddedStack() as fresh:
+        endpoints = fresh.start()
+        vault = direct_client(endpoints.vault_addr, endpoints.vault_root_token)
+        secrets = {path: _fields(vault, path) for path in _secret_paths(vault, "")}
+        own = set(_policies(vault)) - {"default", "root"}
+        with psycopg.connect(endpoints.superuser_url or "") as owner:
+            roles = _names(owner, "SELECT rolname FROM pg_roles WHERE rolcanlogin AND NOT rolsuper")
+            tables = _names(owner, "SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
+            policies = _names(owner, "SELECT DISTINCT policyname FROM pg_policies")
+            rows = owner.execute("SELECT count(*) FROM users, contacts").fetchone()
+            protected = _names(owner, "SELECT tablename FROM pg_policies")
+        with redis.Redis.from_url(endpoints.valkey_url, decode_responses=True) as valkey:
+            users, keys = set(valkey.acl_users()), valkey.dbsize()
+
+    told = _told_of_the_stack()
+
+    assert list(told) == [
+        "Exports, which ``run`` sets and ``env`` prints",
+        "Secrets in Vault, in the mount secret (KV version 2)",
+        "Policies in Vault",
+        "Roles in PostgreSQL, in the database crm",
+        "Tables in PostgreSQL, without rows",
+        "Policies in PostgreSQL",
+        "Users in Valkey, without keys",
+    ]
+    found = [set(endpoints.environment()), set(secrets), own, roles, tables, policies, users]
+    assert [set(names) for names in told.values()] == found
+    for path, text in told["Secrets in Vault, in the mount secret (KV version 2)"].items():
+        assert set(re.findall(r"\w+", re.sub(r"\(.*?\)", "", text))) == secrets[path]
+    assert (rows, keys, protected) == ((0,), 0, tables)
+
+
+def _told_of_the_stack() -> dict[str, dict[str, str]]:
+    told: dict[str, dict[str, str]] = {}
+    for line in (local_stack.__doc__ or "").partition("holds::\n")[2].splitlines():
+        if found := re.fullmatch(r" {6}(\S+) *(.*)", line):
+            told[list(told)[-1]][found[1]] = found[2]
+        elif line.startswith("    "):
+            told[line.strip()] = {}
+        elif line:
+            break
+    return told
+
+
+def _secret_paths(vault: Any, folder: str) -> Iterator[str]:
+    for name in vault.secrets.kv.v2.list_secrets(folder)["data"]["keys"]:
+        if name.endswith("/"):
+            yield from _secret_paths(vault, f"{folder}{name}")
+        else:
+            yield f"{folder}{name}"
+
+
+def _policies(vault: Any) -> list[str]:
+    names: list[str] = vault.sys.list_policies()["data"]["policies"]
+    return names
+
+
+def _fields(vault: Any, path: str) -> set[str]:
+    read = vault.secrets.kv.v2.read_secret_version(path, raise_on_deleted_version=True)
+    return set(read["data"]["data"])
+
+
+def _names(conn: psycopg.Connection[Any], query: LiteralString) -> set[str]:
+    return {name for (name,) in conn.execute(query)}
 
 
 _NEWCOMER = """

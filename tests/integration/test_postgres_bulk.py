@@ -28,11 +28,6 @@ def client(stack: StackEndpoints) -> Iterator[PostgresClient]:
         yield made
 
 
-@pytest.fixture
-def user() -> UUID:
-    return uuid4()
-
-
 def people(user: UUID, count: int) -> Iterator[tuple[UUID, str, str | None]]:
     """Yield rows whose types change from one to the next."""
     return ((user, f"n{i}", None if i % 3 else f"{i}@example.org") for i in range(count))

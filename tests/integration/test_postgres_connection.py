@@ -35,11 +35,6 @@ def _no_session_is_lost(client: PostgresClient) -> Iterator[None]:
     assert client.stats()["in_use"] == 0
 
 
-@pytest.fixture
-def user() -> UUID:
-    return uuid4()
-
-
 def context(conn: GuardedConnection) -> Any:
     row = conn.execute("SELECT current_setting('app.current_user_id', true) AS u").fetchone()
     return row["u"]

@@ -339,7 +339,7 @@ def test_a_callable_url_that_has_nothing_better_fails_with_the_reason(
     assert calls == [True, False]
 
 
-@pytest.mark.parametrize("answer", [None, 7, "", "http://x"])
+@pytest.mark.parametrize("answer", [None, 7, "", "http://x", str, lambda: "x"])
 def test_a_callable_url_that_returns_no_url_is_a_configuration_error(
     caplog: pytest.LogCaptureFixture, answer: Any
 ) -> None:

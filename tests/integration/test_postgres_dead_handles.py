@@ -39,11 +39,6 @@ def client(stack: StackEndpoints) -> Iterator[PostgresClient]:
         yield made
 
 
-@pytest.fixture
-def user() -> UUID:
-    return uuid4()
-
-
 def uses_of(conn: GuardedConnection) -> dict[str, Callable[[], Any]]:
     """Take everything from an open block that can be kept, and return how it is used."""
     rows = conn.cursor().execute(ROWS)

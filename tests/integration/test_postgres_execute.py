@@ -34,11 +34,6 @@ def client(stack: StackEndpoints) -> Iterator[PostgresClient]:
         yield made
 
 
-@pytest.fixture
-def user() -> UUID:
-    return uuid4()
-
-
 def test_rows_are_dicts(client: PostgresClient) -> None:
     """Every row is a dict by column name."""
     rows = client.execute_admin("SELECT 1 AS num, 'hello' AS word")

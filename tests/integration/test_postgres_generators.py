@@ -11,12 +11,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from clients.postgres_client import PostgresClient
-from tests.postgres_helpers import contact_names
+from tests.postgres_helpers import client_that_loses_nothing, contact_names
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
 
+    from clients.postgres_client import PostgresClient
     from utils.local_stack import StackEndpoints
 
 INSERT = "INSERT INTO contacts (user_id, name) VALUES (%s, %s)"
@@ -25,14 +25,8 @@ INSERT = "INSERT INTO contacts (user_id, name) VALUES (%s, %s)"
 @pytest.fixture(scope="module")
 def client(stack: StackEndpoints) -> Iterator[PostgresClient]:
     # As many as the longest plan below opens, and one for the consumer.
-    with PostgresClient(stack.database_url, pool_size=9, pool_timeout=5) as made:
+    with client_that_loses_nothing(stack.database_url, 9, pool_timeout=5) as made:
         yield made
-        assert made.stats()["in_use"] == 0
-
-
-@pytest.fixture
-def user() -> UUID:
-    return uuid4()
 
 
 def in_a_call(client: PostgresClient, user: UUID, name: str) -> None:

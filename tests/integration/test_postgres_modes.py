@@ -6,6 +6,7 @@ import enum
 import threading
 import uuid
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, make_dataclass
 from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid4
@@ -347,24 +348,59 @@ def test_another_sql_error_is_not_repeated(db: PostgresClient) -> None:
     assert len(calls) == 1
 
 
-def test_what_sql_has_committed_is_not_repeated(db: PostgresClient) -> None:
+AGAIN = "DO $$ BEGIN RAISE EXCEPTION 'again' USING ERRCODE = '40001'; END $$"
+
+
+@pytest.mark.parametrize(
+    "ending",
+    [
+        "COMMIT",
+        "END",
+        "COMMIT; BEGIN",
+        "END TRANSACTION; START TRANSACTION ISOLATION LEVEL SERIALIZABLE",
+        "COMMIT AND CHAIN",
+        "COMMIT; ROLLBACK; BEGIN",
+        "SAVEPOINT s; COMMIT; RESET ALL; BEGIN; SAVEPOINT s",
+    ],
+)
+@pytest.mark.parametrize("way", ["at once", "in a savepoint", "swallowed"])
+def test_what_sql_has_committed_is_not_repeated(db: PostgresClient, ending: str, way: str) -> None:
     """A COMMIT in the text ends the transaction, and the failure is another one's."""
+    db.execute("DELETE FROM contacts", (), ADA)
     runs: list[int] = []
-    query = f"""
-        INSERT INTO contacts (user_id, name) VALUES ('{ADA}', 'stored once');
-        COMMIT;
-        DO $$ BEGIN RAISE EXCEPTION 'again' USING ERRCODE = '40001'; END $$
-    """
+    query = f"INSERT INTO contacts (user_id, name) VALUES ('{ADA}', 'once'); {ending}; {AGAIN}"
+
+    def work(conn: GuardedConnection) -> None:
+        runs.append(1)
+        if way == "swallowed":
+            with suppress(psycopg.errors.SerializationFailure):
+                conn.execute(query)
+        else:
+            with conn.transaction() if way == "in a savepoint" else nullcontext():
+                conn.execute(query)
+
+    with pytest.raises((psycopg.Error, PostgresError)):
+        db.run_transaction(work, ADA)
+
+    stored = db.execute("SELECT 1 FROM contacts WHERE name = 'once'", (), ADA)
+    assert (len(runs), stored.rowcount) == (1, 1)
+
+
+@pytest.mark.parametrize("ending", ["ROLLBACK; BEGIN", "ROLLBACK AND CHAIN", "SELECT 1"])
+def test_what_sql_has_not_committed_is_repeated(db: PostgresClient, ending: str) -> None:
+    """A ROLLBACK in the text stores nothing, so that another attempt does nothing twice."""
+    runs: list[int] = []
+    query = f"INSERT INTO contacts (user_id, name) VALUES ('{ADA}', 'never'); {ending}; {AGAIN}"
 
     def work(conn: GuardedConnection) -> None:
         runs.append(1)
         conn.execute(query)
 
-    with pytest.raises(psycopg.errors.SerializationFailure):
+    with pytest.raises(PostgresError, match="3 attempts"):
         db.run_transaction(work, ADA)
 
-    stored = db.execute("SELECT 1 FROM contacts WHERE name = 'stored once'", (), ADA)
-    assert (len(runs), stored.rowcount) == (1, 1)
+    assert len(runs) == 3
+    assert db.execute("SELECT 1 FROM contacts WHERE name = 'never'", (), ADA) == []
 
 
 def test_a_failure_at_the_commit_is_repeated_too(db: PostgresClient) -> None:
@@ -528,6 +564,10 @@ def test_what_configure_undoes_itself_is_no_mess(mood_url: str) -> None:
             EnumInfo.fetch(conn, "public.mood")
         conn.execute("SET work_mem = '77MB'")
         conn.execute("RESET work_mem")
+        conn.execute("SELECT pg_advisory_lock_shared(818)")
+        conn.execute("SELECT pg_advisory_unlock_shared(818)")
+        conn.execute("PREPARE mine AS SELECT 1")
+        conn.execute("DEALLOCATE mine")
 
     with PostgresClient(mood_url, 2, configure=configure) as client:
         assert client.execute_scalar("SELECT 1", (), ADA) == 1
@@ -546,6 +586,9 @@ def test_what_configure_undoes_itself_is_no_mess(mood_url: str) -> None:
         (_running("SET app.current_user_id = '1'"), "app.current_user_id"),
         (_running("CREATE TEMP TABLE notes (a int)"), "notes"),
         (_running("LISTEN news"), "news"),
+        (_running("SELECT pg_advisory_lock(818)"), "an advisory lock"),
+        (_running("DECLARE held CURSOR WITH HOLD FOR SELECT 1"), "the cursor held"),
+        (_running("PREPARE mine AS SELECT 1"), "the prepared statement mine"),
         (_setting("prepare_threshold", value=0), "prepare_threshold"),
         (_setting("isolation_level", value=psycopg.IsolationLevel.SERIALIZABLE), "isolation_level"),
         (_setting("read_only", value=True), "read_only"),

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from clients.errors import PostgresConnectionError, PostgresError, RlsContextError
 from clients.postgres_client import PostgresClient
-from tests.postgres_helpers import contact_names, one_session_client
+from tests.postgres_helpers import client_that_loses_nothing, contact_names, one_session_client
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -35,14 +35,8 @@ NAMES = "SELECT name FROM contacts ORDER BY name"
 
 @pytest.fixture(scope="module")
 def client(stack: StackEndpoints) -> Iterator[PostgresClient]:
-    with PostgresClient(stack.database_url, pool_size=6, pool_timeout=5) as made:
+    with client_that_loses_nothing(stack.database_url, 6, pool_timeout=5) as made:
         yield made
-        assert made.stats()["in_use"] == 0
-
-
-@pytest.fixture
-def user() -> UUID:
-    return uuid4()
 
 
 def test_a_failing_task_undoes_nothing_of_another_task(client: PostgresClient, user: UUID) -> None:

@@ -27,11 +27,6 @@ if TYPE_CHECKING:
     from utils.local_stack import StackEndpoints
 
 
-@pytest.fixture
-def user() -> UUID:
-    return uuid4()
-
-
 class Holder:
     """A thread of that name that keeps a block open until it is told to end it."""
 
@@ -250,7 +245,7 @@ def test_close_lets_open_blocks_end(stack: StackEndpoints, user: UUID) -> None:
     gc.collect()
 
     assert client.stats()["size"] == 0
-    assert open_sockets() == sockets
+    assert open_sockets() <= sockets
 
 
 def test_close_wakes_those_who_wait(stack: StackEndpoints) -> None:

@@ -58,6 +58,16 @@ def test_a_statement_that_comes_again_is_prepared_in_its_own_round_trip(
         assert prepared(client) == ["SELECT $1::int AS often"]
 
 
+def test_a_block_prepares_nothing_that_its_end_forgets(new_client: NewClient) -> None:
+    """Also on a session whose calls have prepared statements."""
+    client = new_client(pool_size=1)
+    for _ in range(_OFTEN):
+        client.execute("SELECT 1 AS often", user_id=ALICE)
+    for _ in range(2):
+        with client.connection(ALICE) as conn:
+            assert conn.execute("SELECT statement FROM pg_prepared_statements").fetchall() == []
+
+
 def test_types_may_change_from_call_to_call(new_client: NewClient) -> None:
     """One text with parameters of other types is never bound to the wrong ones."""
     client = new_client(pool_size=1)
@@ -140,7 +150,10 @@ def test_a_statement_of_ours_cannot_be_replaced_by_sql(
     for user in (ALICE, BOB):
         client.execute(INSERT, (uuid4(), user), user)
     query = "SELECT DISTINCT user_id FROM ledger"
-    names = "SELECT name, parameter_types::text AS types FROM pg_prepared_statements"
+    names = (
+        "SELECT name, statement, parameter_types::text AS types FROM pg_prepared_statements"
+        " ORDER BY random()"
+    )
     cover = (
         "SET search_path = pg_temp, pg_catalog; CREATE TEMP TABLE ledger AS"
         f" SELECT '{BOB}'::uuid AS user_id;"
@@ -158,11 +171,54 @@ def test_a_statement_of_ours_cannot_be_replaced_by_sql(
             body = " ".join(f"EXECUTE $q${command}$q$;" for command in commands)
             for _ in range(2):
                 client.execute("SELECT 1 AS often", user_id=BOB)
-            client.execute(f"DO $$ BEGIN {body} END $$", user_id=BOB)
+            if row["statement"] == "COMMIT":
+                with pytest.raises(PostgresError, match="prepared COMMIT"):
+                    client.execute(f"DO $$ BEGIN {body} END $$", user_id=BOB)
+            else:
+                client.execute(f"DO $$ BEGIN {body} END $$", user_id=BOB)
             replaced += 1
             assert client.execute(query, user_id=ALICE) == [{"user_id": ALICE}], row
             break
     assert replaced > 0
+
+
+def _name_of_commit(client: PostgresClient) -> str:
+    query = "SELECT name FROM pg_prepared_statements WHERE statement = 'COMMIT'"
+    for _ in range(_OFTEN):
+        if found := client.execute(query, user_id=ALICE):
+            return str(found[0]["name"])
+    raise AssertionError("COMMIT is never prepared")
+
+
+def test_a_statement_that_takes_our_commit_away_is_applied_once(
+    server: PostgresServer, new_client: NewClient
+) -> None:
+    """The server refuses the COMMIT, which undoes the statement, and it is sent anew."""
+    client = new_client(pool_size=1)
+    for _ in range(3):
+        token, name = uuid4(), _name_of_commit(client)
+        insert = f"INSERT INTO ledger (token, user_id) VALUES ('{token}', '{ALICE}')"
+        body = f"{insert}; IF EXISTS (SELECT FROM pg_prepared_statements WHERE name = '{name}')"
+        body += f" THEN EXECUTE 'DEALLOCATE {name}'; END IF;"
+        client.execute(f"DO $$ BEGIN {body} END $$", user_id=ALICE)
+        assert times_applied(server, token) == 1
+
+
+def test_a_statement_that_replaces_our_commit_is_an_error_and_undone(
+    server: PostgresServer, new_client: NewClient
+) -> None:
+    """What the server ran in its place was no COMMIT: the call says so, and nothing is kept."""
+    client = new_client(pool_size=1)
+    for others in ("SELECT 1", f"SELECT set_config('app.current_user_id', '{BOB}', false)"):
+        token, name = uuid4(), _name_of_commit(client)
+        insert = f"INSERT INTO ledger (token, user_id) VALUES ('{token}', '{ALICE}')"
+        body = f"{insert}; EXECUTE 'DEALLOCATE {name}'; EXECUTE $q$PREPARE {name} AS {others}$q$;"
+        with pytest.raises(PostgresError, match="nothing was committed") as caught:
+            client.execute(f"DO $$ BEGIN {body} END $$", user_id=ALICE)
+        assert caught.value.maybe_applied is False
+        assert times_applied(server, token) == 0
+        [row] = client.execute("SELECT current_setting('app.current_user_id') AS me", user_id=ALICE)
+        assert row["me"] == str(ALICE)
 
 
 def test_one_text_serves_users_and_administrator_each_by_their_own_rules(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from array import array
 from typing import TYPE_CHECKING, Any
-from uuid import UUID, uuid4
 
 import psycopg
 import pytest
@@ -19,6 +18,8 @@ from tests.postgres_helpers import add_contact, contact_names, one_session_clien
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
+    from uuid import UUID
 
     from clients._postgres.guarded import GuardedConnection
     from clients.postgres_client import PostgresClient
@@ -29,11 +30,6 @@ if TYPE_CHECKING:
 def client(stack: StackEndpoints) -> Iterator[PostgresClient]:
     with one_session_client(stack) as made:
         yield made
-
-
-@pytest.fixture
-def user() -> UUID:
-    return uuid4()
 
 
 def in_block(work: Callable[[GuardedConnection, Any, Any], Any]) -> Callable[..., Any]:
@@ -47,6 +43,12 @@ def in_block(work: Callable[[GuardedConnection, Any, Any], Any]) -> Callable[...
 def read_stream(client: PostgresClient, user: UUID, query: Any, params: Any) -> Any:
     with client.stream(query, params, user_id=user) as rows:
         return list(rows)
+
+
+def read_copy(conn: GuardedConnection, query: Any, params: Any) -> Any:
+    statement = f"COPY ({query}) TO STDOUT" if isinstance(query, str) else query
+    with conn.cursor().copy(statement, params) as copy:
+        return list(copy.rows())
 
 
 WAYS: dict[str, Callable[..., Any]] = {
@@ -65,6 +67,7 @@ WAYS: dict[str, Callable[..., Any]] = {
     "cursor stream": in_block(
         lambda conn, query, params: list(conn.cursor().stream(query, params))
     ),
+    "copy": in_block(read_copy),
 }
 MISPLACED = {
     "literal": "DELETE FROM contacts WHERE created_at < now() - interval '%s days'",
@@ -283,6 +286,41 @@ def test_the_callers_rows_and_row_factories_raise_their_own_errors(
             )
         with pytest.raises(LookupError):
             conn.cursor(row_factory=factory).execute("SELECT 1").fetchone()
+
+
+UNUSABLE: dict[str, Callable[[GuardedConnection], object]] = {
+    "scroll by a text": lambda conn: conn.execute("SELECT 1").scroll("x"),  # type: ignore[arg-type]  # unusable
+    "scroll in an unknown way": lambda conn: conn.execute("SELECT 1").scroll(0, "sideways"),
+    "a type that copy does not know": lambda conn: set_types(conn, ["no_such_type"]),
+    "types of copy that are none": lambda conn: set_types(conn, 5),
+    "a savepoint without a name's type": lambda conn: enter(conn.transaction(5)),  # type: ignore[arg-type]  # unusable
+    "a savepoint that UTF-8 cannot encode": lambda conn: enter(conn.transaction("\ud800")),
+    "a cursor that UTF-8 cannot encode": lambda conn: conn.cursor("\ud800").execute("SELECT 1"),
+}
+
+
+def set_types(conn: GuardedConnection, types: Any) -> None:
+    with conn.cursor().copy("COPY (SELECT 1) TO STDOUT") as copy:
+        try:
+            copy.set_types(types)
+        finally:
+            list(copy)
+
+
+def enter(block: AbstractContextManager[object]) -> None:
+    with block:
+        pass
+
+
+@pytest.mark.parametrize("kind", UNUSABLE)
+def test_an_unusable_argument_in_a_block_is_refused_as_ours(
+    client: PostgresClient, user: UUID, kind: str
+) -> None:
+    """Never with a bare error of Python's, and the block goes on."""
+    with client.connection(user) as conn:
+        with pytest.raises((PostgresError, psycopg.Error)):
+            UNUSABLE[kind](conn)
+        assert conn.execute("SELECT 1 AS one").fetchall() == [{"one": 1}]
 
 
 UNREADABLE = {

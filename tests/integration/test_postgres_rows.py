@@ -259,7 +259,9 @@ def test_columns_that_do_not_fit_in_a_block_are_not_told_as_committed(db: Postgr
     assert not caught.value.maybe_applied
 
 
-@pytest.mark.parametrize("row_type", [int, dict, list, object(), "Contact", len])
+@pytest.mark.parametrize(
+    "row_type", [int, dict, list, object(), "Contact", len, pytest.param(10**5000, id="huge")]
+)
 def test_a_type_that_cannot_be_a_row_is_refused_before_anything_is_sent(
     db: PostgresClient, row_type: Any
 ) -> None:
@@ -309,7 +311,14 @@ def test_a_row_of_somebody_else_is_not_changed_and_not_counted(db: PostgresClien
     assert (caught.value.expected, caught.value.actual) == (1, 0)
 
 
-@pytest.mark.parametrize("expect", [True, 1.0, "1", [1]])
+class Unprintable:
+    """Has no text, as what is nested too deep."""
+
+    def __repr__(self) -> str:
+        raise RecursionError
+
+
+@pytest.mark.parametrize("expect", [True, 1.0, "1", [1], Unprintable()])
 def test_an_expectation_that_is_none_is_refused(db: PostgresClient, expect: Any) -> None:
     """Before anything is sent."""
     with pytest.raises(PostgresConfigurationError, match="expect"):

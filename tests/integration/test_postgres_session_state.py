@@ -52,11 +52,6 @@ def client(stack: StackEndpoints) -> Iterator[PostgresClient]:
         yield made
 
 
-@pytest.fixture
-def user() -> UUID:
-    return uuid4()
-
-
 def look(client: PostgresClient, query: str, borrower: str) -> tuple[int, Any]:
     """Return the backend's number, and what the next borrower finds there."""
     query = f"SELECT pg_backend_pid() AS pid, ({query}) AS found"

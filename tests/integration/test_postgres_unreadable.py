@@ -10,6 +10,7 @@ import psycopg
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from psycopg.rows import class_row, namedtuple_row, scalar_row
 
 from clients.errors import ClientError, PostgresError
 from clients.postgres_client import PostgresClient
@@ -85,6 +86,16 @@ def streamed(client: PostgresClient, user: UUID, query: str) -> None:
         list(conn.cursor().stream(query, (user,)))
 
 
+def made_by(factory: Any) -> Callable[[PostgresClient, UUID, str], object]:
+    """Read in a block, where a row factory makes the rows."""
+
+    def read(client: PostgresClient, user: UUID, query: str) -> None:
+        with client.connection(user) as conn:
+            conn.cursor(row_factory=factory).execute(query, (user,)).fetchall()
+
+    return read
+
+
 WAYS: dict[str, Callable[[PostgresClient, UUID, str], object]] = {
     "execute": lambda client, user, query: client.execute(query, (user,), user),
     "execute_one": lambda client, user, query: client.execute_one(query, (user,), user),
@@ -98,6 +109,15 @@ WAYS: dict[str, Callable[[PostgresClient, UUID, str], object]] = {
     "binary": lambda client, user, query: of_a_block(client, user, query, binary=True),
     "joined": joined,
     "streamed": streamed,
+    "named tuples": made_by(namedtuple_row),
+    "objects": made_by(class_row(Row)),
+    "scalars": made_by(scalar_row),
+}
+
+
+IN_BLOCKS = {
+    *("transaction", "block", "binary", "streamed"),
+    *("named tuples", "objects", "scalars"),
 }
 
 
@@ -111,7 +131,7 @@ def client(stack: StackEndpoints, request: pytest.FixtureRequest) -> Iterator[Po
 
 
 @settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(expression=expressions(), way=st.sampled_from(sorted(WAYS)))
 def test_a_value_that_python_cannot_hold_is_told_truly(
@@ -132,7 +152,14 @@ def test_a_value_that_python_cannot_hold_is_told_truly(
     except psycopg.Error as error:
         outcome = error
     # In a block, psycopg's own errors are the caller's.
-    in_block = way in {"block", "binary", "streamed", "transaction"}
+    in_block = way not in {
+        "execute",
+        "execute_one",
+        "execute_scalar",
+        "typed",
+        "expected",
+        "joined",
+    }
     assert in_block or not isinstance(outcome, psycopg.Error), outcome
 
     was_written = contact_names(client, user) == ["written"]

@@ -34,11 +34,6 @@ def client(stack: StackEndpoints) -> Iterator[PostgresClient]:
         yield made
 
 
-@pytest.fixture
-def user() -> UUID:
-    return uuid4()
-
-
 VALUES: list[tuple[str, Any]] = [
     ("int", 7),
     ("bigint", -(2**62)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import psycopg
 import pytest
 
 from clients._rls.catalogue import Catalogue
@@ -43,6 +44,7 @@ def test_each_way_is_found_and_closed(scratch: Scratch, rule: str) -> None:
         scratch.run("DROP FOREIGN DATA WRAPPER IF EXISTS nowhere CASCADE")
         scratch.run("ALTER ROLE crm_user IN DATABASE test_rls_check_paths RESET ALL")
         scratch.run("DROP PUBLICATION IF EXISTS outside")
+        scratch.run("REVOKE SELECT ON pg_catalog.pg_statistic FROM crm_user")
 
 
 def test_a_role_that_may_be_taken_counts_by_its_policies(scratch: Scratch) -> None:
@@ -164,3 +166,71 @@ def test_each_finding_has_a_severity(scratch: Scratch, severity: str) -> None:
     scratch.run(statements[severity])
 
     assert [finding.severity for finding in check(scratch)] == [severity]
+
+
+_STATISTIC = "FROM pg_catalog.pg_statistic WHERE starelid = 'app.docs'::regclass"
+_STATS = "SELECT most_common_vals::text FROM pg_catalog.pg_stats WHERE tablename = 'docs'"
+_VIEWS = (
+    f"CREATE VIEW app.samples AS SELECT stavalues1::text {_STATISTIC};"
+    "CREATE VIEW app.more AS TABLE app.samples; GRANT SELECT ON app.more TO crm_user"
+)
+_COPY = f"CREATE MATERIALIZED VIEW app.more AS {_STATS}; GRANT SELECT ON app.more TO crm_user"
+_ROUTINE = (
+    "CREATE FUNCTION app.samples() RETURNS SETOF text LANGUAGE sql SECURITY DEFINER "
+    f"AS $$ {_STATS} $$"
+)
+_RAW = f"SELECT stavalues1::text {_STATISTIC}"
+_CATALOGUES = ["pg_catalog.pg_statistic", "pg_catalog.pg_statistic_ext_data"]
+SAMPLES = {
+    "pg_statistic": (
+        "GRANT SELECT ON pg_catalog.pg_statistic TO crm_user", _RAW, _CATALOGUES[:1],
+    ),
+    "a role that reads all": ("GRANT pg_read_all_data TO crm_user", _RAW, _CATALOGUES),
+    "a view": (_VIEWS, "TABLE app.more", ["app.more"]),
+    "a materialized view": (_COPY, "TABLE app.more", ["app.more"]),
+    "a function": (_ROUTINE, "SELECT app.samples()", ["function app.samples()"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("way", SAMPLES)
+def test_samples_of_others_values_are_found(scratch: Scratch, way: str) -> None:
+    """What ANALYZE keeps of another user's rows shows, a finding tells, and its SQL ends both."""
+    statements, query, names = SAMPLES[way]
+    rows = "INSERT INTO app.docs SELECT gen_random_uuid(), 'private' FROM generate_series(1, 99);"
+    # Read before what is made of it.
+    scratch.run(CLEAN + rows)
+    scratch.run("ANALYZE app.docs")
+    scratch.run(statements)
+    try:
+        with scratch.connect() as connection:
+            shown = str(connection.execute(query.encode()).fetchall())
+            found = [f for f in check(scratch) if f.rule == "statistics-readable"]
+            assert "private" in shown
+            assert [f.object for f in found] == names
+            for finding in found:
+                scratch.run(finding.fix)
+            assert [f.rule for f in check(scratch)] == []
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                connection.execute(query.encode())
+    finally:
+        scratch.run(
+            "REVOKE SELECT ON pg_catalog.pg_statistic FROM crm_user;"
+            "REVOKE pg_read_all_data FROM crm_user"
+        )
+
+
+@pytest.mark.parametrize(
+    "statements",
+    [
+        "GRANT pg_read_all_stats, pg_monitor TO crm_user",
+        f"CREATE VIEW app.samples AS {_STATS}; GRANT SELECT ON app.samples TO crm_user",
+    ],
+    ids=["roles", "view"],
+)
+def test_what_shows_no_samples_is_not_found(scratch: Scratch, statements: str) -> None:
+    """pg_stats hides tables whose policies bind who reads it, also through a view."""
+    scratch.run(CLEAN + statements)
+    try:
+        assert check(scratch) == []
+    finally:
+        scratch.run("REVOKE pg_read_all_stats, pg_monitor FROM crm_user")

@@ -10,10 +10,13 @@ from clients._rls.check import check_rls
 from tests.rls_tables import (
     BARE,
     CLEAN,
+    GRANT,
     HELPER,
     INDEX,
     MINE,
+    RLS,
     SETTING,
+    TABLE,
     USER,
     check,
     mend,
@@ -302,3 +305,33 @@ def test_the_settings_name_is_the_callers(scratch: Scratch) -> None:
     scratch.run(policy("user_id = (SELECT NULLIF(current_setting('my.tenant', true), '')::uuid)"))
     with scratch.connect() as connection:
         assert check_rls(connection, "my.tenant") == []
+
+
+def test_the_only_policy_of_a_table_is_not_dropped(scratch: Scratch) -> None:
+    """Where no column tells whose a row is, the reader is told; one policy of several goes."""
+    table = TABLE.replace("user_id uuid NOT NULL", "facts jsonb") + GRANT + RLS
+    scratch.run(table + "CREATE POLICY lax ON app.docs USING (true)")
+    (finding,) = check(scratch)
+
+    assert finding.rule == "policy-always-true"
+    assert finding.fix.startswith("-- no column of app.docs tells whose a row is")
+
+    scratch.run("CREATE POLICY own ON app.docs USING (facts ->> 'user_id' = " + SETTING + ")")
+    fixes = {f.object: f.fix for f in check(scratch)}
+    assert fixes["policy lax on app.docs"] == "DROP POLICY lax ON app.docs;"
+
+
+def test_a_child_gets_the_policy_that_its_parent_gives_it(scratch: Scratch) -> None:
+    """A lax policy on rows that belong to a parent's is replaced by a look at the parent."""
+    scratch.run(
+        CLEAN + "ALTER TABLE app.docs ADD id uuid PRIMARY KEY;"
+        "CREATE TABLE app.lines (doc_id uuid NOT NULL REFERENCES app.docs, body text);"
+        "ALTER TABLE app.lines ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;"
+        "GRANT SELECT, INSERT ON app.lines TO crm_user; CREATE POLICY lax ON app.lines USING (true)"
+    )
+    (finding,) = [f for f in check(scratch) if f.severity == "leak"]
+
+    assert finding.object == "policy lax on app.lines"
+    assert finding.fix.startswith("ALTER POLICY lax ON app.lines USING (EXISTS (SELECT FROM ")
+    scratch.run(finding.fix)
+    assert [str(f) for f in check(scratch) if f.severity in ("leak", "risk")] == []

@@ -27,6 +27,7 @@ from clients.postgres_client import PostgresClient
 from clients.sqlalchemy_adapter import create_engine
 from tests.fault_proxy import FaultProxy
 from tests.identity_examples import TENANTS
+from tests.postgres_helpers import client_that_loses_nothing
 from tests.sqlalchemy_models import Contact
 
 if TYPE_CHECKING:
@@ -54,21 +55,10 @@ def db(own_postgres: PostgresServer, proxy: FaultProxy) -> Iterator[PostgresClie
         parts = urlsplit(own_postgres.url(role, "secret"))
         return urlunsplit(parts._replace(netloc=f"{role}:secret@127.0.0.1:{proxy.port}"))
 
-    with PostgresClient(
+    with client_that_loses_nothing(
         through_proxy("crm_user"), 1, admin_url=through_proxy("crm_admin"), pool_timeout=0.5
     ) as made:
         yield made
-        assert made.stats()["in_use"] == 0
-
-
-@pytest.fixture
-def engine(db: PostgresClient) -> Engine:
-    return create_engine(db)
-
-
-@pytest.fixture
-def ada() -> UUID:
-    return uuid4()
 
 
 def whose(user: UUID) -> dict[str, Any]:

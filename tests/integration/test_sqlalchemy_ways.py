@@ -22,6 +22,7 @@ from clients.identity import RlsSetting, user_context
 from clients.postgres_client import PostgresClient
 from clients.sqlalchemy_adapter import create_engine
 from tests.postgres_faults import superuser
+from tests.postgres_helpers import client_that_loses_nothing
 from tests.sqlalchemy_models import Contact
 
 if TYPE_CHECKING:
@@ -38,24 +39,9 @@ WHO = "SELECT current_setting('app.current_user_id')"
 @pytest.fixture
 def db(own_postgres: PostgresServer) -> Iterator[PostgresClient]:
     """A client with one session, whose place is free again at the end."""
-    with PostgresClient(own_postgres.url("crm_user", "secret"), 1, pool_timeout=0.5) as made:
+    url = own_postgres.url("crm_user", "secret")
+    with client_that_loses_nothing(url, 1, pool_timeout=0.5) as made:
         yield made
-        assert made.stats()["in_use"] == 0
-
-
-@pytest.fixture
-def engine(db: PostgresClient) -> Engine:
-    return create_engine(db)
-
-
-@pytest.fixture
-def ada() -> UUID:
-    return uuid4()
-
-
-@pytest.fixture
-def bob() -> UUID:
-    return uuid4()
 
 
 def of(user: UUID) -> dict[str, Any]:

@@ -69,7 +69,7 @@ def test_a_failed_construction_leaves_no_socket(vault_lab: VaultLab) -> None:
             VaultClient(vault_lab.url, **{"environ": {}} | credentials)
         kept.append(caught)
 
-    assert open_sockets() == sockets
+    assert open_sockets() <= sockets
 
 
 def test_nothing_listening_is_told_in_the_words_of_the_system(closed_port: int) -> None:

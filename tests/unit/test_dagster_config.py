@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import pickle
 import traceback
+from pathlib import Path
 from typing import Any
 
 import pytest
 from dagster import DagsterInvalidInvocationError, EnvVar
 from pydantic import ValidationError
 
-from clients import VaultConfigurationError
+from clients import ConfigurationError, VaultConfigurationError
 from clients._dagster.config import resolve
 from clients.dagster_adapter import (
     ClientsResource,
     FakeVaultSecretsResource,
     VaultSecretsResource,
     VaultSecretsResourceConfig,
+    vault_secrets_resource,
 )
 from clients.vault_auth import Agent, Kubernetes
 
@@ -104,7 +106,6 @@ def test_an_unset_address_is_not_the_default_one(kind: Any) -> None:
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"auth_method": "ldap"}, "auth_method is 'ldap': it must be one of 'approle', 'token'"),
         ({"auth_method": "token"}, r"^token \(VAULT_TOKEN\) not set: auth_method 'token'"),
         ({}, r"^role_id \(VAULT_ROLE_ID\), secret_id \(VAULT_SECRET_ID\) not set: .*'approle'"),
         ({"role_id": "r", "secret_id": EnvVar("NO_ID")}, r"^secret_id \(NO_ID\) not set"),
@@ -176,10 +177,141 @@ def test_a_variable_that_no_run_could_read_is_refused(settings: Any, words: str)
         ClientsResource(**settings)
 
 
+UNUSABLE: list[tuple[dict[str, Any], str]] = [
+    ({"vault_addr": "vault.test:8200"}, "vault_addr has no http:// or https:// in front"),
+    ({"vault_addr": f"https://user:{CANARY}@vault.test"}, "vault_addr holds a user name or passw"),
+    ({"vault_addr": "https://vault.test/v1"}, "vault_addr has a path"),
+    ({"namespace": "a b"}, "namespace has a blank"),
+    ({"namespace": "../admin"}, "namespace has a '.' or '..' segment"),
+    ({"timeout": 0}, "timeout is 0: it must be a number of seconds"),
+    ({"retries": -1}, "retries is -1: it must be a whole number"),
+    ({"cache_ttl": -1}, "cache_ttl is -1"),
+    ({"auth_method": "ldap"}, "auth_method is 'ldap': it must be one of 'approle', 'token'"),
+    ({"auth_method": "token", "token": f"{CANARY} x"}, "token has a blank"),
+]
+UNUSABLE_LOGINS: list[tuple[dict[str, Any], str]] = [
+    ({"token": EnvVar("A_TOKEN")}, "auth_method is 'approle', which does not use token: set"),
+    (
+        {"auth_method": "token", "role_id": "r", "secret_id": CANARY},
+        "'token', which does not use role_id and secret_id: set auth_method to 'approle'",
+    ),
+    ({"auth_method": "kubernetes", "token": CANARY}, "does not use token"),
+    ({"auth": {"method": "ldap"}}, "auth's method is 'ldap': it must be one of"),
+    ({"auth": {"role": "x"}}, "auth's method is None"),
+    ({"auth": {"method": "kubernetes"}}, "auth has no 'role', which the method"),
+    ({"auth": {"method": "agent", "role": "x"}}, "auth has no 'role' for the method 'agent'"),
+    ({"auth": {"method": "jwt", "role": "x"}}, "auth has no 'path', which the method 'jwt'"),
+    ({"auth": {"method": "cert", "mount": "a/../b"}}, "the mount point 'a/../b' has"),
+    ({"auth": Agent(), "token": CANARY}, "auth and token contradict each other"),
+    ({"auth": Agent(), "auth_method": "token"}, "auth_method 'token' and auth, whose method is 'a"),
+]
+UNUSABLE_CLIENTS: list[tuple[dict[str, Any], str]] = [
+    ({"pool_size": 0}, "pool_size is 0: it must be a whole number"),
+    ({"postgres_options": {"pool_size": "3"}}, "pool_size is '3'"),
+    ({"pool_size": 3, "postgres_options": {"pool_size": 4}}, "pool_size is given twice"),
+    ({"postgres_options": {"on_rls_bypass": "allow"}}, "on_rls_bypass is 'allow'"),
+    ({"statement_timeout": -1.0}, "statement_timeout is -1.0"),
+    ({"identity": {"tenant_id": "tenant_id:int"}}, "'tenant_id' is not a name for a setting"),
+    ({"identity": {"tenant_id": "shop.tenant_id:bigint"}}, "does not spell a setting"),
+    ({"identity": {"tenant id": "shop.tenant_id:int"}}, "'tenant id' is not a name for a value"),
+    ({"identity": {"a": "shop.a", "b": "shop.A"}}, "a and b have one setting"),
+    ({"identity": {}}, "identity must map at least one name"),
+    (
+        {"identity": {"a": EnvVar("A_SETTING"), "b": "b:int"}},
+        "'b' is not a name for a setting",
+    ),
+    ({"local_role": "none"}, "local_role must be the name of a role"),
+    ({"local_role": "r" * 64}, "local_role must be the name of a role"),
+    ({"valkey_options": {"socket_timeout": 0}}, "socket_timeout is 0"),
+    ({"valkey_options": {"max_connections": 2.5}}, "max_connections is 2.5"),
+    ({"key_prefix": "\ud800"}, "key_prefix"),
+    ({"database_role": "database/crm-app"}, "is not the path of one"),
+    ({"valkey_role": "../root"}, "the database role '../root' has"),
+    ({"database_path": "kv-shop:"}, "the secret path '' is empty"),
+    ({"valkey_path": "a//b"}, "the secret path 'a//b' has an empty segment"),
+]
+
+
+@pytest.mark.parametrize(("settings", "words"), UNUSABLE)
+def test_a_setting_that_cannot_work_is_refused_when_it_is_given(
+    kind: Any, settings: dict[str, Any], words: str
+) -> None:
+    """Before anything runs, under its own name, and with a traceback that holds no secret."""
+    with pytest.raises(ConfigurationError, match=words) as raised:
+        kind(**settings)
+
+    assert_silent(raised.value)
+
+
+@pytest.mark.parametrize("kind", [VaultSecretsResource, ClientsResource, FakeVaultSecretsResource])
+@pytest.mark.parametrize(("settings", "words"), UNUSABLE_LOGINS)
+def test_logins_that_exclude_each_other_are_refused_when_they_are_given(
+    kind: Any, settings: dict[str, Any], words: str
+) -> None:
+    """A variable may hold anything, so it contradicts nothing but a method that never reads it."""
+    with pytest.raises(VaultConfigurationError, match=words) as raised:
+        kind(**settings)
+
+    assert_silent(raised.value)
+
+
+@pytest.mark.parametrize(("settings", "words"), UNUSABLE_CLIENTS)
+def test_settings_of_the_other_clients_are_checked_when_they_are_given(
+    settings: dict[str, Any], words: str
+) -> None:
+    """By the checks that the clients have themselves."""
+    with pytest.raises(ConfigurationError, match=words):
+        ClientsResource(**settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        *UNUSABLE,
+        ({"tokn": CANARY}, "tokn"),
+        ({"timeout": "soon"}, "timeout"),
+        ({"token": {"env": "A_TOKEN"}}, "which does not use token: set auth_method to 'token'"),
+        ({"auth": {"method": "kubernetes", "rolle": {"env": "A_ROLE"}}}, "auth has no 'rolle'"),
+    ],
+)
+def test_a_legacy_resource_is_checked_when_it_is_configured(
+    settings: dict[str, Any], words: str
+) -> None:
+    """Dagster itself would find a misspelt field in the first run."""
+    with pytest.raises((ConfigurationError, ValidationError), match=words) as raised:
+        vault_secrets_resource.configured(settings)
+
+    assert_silent(raised.value)
+
+
+def test_what_only_variables_hold_is_not_checked_before_they_are_known() -> None:
+    """A code location loads where nothing is set, in each form."""
+    names = ("vault_addr", "role_id", "secret_id", "namespace", "auth_method")
+    texts = ("local_role", "key_prefix", "database_role", "valkey_path")
+    unset: dict[str, Any] = {name: EnvVar("UNSET") for name in names}
+
+    VaultSecretsResource(**unset, timeout=EnvVar.int("UNSET"))
+    unset |= {name: EnvVar("UNSET") for name in texts}
+    unset["identity"] = {"tenant_id": EnvVar("UNSET")}
+    ClientsResource(**unset, pool_size=EnvVar.int("UNSET"))
+    ClientsResource(auth={"method": EnvVar("UNSET"), "role": EnvVar("UNSET")})
+    vault_secrets_resource.configured({name: {"env": "UNSET"} for name in (*names, "timeout")})
+
+
+def assert_silent(error: BaseException) -> None:
+    shown = traceback.TracebackException.from_exception(error, capture_locals=True)
+    # The test's own frames have what it gave.
+    ours = [one for one in shown.stack if Path(one.filename).parts[-2] != "unit"]
+    assert ours
+    assert CANARY not in f"{error!r} {error} {[one.locals for one in ours]}"
+    assert error.__cause__ is None
+    assert error.__context__ is None
+
+
 @pytest.mark.parametrize("kind", [VaultSecretsResource, ClientsResource, FakeVaultSecretsResource])
 def test_a_secret_that_is_assigned_shows_in_no_traceback(kind: Any) -> None:
     """Resources are frozen, and the error that says so does not repeat the value."""
-    resource = kind(token=CANARY)
+    resource = kind(auth_method="token", token=CANARY)
 
     with pytest.raises(DagsterInvalidInvocationError, match="frozen") as raised:
         resource.token = f"{CANARY}-2"
@@ -268,10 +400,15 @@ def test_all_clients_go_to_the_address_of_the_environment(monkeypatch: pytest.Mo
     assert resolve(VaultSecretsResource(auth=Agent())).vault_addr.startswith("https://vault.")
 
 
-def test_a_token_without_its_method_is_told_which_it_is(kind: Any) -> None:
+def test_a_token_without_its_method_is_told_which_it_is() -> None:
     """The default is the AppRole, which a reader of the message may not know."""
+    config: Any = VaultSecretsResourceConfig(vault_addr="http://127.0.0.1:1", token="t")
     with pytest.raises(VaultConfigurationError, match=r"set auth_method to 'token'$"):
-        resolve(kind(vault_addr="http://127.0.0.1:1", token="t"))
+        resolve(config)
+
+    with pytest.raises(VaultConfigurationError, match="set auth_method to 'token', or leave out"):
+        VaultSecretsResource.from_config(config)
+    assert VaultSecretsResource.from_config(config, auth_method="token").token == "t"
 
 
 def test_from_env_lets_code_load_without_variables_and_names_them_at_use() -> None:
@@ -314,10 +451,11 @@ def test_a_literal_secret_is_in_no_pickle(
     kind: type[VaultSecretsResourceConfig], name: str
 ) -> None:
     """It would stand there in clear; the name of a variable may, and a copy stays possible."""
-    literal = kind(**{name: "canary"})  # type: ignore[arg-type]  # mypy takes it for every field
+    method = "token" if name == "token" else "approle"
+    literal = kind(**{"auth_method": method, name: "canary"})  # type: ignore[arg-type]  # mypy takes it for every field
     with pytest.raises(TypeError, match=f"{name} as text") as caught:
         pickle.dumps(literal)
-    named = kind(**{name: EnvVar("SOME_VARIABLE")})  # type: ignore[arg-type]  # likewise
+    named = kind(**{"auth_method": method, name: EnvVar("SOME_VARIABLE")})  # type: ignore[arg-type]  # likewise
 
     assert "canary" not in str(caught.value)
     again = pickle.loads(pickle.dumps(named))  # noqa: S301 - our own bytes

@@ -47,10 +47,11 @@ CANNOT_FAIL = {
         "life",
         "suspect_revoked",
         "child_environment",
+        "identity_settings",
         "secret_paths",
         "variable",
     ),
-    *("environment", "exports", "forget_ambient_servers", "from_config", "from_json", "to_json"),
+    *("environment", "exports", "forget_ambient_servers", "from_json", "to_json"),
     # These tell a failure otherwise: by what they return, or in the log.
     *("VaultClient.close", "PostgresClient.close", "ValkeyClient.close", "LeasedUrl.close"),
     *("EmbeddedStack.close", "VaultSecretsResource.health_check", "ClientsResource.health_check"),

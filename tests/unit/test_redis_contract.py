@@ -1,6 +1,6 @@
 """What the Valkey call path leans on in redis-py, pinned: read this before widening its version.
 
-``clients/_valkey/pool.py`` and ``connections.py`` use redis-py's Connection classes as
+``clients/_valkey/protocol.py`` and ``connections.py`` use redis-py's Connection classes as
 factory and codec, through methods that its documentation does not promise.
 """
 
@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import gc
 import inspect
+import itertools
 import socket
+import threading
 import weakref
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +24,7 @@ from redis.exceptions import ConnectionError as DriverConnectionError
 from redis.exceptions import TimeoutError as DriverTimeoutError
 from redis.retry import Retry
 
-from clients._valkey.connections import arrival_checks, pack, reply_reader
+from clients._valkey.protocol import arrival_checks, pack, reply_reader, request_sender
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -114,6 +116,29 @@ def test_our_reader_gives_what_the_parser_gives(peer: Peer) -> None:
     peer.server.close()
     with pytest.raises((DriverConnectionError, OSError)):
         read()
+
+
+def test_our_sender_sends_all_of_it(peer: Peer) -> None:
+    """In order, also what the socket has no room for yet; no room for long is a failure."""
+    send = request_sender(peer.connection)
+    peer.server.settimeout(5)
+    requests = [b"a" * 10, b"b" * 20_000_000, b"c" * 10]
+    sender = threading.Thread(target=lambda: [send(one) for one in requests])
+    sender.start()
+    missing, runs = sum(map(len, requests)), b""
+    while missing:
+        chunk = peer.server.recv(1 << 20)
+        missing -= len(chunk)
+        runs += bytes(one for one in b"abc" if one in chunk)
+    sender.join()
+
+    assert [letter for letter, _ in itertools.groupby(runs.decode())] == ["a", "b", "c"]
+    for _ in range(2):
+        with pytest.raises((DriverTimeoutError, TimeoutError)):
+            send(requests[1])
+    peer.server.close()
+    with pytest.raises(ConnectionError):
+        send(requests[1])
 
 
 def test_our_checks_see_what_the_parser_sees(peer: Peer) -> None:

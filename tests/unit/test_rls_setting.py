@@ -78,6 +78,7 @@ def contexts(**types: Any) -> RlsContexts:
         "plpgsql.extra_warnings",
         "",
         7,
+        pytest.param(10**5000, id="huge"),
         None,
         b"shop.tenant",
     ],
@@ -146,7 +147,7 @@ def test_a_clients_identity_maps_names_to_settings_of_their_own(identity: Any) -
         RlsContexts(identity, None, 0)
 
 
-@pytest.mark.parametrize("role", ["", "none", "a\0b", "x" * 64, 7, "ü" * 40])
+@pytest.mark.parametrize("role", ["", "none", "a\0b", "x" * 64, 7, "ü" * 40, "\ud800"])
 def test_a_local_role_needs_a_name(role: Any) -> None:
     """``none`` is how SQL says that no role shall be taken."""
     with pytest.raises(PostgresConfigurationError, match="local_role"):

@@ -30,6 +30,12 @@ def test_tls_schemes_ask_for_tls(scheme: str) -> None:
     assert dict(target.tls_options) == {"ssl_ca_certs": "/ca.pem", "ssl_check_hostname": False}
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n", " ", "\n\n"])
+def test_a_line_end_behind_the_url_is_not_a_part_of_it(end: str) -> None:
+    """Secrets are often written with an editor, or by echo."""
+    assert parse_valkey_url(f"redis://h:7/2{end}") == parse_valkey_url("redis://h:7/2")
+
+
 def test_login_is_percent_decoded() -> None:
     """User and password are decoded, and every special character survives."""
     target = parse_valkey_url("redis://us%3Aer:p%2F%40%23%5B%20%25@h")
@@ -111,7 +117,7 @@ def test_cluster_urls_name_hosts() -> None:
         (f"redis://:a {SECRET}@h", "%20"),
         (f"redis://:a?{SECRET}@h", "%3F"),
         (f"redis://:a%{SECRET}@h", "%25"),
-        (f"redis://:{SECRET}@h\n", "control character"),
+        (f"redis://:{SECRET}\n@h", "control character"),
         (f"redis://:{SECRET}%ff@h", "not UTF-8"),
         ("redis://:@h", "empty password"),
         (f"redis://{SECRET}@h", "no password"),
