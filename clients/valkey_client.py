@@ -287,7 +287,7 @@ class ValkeyClient(KeyOperations, Lifecycle):
         return f"redis {lines.get('redis_version', 'unknown')}"
 
     def health_check(self) -> bool:
-        """Check that the server answers.
+        """Check that the server answers, over a connection of its own where all are in use.
 
         Returns:
             True.
