@@ -43,6 +43,8 @@ class OwnStatement(NamedTuple):
         types: The types of these.
         formats: The formats of these.
         is_kept: Whether it is prepared at its first use.
+        signed: The settings whose values its parameters are, from the second on, where a session
+            signs them.
     """
 
     query: bytes
@@ -50,6 +52,7 @@ class OwnStatement(NamedTuple):
     types: tuple[int, ...] = ()
     formats: Sequence[int] | None = None
     is_kept: bool = True
+    signed: tuple[bytes, ...] = ()
 
 
 class Parse(NamedTuple):

@@ -29,7 +29,7 @@ from .single_flight import SingleFlight, fresh_copy
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ["Candidate", "UrlSource", "hidden", "is_past_cache"]
+__all__ = ["Candidate", "UrlSource", "called_past_cache", "hidden", "is_past_cache"]
 
 #: Seconds from a value's first refusal in which to wait for the other half of a rotation.
 _ROTATION_PATIENCE = 1.0
@@ -61,6 +61,18 @@ def is_past_cache() -> bool:
     before: also in one that takes no ``use_cache``, as ``lambda: vault.get_database_url("my/db")``.
     """
     return _past_cache.get()
+
+
+def called_past_cache(function: Callable[..., Any]) -> Any:
+    """Return what a callable returns now; secrets that it reads are read past every cache.
+
+    Args:
+        function: The callable; where it takes ``use_cache``, it gets ``use_cache=False``.
+    """
+    options = {"use_cache": False} if _takes_use_cache(function) else {}
+    context = copy_context()
+    context.run(_past_cache.set, True)  # noqa: FBT003 - a context variable's value
+    return context.run(function, **options)
 
 
 class Candidate:
