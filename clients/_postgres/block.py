@@ -356,7 +356,7 @@ class Block:
             session = self.pool.checkout(self.owner)
             try:
                 name = marker(session.application_name, 1)
-                context_statement = session.limited(self.context.of_block(name))
+                context_statement = session.contextual(self.context.of_block(name))
                 head = (RESET, self.modes.begin, context_statement)
                 if first is None:
                     context = session.run_batch(head)[-1]

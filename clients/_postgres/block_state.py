@@ -13,6 +13,7 @@ from .._shared.generators import is_running
 from .._shared.locks import OwnedLock
 from ..errors import ClientError, PostgresError, RlsContextError, TransactionAbortedError
 from .errors import describe, is_connection_loss, is_read_only, is_role_gone
+from .identity_key import REFUSED
 from .session import BatchError, Session
 from .transaction_sql import marker
 
@@ -133,7 +134,7 @@ class BlockState:
 
     def note(self, error: psycopg.Error) -> None:
         """Remember the SQL error that aborts the transaction, should the caller swallow it."""
-        if is_read_only(error) or is_role_gone(error):
+        if is_read_only(error) or is_role_gone(error) or error.sqlstate == REFUSED:
             self.server_error = error
         # An error of psycopg's own, before it sent anything, has aborted nothing.
         if self.swallowed is None and self.session.transaction_status not in (_IDLE, _INTRANS):
@@ -176,6 +177,9 @@ class BlockState:
         except BatchError:
             # The connection is gone: the next statement says so in its own words.
             return True
+        signatures = self.session.signatures
+        if values is not None and signatures is not None:
+            values = signatures.sent
         expected = (*sql.expected(values), self._began)
         # A setting that is not there any more reads NULL.
         if expected != tuple(result.get_value(0, n) or b"" for n in range(len(expected))):

@@ -43,6 +43,7 @@ from .._shared.telemetry import (
 )
 from ..errors import ClientError, PostgresConnectionError, PostgresError
 from .errors import is_read_only, is_role_gone
+from .identity_key import REFUSED
 from .owner import Owner, current_owner
 
 if TYPE_CHECKING:
@@ -540,6 +541,9 @@ class Pool:
             self.drain()
         elif is_role_gone(error):
             self._connector.source.suspect_revoked()
+        elif error.sqlstate == REFUSED and self._connector.identity_key is not None:
+            # A block cannot run again from here; the next one shall have the new key.
+            self._connector.identity_key.expect_another()
 
     def add(self, session: Session) -> None:
         """Put a session that was connected elsewhere into the pool as an idle one."""

@@ -35,12 +35,24 @@ _MAX_BYTES = 256 * 1024
 
 
 class OwnStatement(NamedTuple):
-    """A statement of the client's own that runs in every batch: worth preparing at once."""
+    """A statement of the client's own.
+
+    Args:
+        query: Its text.
+        params: What its placeholders get.
+        types: The types of these.
+        formats: The formats of these.
+        is_kept: Whether it is prepared at its first use.
+        signed: The settings whose values its parameters are, from the second on, where a session
+            signs them.
+    """
 
     query: bytes
     params: Sequence[bytes] | None = None
     types: tuple[int, ...] = ()
     formats: Sequence[int] | None = None
+    is_kept: bool = True
+    signed: tuple[bytes, ...] = ()
 
 
 class Parse(NamedTuple):
@@ -125,7 +137,7 @@ class PreparedStatements:
         if not self.enabled or self.plans_are_unsafe or self.full or key in self.names:
             return None
         if isinstance(statement, OwnStatement):
-            return self.new_name()
+            return self.new_name() if statement.is_kept else None
         uses = self._count_use(key, len(statement.query))
         # Its plan is kept: only behind the guard is it known to have no identity in it.
         return self.new_name() if uses >= _PREPARE_AFTER and self.is_guarded else None

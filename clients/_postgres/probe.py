@@ -15,6 +15,7 @@ from ..errors import (
     RlsContextError,
 )
 from .errors import is_connection_loss, statement_error, unexpected_error
+from .identity_key import REFUSED
 from .session import BatchError
 from .transaction_sql import RESET
 from .watchdog import SilenceError
@@ -26,9 +27,14 @@ if TYPE_CHECKING:
     from .session import Session
     from .settings import OnRlsBypass, Target
 
-__all__ = ["answers", "check_role", "on_clean_session"]
+__all__ = ["answers", "check_role", "check_signing", "on_clean_session"]
 
 T = TypeVar("T")
+
+_SIGNED = (
+    "SELECT CASE WHEN set_config(%(name)s, %(signed)s, true) <> ''"
+    " THEN failfast.identity_text(%(name)s) END"
+)
 
 _log = logging.getLogger("clients.postgres")
 
@@ -69,6 +75,41 @@ def check_role(
         _log.warning("%s", what)
     # A pooler answers the start-up with a number of its own.
     return pid is not None and pid["pid"] != session.pgconn.backend_pid
+
+
+def check_signing(session: Session, name: str, target: Target) -> None:
+    """Refuse a key that the server does not know.
+
+    Args:
+        session: The first session.
+        name: A setting of the identity.
+        target: The server and the role, for messages.
+
+    Raises:
+        PostgresConfigurationError: The server refuses what is signed, or has no functions for it.
+        PostgresError: It does not answer.
+    """
+    signatures = session.signatures
+    if signatures is None:
+        return
+    for is_last in (False, True):
+        [signed] = signatures.of([name.encode()], [b"signed"])
+        try:
+            # In a transaction of its own: an autocommit connection's, at whose end it is undone.
+            session.conn.execute(_SIGNED, {"name": name, "signed": signed.decode()})
+        except psycopg.Error as error:
+            if is_connection_loss(error):
+                raise statement_error(error, "the check of identity_key", target) from error
+            if error.sqlstate == REFUSED and not is_last and signatures.renew():
+                continue
+            raise PostgresConfigurationError(
+                f"identity_key cannot be used at {target.description}: "
+                f"{error.diag.message_primary} (SQLSTATE {error.sqlstate}). Apply "
+                "sql/optional/signed_identity.sql, set the same key with "
+                "failfast.set_identity_key(), and compare the clocks",
+                sqlstate=error.sqlstate,
+            ) from error
+        return
 
 
 def _take_role(conn: psycopg.Connection[Any], local_role: str, target: Target) -> None:

@@ -118,6 +118,7 @@ class RlsContexts:
         identity: The setting of each value, by the value's name; None: the user alone.
         local_role: The role that a user's transactions run under; None: the login's.
         statement_timeout_ms: Limits each statement, in milliseconds; 0 is no limit.
+        signs: Whether the values are signed.
 
     Raises:
         PostgresConfigurationError: An argument is unusable.
@@ -128,11 +129,13 @@ class RlsContexts:
         identity: Mapping[str, RlsSetting] | None,
         local_role: str | None,
         statement_timeout_ms: int,
+        *,
+        signs: bool = False,
     ) -> None:
         self.settings = _checked_identity(DEFAULT_IDENTITY if identity is None else identity)
         self.local_role = _checked_role(local_role)
         names = [setting.name for setting in self.settings.values()]
-        self.sql = ContextSql(names, self.local_role, statement_timeout_ms)
+        self.sql = ContextSql(names, self.local_role, statement_timeout_ms, signs=signs)
         #: Without a user: for ``admin_connection()``.
         self.admin = RlsContext(self, None)
         self._user_alone = list(self.settings) == ["user_id"]

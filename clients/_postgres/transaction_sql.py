@@ -100,12 +100,19 @@ class ContextSql:
         settings: The names that policies read, checked before.
         local_role: The role that users' transactions run under; None: the login's.
         statement_timeout_ms: Limits each statement, in milliseconds; 0 is no limit.
+        signs: Whether a session signs the values.
     """
 
     def __init__(
-        self, settings: Sequence[str], local_role: str | None, statement_timeout_ms: int
+        self,
+        settings: Sequence[str],
+        local_role: str | None,
+        statement_timeout_ms: int,
+        *,
+        signs: bool = False,
     ) -> None:
         names = [name.encode() for name in settings]
+        self._signed = tuple(names) if signs else ()
         self._limit = b"%d" % statement_timeout_ms
         # The parameter behind the time-out and the values.
         role = b", set_config('role', $%d, true)" % (len(names) + 2) if local_role else b""
@@ -143,7 +150,7 @@ class ContextSql:
         limit = self._limit if timeout_ms is None else b"%d" % timeout_ms
         if values is None:
             return OwnStatement(self._admin_call, (limit,))
-        return OwnStatement(self._user_call, (limit, *values, *self._role))
+        return OwnStatement(self._user_call, (limit, *values, *self._role), signed=self._signed)
 
     def of_block(
         self, values: tuple[bytes, ...] | None, mark: bytes, timeout_ms: int | None = None
@@ -161,9 +168,11 @@ class ContextSql:
             timeout_ms: Limits each statement instead of the client's time-out, in milliseconds.
         """
         limit = self._limit if timeout_ms is None else b"%d" % timeout_ms
+        # Never prepared: the reset at the block's end would forget it.
         if values is None:
-            return OwnStatement(self._admin_block, (limit, mark))
-        return OwnStatement(self._user_block, (limit, *values, *self._role, mark))
+            return OwnStatement(self._admin_block, (limit, mark), is_kept=False)
+        params = (limit, *values, *self._role, mark)
+        return OwnStatement(self._user_block, params, is_kept=False, signed=self._signed)
 
     def check(self, values: tuple[bytes, ...] | None, pgconn: PGconn, mark: bytes) -> bytes:
         """Return the query for a transaction's context, which marks it again.

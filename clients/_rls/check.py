@@ -43,6 +43,8 @@ identity-kept                   a domain, index or partition key that keeps who 
 leakproof-function              a user's function that is LEAKPROOF
 function-sets-identity          a function that sets a setting of ours
 identity-default                a default of a setting of ours, at role or database
+identity-not-signed             a policy that reads plain what others read signed
+identity-key-granted            a key that signs identities, and that this role may read
 unscoped-unique                 a unique or exclusion constraint across all users
 foreign-key-crosses-users       a foreign key that lets a user's row point at another's
 statistics-readable             samples of all users' values, which ANALYZE keeps
@@ -94,6 +96,7 @@ from .kept import kept_identities
 from .paths import Functions, Paths
 from .policies import policy_findings
 from .role import find_bypass
+from .signed import SignedIdentity
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -185,7 +188,8 @@ class Check:
         identity: str | Mapping[str, Any] | None,
         role: str | None,
     ) -> None:
-        catalogue = read_catalogue(connection, role)
+        self.signed = SignedIdentity(read_catalogue(connection, role))
+        catalogue = self.signed.catalogue
         self.given = identity
         self.catalogue, self.identity = catalogue, parse_identity(identity)
         self.settings = [s.setting for s in self.identity]
@@ -407,7 +411,7 @@ class Check:
             self.catalogue, self.functions, self.settings, self._exposes, self._proven, self.owners
         ).find()
         found += kept_identities(self.catalogue, self.functions)
-        return found
+        return [*map(self.signed.restored, found), *self.signed.findings()]
 
     def owner_settings(self, name: str) -> dict[str, str]:
         """Return the columns that a policy of a table should compare, each with its setting."""

@@ -29,8 +29,16 @@ from .._shared.fork import on_fork
 from .._shared.interrupts import is_interrupt
 from .._shared.locks import OwnedLock
 from .._shared.telemetry import is_metered
-from .connections import arrival_checks, pack, reply_reader, request_sender
 from .errors import TIMEOUTS, PoolExhausted, ReplyLost, ServerMoved
+from .protocol import (
+    arrival_checks,
+    last_refusal,
+    pack,
+    reply_reader,
+    request_sender,
+    send_part,
+    take_socket,
+)
 from .reply_shapes import identity
 from .silence import ServerSilent, place_of
 
@@ -38,7 +46,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from .._shared.telemetry import Telemetry
-    from .connections import Arguments
+    from .protocol import Arguments
     from .settings import Limits
     from .silence import AnyConnection, Place, SilentServers
 
@@ -351,8 +359,7 @@ class ServerPool:
         if isinstance(error, TIMEOUTS) and not isinstance(error, ServerSilent):
             owing = None
             if owes:
-                # Taken out, so that it is not closed with the connection.
-                owing, connection._sock = connection._sock, None  # noqa: SLF001 - see pack
+                owing = take_socket(connection)
             self._silent.note(place_of(connection), owing)
 
     def _reserve(self, *, impatient: bool) -> AnyConnection | None:
@@ -409,7 +416,7 @@ class ServerPool:
             self.discard(connection)
             return
         # What a server says before it closes on a request that is too large.
-        refusal = None if sent else _last_words(connection)
+        refusal = None if sent else last_refusal(connection)
         self._note_silence(connection, error, owes=sent)
         self.discard(connection)
         if self._drop_idle_on_failure or isinstance(error, BusyLoadingError):
@@ -478,7 +485,7 @@ class Batch:
         sent = 0
         try:
             while sent < len(whole):
-                sent += connection._sock.send(whole[sent:])  # noqa: SLF001 - see pack
+                sent += send_part(connection, whole[sent:])
             self._complete = len(parts)
         except BaseException as error:
             while parts and (sent := sent - len(parts.pop(0))) >= 0:
@@ -525,16 +532,3 @@ class Batch:
     def _abandon(self, error: BaseException, *, sent: bool) -> None:
         connection, self._connection = self._connection, None
         self._pool.abandon(connection, error, sent=sent, maybe_applied=self.maybe_applied)
-
-
-def _last_words(connection: AnyConnection) -> ResponseError | None:
-    """Return the refusal that a server has sent before it closed the connection."""
-    try:
-        # The replies to what came before it are first.
-        while connection._parser.can_read(0):  # noqa: SLF001 - see pack
-            reply = connection._parser.read_response()  # noqa: SLF001 - see pack
-            if isinstance(reply, ResponseError):
-                return reply
-    except (RedisError, OSError, UnicodeError):
-        pass
-    return None

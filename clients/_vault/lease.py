@@ -330,7 +330,7 @@ class LeasedUrl(Credential, Lifecycle):
             return None
         operation, asked_at = self._operation("renew"), time.monotonic()
         try:
-            body, grant = self._session().ask_as(
+            body, grant = self._session().request_as(
                 operation,
                 lambda adapter: renew_lease(adapter, lease.lease_id, lease.full_ttl),
                 deadline,
@@ -372,7 +372,7 @@ class LeasedUrl(Credential, Lifecycle):
         operation = self._operation("read")
         # The answer is kept out of this frame: it holds the password.
         found, grant = _found_in(
-            *self._session().ask_as(
+            *self._session().request_as(
                 operation,
                 lambda adapter: read_database_credential(adapter, self.path),
                 deadline,
@@ -416,7 +416,7 @@ class LeasedUrl(Credential, Lifecycle):
     def _revoke(self, leases: list[str]) -> None:
         for number, lease_id in enumerate(leases):
             try:
-                self._session().ask_as(
+                self._session().request_as(
                     self._operation("revoke"),
                     partial(revoke_lease, lease_id=lease_id),
                     Deadline(_REVOKE_TIMEOUT),

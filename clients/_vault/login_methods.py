@@ -16,7 +16,7 @@ from ..vault_auth import AppRole, Certificate, Jwt, Kubernetes, Token, TokenFile
 from .api import login, read_login
 from .errors import Operation
 from .sources import call_for_text, checked_jwt, claims_of, read_text
-from .token_grant import USABLE_UNTIL, Grant, ask_for_token, owners_grant, refresh_part
+from .token_grant import USABLE_UNTIL, Grant, owners_grant, refresh_part, request_token
 from .transport import VaultTransport
 from .wrapping import unwrapped_secret_id
 
@@ -228,7 +228,7 @@ class _PostedLogin(Login):
         raise self._explained(refusal, credentials, request)
 
     def _send(self, request: LoginRequest, credentials: dict[str, Masked]) -> Grant:
-        return ask_for_token(
+        return request_token(
             request.transport,
             self._operation(request),
             partial(login, mount=self._mount, credentials=credentials),

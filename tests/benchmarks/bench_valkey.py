@@ -2,6 +2,14 @@
 
 The driver with hiredis is there twice: its ratio to itself shows the noise of the run. The floor of
 a call is a socket with the same time-out, and hiredis to write the command and to read the reply.
+
+What was measured, on two processors that were shared with other work. ``get()``, ``set()`` and
+``incr()`` of ours take 0.87 to 0.91 of redis-py's time over a link of 1 ms, and 0.86 to 0.87 of
+GLIDE's. At eight threads over that link ours get 1.17 to 1.44 times as much done as redis-py, and
+1.09 to 1.20 times as much as GLIDE; on loopback 2.5 to 3.0 and 1.3 to 1.75 times. What is left of
+the lead over a network is processor time alone: each of the three waits for one round trip. Eight
+sockets of the floor get 5.5 to 7.5 times as much through the link as one, the more the quieter the
+machine is: it is not the link that decides.
 """
 
 from __future__ import annotations
@@ -319,20 +327,21 @@ def test_eight_threads_over_a_link(
         contestants = Contestants(url, opened)
         floor = FloorOfThread(contestants, opened)
         get: Way = lambda: floor.call("GET", "a")  # noqa: E731 - as the others are
+        each = 50
         rounds = take_turns(
             {
-                "8 threads": lambda: crew.seconds(get, 8 * 20),
-                "1 thread": lambda: Crew(1).seconds(get, 20),
+                "8 threads": lambda: crew.seconds(get, 8 * each),
+                "1 thread": lambda: Crew(1).seconds(get, each),
             },
-            rounds=31,
+            rounds=15,
             calls=1,
         )
         keeps_up = Row(
             area="Valkey",
             what="GET of a socket and hiredis, 1 ms link, 8 threads, throughput",
-            ours=rounds.typical("8 threads") / (8 * 20),
+            ours=rounds.typical("8 threads") / (8 * each),
             against="1 thread",
-            theirs=rounds.typical("1 thread") / 20,
+            theirs=rounds.typical("1 thread") / each,
             ratio=8 / rounds.ratio("8 threads", "1 thread"),
             promise="link keeps up",
         )

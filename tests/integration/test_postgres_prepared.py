@@ -58,6 +58,16 @@ def test_a_statement_that_comes_again_is_prepared_in_its_own_round_trip(
         assert prepared(client) == ["SELECT $1::int AS often"]
 
 
+def test_a_block_prepares_nothing_that_its_end_forgets(new_client: NewClient) -> None:
+    """Also on a session whose calls have prepared statements."""
+    client = new_client(pool_size=1)
+    for _ in range(_OFTEN):
+        client.execute("SELECT 1 AS often", user_id=ALICE)
+    for _ in range(2):
+        with client.connection(ALICE) as conn:
+            assert conn.execute("SELECT statement FROM pg_prepared_statements").fetchall() == []
+
+
 def test_types_may_change_from_call_to_call(new_client: NewClient) -> None:
     """One text with parameters of other types is never bound to the wrong ones."""
     client = new_client(pool_size=1)
