@@ -284,7 +284,7 @@ class VaultClient(TypedGetters, Lifecycle):
         self._session.health(deadline)
         operation = Operation(kind="token", text="check the authentication", addr=self.addr)
         try:
-            self._session.ask(operation, lookup_self, deadline)
+            self._session.request(operation, lookup_self, deadline)
         except VaultAuthenticationError as error:
             if error.reason != "permission_denied":
                 raise VaultAuthenticationError(

@@ -63,7 +63,7 @@ BATCH_ROWS = 1000
 
 
 class _ConvertedQuery(PostgresQuery):
-    """psycopg's converted query, whose every complaint about a value is a psycopg error."""
+    """psycopg's converted query, which raises errors of psycopg's alone."""
 
     __slots__ = ("_literal",)
 

@@ -182,7 +182,7 @@ class PreparedStatements:
 
     @property
     def full(self) -> bool:
-        """Whether a statement that is worth it now would find no place."""
+        """Whether there is no place for another prepared statement."""
         return len(self.names) >= _MAX_PREPARED or self._bytes_prepared > _MAX_BYTES
 
     def is_out_of_date(self, error: psycopg.Error) -> bool:

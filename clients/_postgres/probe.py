@@ -128,7 +128,7 @@ def _take_role(conn: psycopg.Connection[Any], local_role: str, target: Target) -
 
 
 def answers(pool: Pool, method: str) -> bool:
-    """Have the server answer: over a pooled session, or over one of its own where all are busy.
+    """Check that the server answers: over a pooled session, or one of its own where all are busy.
 
     Args:
         pool: Where the sessions come from.
@@ -141,7 +141,7 @@ def answers(pool: Pool, method: str) -> bool:
         PostgresError: It did not; with the reason.
     """
     if not pool.is_busy():
-        # The reset that precedes every question is the sign of life.
+        # The reset before every query proves that the server answers.
         return on_clean_session(pool, method, lambda session: session.reusable)
     try:
         session = pool.connect_aside()
@@ -159,7 +159,7 @@ def answers(pool: Pool, method: str) -> bool:
 
 
 def on_clean_session(pool: Pool, method: str, question: Callable[[Session], T]) -> T:
-    """Ask over a clean pooled session, outside any user's transaction.
+    """Run a query over a clean pooled session, outside any user's transaction.
 
     Args:
         pool: Where the session comes from.
@@ -172,7 +172,7 @@ def on_clean_session(pool: Pool, method: str, question: Callable[[Session], T]) 
     for tries_left in range(pool.max_size, -1, -1):
         session = pool.checkout()
         try:
-            # What a function called by the last borrower has set must not colour the answer.
+            # What a function called by the last borrower has set must not change the result.
             session.run_batch((RESET,))
             return question(session)
         except BatchError as failure:

@@ -18,6 +18,7 @@ policy-partial-identity         one value of the identity is enough where it has
 policy-hidden-rows-shown        rows of others shown in a state that does not look meant for it
 shared-row-writable             who may read a shared row may change it
 self-enrolment                  a user may write the row that opens others' rows to them
+policy-raises                   policies that raise an error for every user
 policy-not-proven               a policy that could not be evaluated
 setting-not-in-identity         a policy that reads a setting which the identity does not set
 cast-without-nullif             a cast that raises once the setting reads ``''``
@@ -534,6 +535,7 @@ class Check:
             else:
                 yield finding
         yield from self._check_policies(name)
+        yield from self._check_errors(name)
         yield from self._check_cost(name)
 
     def _check_protection(self, name: str) -> Iterator[Finding]:
@@ -811,6 +813,20 @@ class Check:
                 text = policy.facts["using"] or policy.facts["check"]
                 fix = f"-- read it: {' '.join(text.split())}"
                 yield Finding("policy-not-proven", where, why, fix, "risk")
+
+    def _check_errors(self, name: str) -> Iterator[Finding]:
+        """Find policies that raise for every user: the mistake that leaks nothing."""
+        relation = self.relations[name]
+        told = [v.raises for declared, v in self.verdicts.get((name, None), []) if declared]
+        # Without the settings that they tell users by, policies say little.
+        unset = any(self._unset_names(name, policy) for policy in relation.policies)
+        if relation.facts["rls"] and told and all(told) and not unset:
+            kinds = " or ".join(f"{s.setting} of type {s.kind or 'text'}" for s in self.identity)
+            why = (
+                f"has policies that raise an error for values of {kinds}, such as a failed cast or "
+                "an infinite recursion, and let no row pass: no user finds one"
+            )
+            yield Finding("policy-raises", name, why, "", "note")
 
     def _unset_settings(self, name: str, policy: Policy) -> Iterator[Finding]:
         """Yield a finding where a policy tells users by settings that the identity lacks."""

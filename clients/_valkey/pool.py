@@ -57,9 +57,9 @@ _NAME = "valkey"
 # A waiter is woken by whoever frees a place; it looks by itself only in case that an interrupt
 # swallowed the wake-up.
 _LOOK_AGAIN = 0.05
-# Seconds for which an impatient call believes that a silent server is still the one to ask.
+# Seconds for which an impatient call takes a silent server for the one that it needs.
 _SAME_SERVER = 0.2
-# How often a call follows a credential that comes with another address each time.
+# How often a call connects to another address that came with a fresh credential.
 _MOST_MOVES = 5
 # Replies that say that this server is not, or not yet, the one to talk to.
 _WRONG_SERVER = (ReadOnlyError, MasterDownError, BusyLoadingError)
@@ -259,7 +259,7 @@ class ServerPool:
             except IndexError:
                 return None
             try:
-                # Readable means closed by the server, or a reply that nobody asked for.
+                # Readable means closed by the server, or a reply to no request.
                 if connection.has_read() or connection.can_read(0):
                     self._stale += 1
                 elif connection.credential_generation >= self._generation:
@@ -365,11 +365,11 @@ class ServerPool:
     def _reserve(self, *, impatient: bool) -> AnyConnection | None:
         if self._is_full():
             return None
-        # Outside the lock: making one may ask a slow source for fresh credentials.
+        # Outside the lock: making one may call a slow source of credentials.
         generation = self._newest_generation()
         connection = self._make(impatient=impatient)
         connection.credential_generation = generation
-        # When telemetry saw it taken; 0.0 without a provider.
+        # When it was taken, for telemetry; 0.0 without a provider.
         connection.taken_at = 0.0
         self.place, self._made_at = place_of(connection), time.monotonic()
         try:
