@@ -124,8 +124,16 @@ class BlockState:
         if self.refresh_context():
             raise RlsContextError(
                 f"the transaction of {self.what} was ended by a COMMIT or ROLLBACK in its SQL, and "
-                "the context went with it: leave the block instead, or use conn.transaction()"
+                "the context went with it: leave the block instead, or use conn.transaction()",
+                maybe_applied=True,
             )
+
+    @property
+    def outcome(self) -> str:
+        """What is known of the block's changes when its end cannot commit them."""
+        if self.context_was_lost:
+            return "what came before a COMMIT in its SQL may be stored, and nothing else"
+        return "nothing was committed"
 
     def note_use(self) -> None:
         """Tell the parts that generators have open of a use of the transaction."""
@@ -144,9 +152,10 @@ class BlockState:
         """Return the error for an end that looks normal and cannot be."""
         error = TransactionAbortedError(
             f"{self.what} ended normally, but an SQL error in it had aborted the transaction and "
-            "was swallowed: nothing was committed. Let the error out, or put the statement that "
-            "may fail into conn.transaction()",
+            f"was swallowed: {self.outcome}. Let the error out, or put the statement that may fail "
+            "into conn.transaction()",
             sqlstate=self.swallowed.sqlstate if self.swallowed else None,
+            maybe_applied=self.context_was_lost,
         )
         error.__cause__ = self.swallowed
         return error

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hmac
 import logging
+import math
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -21,6 +22,8 @@ from ..errors import ClientError, PostgresConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from .prepared import OwnStatement
 
 __all__ = ["REFUSED", "IdentityKey", "Signatures", "identity_key_of"]
 
@@ -73,7 +76,11 @@ class IdentityKey:
         self._given = None if callable(source) else _keyed(source)
         del source
         self._key: _Key | None = None
-        self._next_call_at = self._next_renewal_at = 0.0
+        #: When the callable is called again, on the monotonic clock.
+        self.next_call_at = math.inf if self._call is None else 0.0
+        self._next_renewal_at = 0.0
+        #: How often what was signed before has become old.
+        self.changes = 0
         self._renew_lock()
         on_fork(self._renew_lock)
 
@@ -88,7 +95,7 @@ class IdentityKey:
             ClientError: The callable failed, and has given none before.
         """
         key = self._key
-        if key is not None and (self._call is None or time.monotonic() < self._next_call_at):
+        if key is not None and time.monotonic() < self.next_call_at:
             return key
         return self._renewed(key, past_cache=False)
 
@@ -107,7 +114,9 @@ class IdentityKey:
 
     def expect_another(self) -> None:
         """Call the callable again before the next signature: the server has refused one."""
-        self._next_call_at = 0.0
+        if self._call is not None:
+            self.next_call_at = 0.0
+            self.changes += 1
 
     def _renew_lock(self) -> None:
         self._lock = OwnedLock()
@@ -118,10 +127,11 @@ class IdentityKey:
                 return self._key  # another thread has called it meanwhile
             now = time.monotonic()
             if known is not None and now < (
-                self._next_renewal_at if past_cache else self._next_call_at
+                self._next_renewal_at if past_cache else self.next_call_at
             ):
                 return known
-            self._next_call_at = now + _CALL_AGAIN
+            if self._call is not None:
+                self.next_call_at = now + _CALL_AGAIN
             if past_cache:
                 self._next_renewal_at = now + _PAUSE
             made = self._made(past_cache=past_cache)
@@ -129,9 +139,10 @@ class IdentityKey:
                 mark = _mark(made)
                 if known is None or known.mark != mark:
                     self._key = _Key(1 if known is None else known.number + 1, made, mark)
+                    self.changes += 1
                     return self._key
             if known is None:
-                self._next_call_at = 0.0
+                self.next_call_at = 0.0
                 if isinstance(made, ClientError):
                     raise made
                 raise PostgresConfigurationError(str(made))
@@ -181,6 +192,14 @@ def _mark(key: hmac.HMAC) -> bytes:
     return own.digest()
 
 
+class _Kept(NamedTuple):
+    statement: OwnStatement
+    values: tuple[bytes, ...]
+    #: On the monotonic clock.
+    until: float
+    changes: int
+
+
 class Signatures:
     """Signs for one session.
 
@@ -195,11 +214,31 @@ class Signatures:
         self._key = key
         self._process = (backend_pid or 0).to_bytes(4)
         self._lifetime = _LIFETIME if backend_pid else _LIFETIME_BEHIND_POOLER
-        self._kept: dict[tuple[bytes, bytes], tuple[float, bytes]] = {}
+        self._kept: dict[OwnStatement, _Kept] = {}
         #: With which key it has signed last.
         self.key_number = 0
         #: What it has signed last.
         self.sent: tuple[bytes, ...] = ()
+
+    def signed(self, context: OwnStatement) -> OwnStatement:
+        """Return a context statement whose values are signed.
+
+        Args:
+            context: A statement of ``ContextSql``; its values stand behind the first parameter.
+
+        Raises:
+            ClientError: There is no key.
+        """
+        kept = self._kept.get(context)
+        if (
+            kept is None
+            or kept.changes != self._key.changes
+            # Long enough before it expires for clocks that differ.
+            or time.monotonic() >= kept.until
+        ):
+            kept = self._sign(context)
+        self.sent = kept.values
+        return kept.statement
 
     def of(self, names: Sequence[bytes], values: Sequence[bytes]) -> tuple[bytes, ...]:
         """Return signed values; an empty one stays empty.
@@ -211,24 +250,28 @@ class Signatures:
         Raises:
             ClientError: There is no key.
         """
-        key = self._key.current()
-        if key.number != self.key_number or len(self._kept) > _MAX_KEPT:
-            self._kept.clear()
-            self.key_number = key.number
-        now = time.time()
-        signed = []
-        for pair in zip(names, values, strict=True):
-            found = self._kept.get(pair)
-            # Long enough before it expires for clocks that differ.
-            if found is None or not 0 <= now - found[0] < self._lifetime / 2:
-                found = self._kept[pair] = now, self._signed(key.hmac, *pair, now)
-            signed.append(found[1] if pair[1] else b"")
-        self.sent = tuple(signed)
-        return self.sent
+        key, now = self._key.current(), time.time()
+        self.key_number = key.number
+        return tuple(
+            self._signed(key.hmac, name, value, now) if value else b""
+            for name, value in zip(names, values, strict=True)
+        )
 
     def renew(self) -> bool:
         """Return whether there is another key than the one that the server has refused."""
         return self._key.renew(self.key_number)
+
+    def _sign(self, context: OwnStatement) -> _Kept:
+        if len(self._kept) >= _MAX_KEPT:
+            self._kept.clear()
+        limit, *rest = context.params or ()
+        count = len(context.signed)
+        values = self.of(context.signed, rest[:count])
+        until = min(time.monotonic() + self._lifetime / 2, self._key.next_call_at)
+        statement = context._replace(params=(limit, *values, *rest[count:]))
+        kept = _Kept(statement, values, until, self._key.changes)
+        self._kept[context] = kept
+        return kept
 
     def _signed(self, key: hmac.HMAC, name: bytes, value: bytes, now: float) -> bytes:
         expiry = b"%016x" % int((now + self._lifetime - _SERVERS_EPOCH) * 1_000_000)

@@ -142,11 +142,8 @@ class Session:
         Raises:
             ClientError: There is no key to sign with.
         """
-        if context.signed and self.signatures is not None and context.params:
-            limit, *rest = context.params
-            count = len(context.signed)
-            signed = self.signatures.of(context.signed, rest[:count])
-            context = context._replace(params=(limit, *signed, *rest[count:]))
+        if context.signed and self.signatures is not None:
+            context = self.signatures.signed(context)
         if self.own_timeout_ms == 0 or not context.params:
             return context
         given, *others = context.params

@@ -10,6 +10,7 @@ import pytest
 
 from clients._postgres import identity_key
 from clients._postgres.identity_key import IdentityKey, Signatures, identity_key_of
+from clients._postgres.prepared import OwnStatement
 from clients._shared.rotating_url import is_past_cache
 from clients.errors import ClientError, PostgresConfigurationError, VaultError
 from clients.postgres_client import PostgresClient
@@ -62,30 +63,49 @@ def test_behind_a_pooler_a_signature_is_for_any_process_and_good_for_less_long()
     assert unbound[16:80].decode() == hmac.new(KEY, message, "sha256").hexdigest()
 
 
+def context(value: bytes) -> OwnStatement:
+    """Return a context statement whose one value is signed."""
+    return OwnStatement(b"SELECT", (b"30000", value, b"mark"), signed=(NAME,))
+
+
 def test_a_signature_is_kept_for_half_its_life(clock: Clock) -> None:
     """A call with the same value signs nothing; long before it expires there is another."""
     signatures = Signatures(IdentityKey(KEY), 7)
-    first = signatures.of([NAME], [VALUE])
+    first = signatures.signed(context(VALUE))
+    assert first.params == (b"30000", *signatures.sent, b"mark")
     clock.now += 149
-    assert signatures.of([NAME], [VALUE]) == first
+    assert signatures.signed(context(VALUE)) is first
+    assert signatures.signed(context(b"bob")).params != first.params
     clock.now += 2
-    assert signatures.of([NAME], [VALUE]) != first
-    clock.now -= 1000
-    assert signatures.of([NAME], [VALUE]) != first, "the clock was set back"
+    assert signatures.signed(context(VALUE)).params != first.params
+    assert signatures.sent[0].endswith(VALUE)
+
+
+def test_no_kept_signature_outlives_its_key(clock: Clock) -> None:
+    """What was signed with the key before is not sent again."""
+    keys = [KEY]
+    signatures = Signatures(IdentityKey(lambda: keys[0]), 7)
+    first = signatures.signed(context(VALUE))
+    keys[0] = bytes(32)
+    assert signatures.renew()
+    assert signatures.signed(context(VALUE)).params != first.params
+    second = signatures.signed(context(VALUE))
+    keys[0] = bytes(range(1, 33))
+    clock.now += 31
+    assert signatures.signed(context(VALUE)).params != second.params
 
 
 def test_no_value_gets_no_signature() -> None:
     """An optional value that is absent stays empty."""
     signatures = Signatures(IdentityKey(KEY), 7)
     assert signatures.of([NAME, b"app.tenant"], [VALUE, b""])[1] == b""
-    assert signatures.sent[1] == b""
 
 
 def test_a_session_keeps_few_signatures() -> None:
     """A session that serves everybody does not grow by a signature for each."""
     signatures = Signatures(IdentityKey(KEY), 7)
     for number in range(500):
-        signatures.of([NAME], [b"%d" % number])
+        signatures.signed(context(b"%d" % number))
     assert len(signatures._kept) < 100
 
 
