@@ -32,7 +32,7 @@ __all__ = ["answers", "check_role", "check_signing", "on_clean_session"]
 T = TypeVar("T")
 
 _SIGNED = (
-    "SELECT CASE WHEN set_config(%(name)s, %(signed)s, true) <> ''"
+    "SELECT CASE WHEN pg_catalog.set_config(%(name)s, %(signed)s, true) <> ''"
     " THEN failfast.identity_text(%(name)s) END"
 )
 
@@ -62,7 +62,7 @@ def check_role(
     if local_role is not None:
         _take_role(conn, local_role, target)
     try:
-        pid = conn.execute("SELECT pg_backend_pid() AS pid").fetchone()
+        pid = conn.execute("SELECT pg_catalog.pg_backend_pid() AS pid").fetchone()
         bypasses = [] if on_rls_bypass == "ignore" else find_bypass(conn, local_role)
     except psycopg.Error as error:
         raise statement_error(error, "the role check", target) from error
@@ -115,7 +115,7 @@ def check_signing(session: Session, name: str, target: Target) -> None:
 def _take_role(conn: psycopg.Connection[Any], local_role: str, target: Target) -> None:
     try:
         # In a transaction of its own: an autocommit connection's, at whose end it is undone.
-        conn.execute("SELECT set_config('role', %s, true)", (local_role,))
+        conn.execute("SELECT pg_catalog.set_config('role', %s, true)", (local_role,))
     except psycopg.Error as error:
         if is_connection_loss(error):
             raise statement_error(error, "the role check", target) from error

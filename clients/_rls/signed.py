@@ -25,6 +25,10 @@ _CALL = re.compile(
     rf"(?:{_SCHEMA}\.)?identity_({'|'.join(_KINDS)})\('((?:[^']|'')*)'(?:::text)?\)", re.IGNORECASE
 )
 _READ = re.compile(r"current_setting\s*\(\s*'((?:[^']|'')*)'", re.IGNORECASE)
+# As the server prints a policy: a name that is put together, and the views that show all settings.
+_READ_BY_ANY_NAME = re.compile(
+    r"current_setting\((?!'(?:[^']|'')*'(?:::text)?[,)])|\bpg_settings\b|pg_show_all_settings\("
+)
 # As the server prints what people write; the outer ones first.
 _PLAIN = r"current_setting\('{name}'(?:::text)?(?:, (?:true|false))?\)"
 _NULLIF = rf"NULLIF\({_PLAIN}, ''(?:::text)?\)"
@@ -75,7 +79,8 @@ class SignedIdentity:
         if not self.is_there:
             return
         keys = self._tables.get(_KEYS)
-        if keys is not None and keys["reachable"]:
+        # Whoever has TRIGGER reads the next key when it is set.
+        if keys is not None and (keys["reachable"] or (keys["usable"] and keys["trigger"])):
             yield Finding(
                 "identity-key-granted",
                 _KEYS,
@@ -84,17 +89,17 @@ class SignedIdentity:
             )
         for table, policy in self._policies():
             texts = {"USING": policy["using"], "WITH CHECK": policy["check"]}
-            if not any(self._reads_plain(text) for text in texts.values()):
+            if not any(map(self._is_plain, texts.values())):
                 continue
-            clauses = " ".join(
-                f"{kind} ({self.signed(text)})" for kind, text in texts.items() if text is not None
-            )
+            signed = {kind: self.signed(text) for kind, text in texts.items() if text is not None}
+            clauses = " ".join(f"{kind} ({text})" for kind, text in signed.items())
+            is_fixed = not any(map(self._is_plain, signed.values()))
             yield Finding(
                 "identity-not-signed",
                 f"policy {policy['quoted']} on {table}",
                 "takes an identity that is not signed, where other policies take a signed one: "
                 "whoever can run SQL as this role sets another's",
-                f"ALTER POLICY {policy['quoted']} ON {table} {clauses};",
+                f"ALTER POLICY {policy['quoted']} ON {table} {clauses};" if is_fixed else "",
             )
         for kind, part in (("function", "source"), ("view", "definition")):
             for name, facts in self._as_read.facts.get(kind, []):
@@ -118,9 +123,16 @@ class SignedIdentity:
             setting = re.escape(name)
             for kind in _KINDS[1:]:
                 nullif = _NULLIF.format(name=setting)
-                text = re.sub(rf"(?:\({nullif}\)|{nullif})::{kind}", _called(kind, name), text)
+                text = re.sub(
+                    rf"(?:\({nullif}\)|{nullif})::{kind}",
+                    _called(kind, name),
+                    text,
+                    flags=re.IGNORECASE,
+                )
             for pattern in (_NULLIF, _PLAIN):
-                text = re.sub(pattern.format(name=setting), _called("text", name), text)
+                text = re.sub(
+                    pattern.format(name=setting), _called("text", name), text, flags=re.IGNORECASE
+                )
         return text
 
     def _policies(self) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -129,7 +141,14 @@ class SignedIdentity:
                 yield name, policy
 
     def _reads_plain(self, text: str | None) -> bool:
-        return any(match[1] in self.settings for match in _READ.finditer(text or ""))
+        # The server tells settings apart without case.
+        settings = {name.lower() for name in self.settings}
+        return any(match[1].lower() in settings for match in _READ.finditer(text or ""))
+
+    def _is_plain(self, text: str | None) -> bool:
+        if not self.settings or text is None:
+            return False
+        return self._reads_plain(text) or _READ_BY_ANY_NAME.search(text) is not None
 
 
 def _called(kind: str, name: str) -> str:

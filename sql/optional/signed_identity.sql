@@ -35,6 +35,7 @@ DO $install$
 DECLARE
     path text := current_setting('search_path');
     kind text;
+    statement text;
 BEGIN
     -- The bodies between BEGIN ATOMIC and END are read once, now: no search_path of a caller's changes them, and a
     -- check need not set one, which would cost it a third of its time.
@@ -140,6 +141,29 @@ BEGIN
                 FROM failfast.identity_keys AS k;
             END
         $create$, 'identity_' || kind, kind, kind);
+    END LOOP;
+
+    -- What the owner's default privileges have granted to other roles. A trigger on the table would read the next key.
+    FOR statement IN
+        SELECT format('REVOKE %s ON %s FROM %s', o.privileges, o.name,
+            CASE WHEN a.grantee = 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END)
+        FROM (
+            SELECT 'CREATE' AS privileges, 'SCHEMA failfast' AS name, n.nspacl AS acl, n.nspowner AS owner
+            FROM pg_namespace AS n WHERE n.nspname = 'failfast'
+            UNION ALL
+            SELECT 'ALL', 'failfast.identity_keys', c.relacl, c.relowner
+            FROM pg_class AS c WHERE c.oid = 'failfast.identity_keys'::regclass
+            UNION ALL
+            SELECT 'ALL', 'FUNCTION ' || p.oid::regprocedure::text, p.proacl, p.proowner
+            FROM pg_proc AS p
+            WHERE p.pronamespace = 'failfast'::regnamespace
+                AND p.proname IN ('set_identity_key', 'drop_former_identity_key', 'other_identity')
+        ) AS o
+        CROSS JOIN LATERAL aclexplode(o.acl) AS a
+        WHERE a.grantee <> o.owner
+        GROUP BY o.privileges, o.name, a.grantee
+    LOOP
+        EXECUTE statement;
     END LOOP;
 
     PERFORM set_config('search_path', path, true);

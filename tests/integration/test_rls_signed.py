@@ -106,6 +106,30 @@ def test_a_policy_that_reads_the_plain_setting_beside_it_is_found(
     assert found(database) == []
 
 
+@pytest.mark.parametrize(
+    ("read", "fixes"),
+    [
+        (f"current_setting('{SETTING.upper()}', true)", 1),
+        (f"pg_catalog.current_setting('{SETTING}'::text)", 1),
+        ("current_setting('app.' || 'current_user_id', true)", 0),
+        ("current_setting(lower('APP.CURRENT_USER_ID'), true)", 0),
+        (f"(SELECT setting FROM pg_settings WHERE name = '{SETTING}')", 0),
+        (f"(SELECT setting FROM pg_show_all_settings() WHERE name = '{SETTING}')", 0),
+    ],
+)
+def test_another_spelling_of_the_plain_setting_is_found(
+    database: SignedDatabase, read: str, fixes: int
+) -> None:
+    """A policy that reads the setting in other words is as plain; where it can, its SQL signs."""
+    policy(database, f"user_id = (SELECT NULLIF({read}, '')::uuid)", table="plain_notes")
+    [finding] = [one for one in found(database) if one.rule == "identity-not-signed"]
+    assert finding.object == "policy own on public.plain_notes"
+    assert finding.fix.count("ALTER POLICY") == fixes
+    if fixes:
+        mend_all(database)
+        assert found(database) == []
+
+
 def test_a_function_that_reads_the_plain_setting_beside_it_is_found(
     database: SignedDatabase,
 ) -> None:
@@ -113,7 +137,7 @@ def test_a_function_that_reads_the_plain_setting_beside_it_is_found(
     run(
         database,
         "CREATE FUNCTION public.notes_of() RETURNS text LANGUAGE sql STABLE AS"
-        f" $$SELECT current_setting('{SETTING}', true)$$",
+        f" $$SELECT current_setting('{SETTING.title()}', true)$$",
     )
     try:
         assert [(one.rule, one.fix) for one in found(database)] == [("identity-not-signed", "")]
@@ -128,9 +152,10 @@ def test_a_plain_database_is_no_finding(database: SignedDatabase) -> None:
     assert found(database) == []
 
 
-def test_a_granted_key_is_found(database: SignedDatabase) -> None:
+@pytest.mark.parametrize("right", ["SELECT", "UPDATE (inner_block)", "TRUNCATE", "TRIGGER"])
+def test_a_granted_key_is_found(database: SignedDatabase, right: str) -> None:
     """A role that was given the table of keys is told, though row-level security hides its row."""
-    run(database, "GRANT SELECT ON failfast.identity_keys TO crm_user")
+    run(database, f"GRANT {right} ON failfast.identity_keys TO crm_user")
     [finding] = found(database)
     assert (finding.rule, finding.object) == ("identity-key-granted", "failfast.identity_keys")
     mend_all(database)

@@ -310,6 +310,67 @@ def test_behind_a_pooler_the_expiry_binds_alone(
         assert conn.execute(BODIES).fetchall() == [{"body": SECRET}]
 
 
+def test_a_function_first_in_the_roles_path_is_handed_no_signature(
+    database: SignedDatabase,
+) -> None:
+    """A role may set its own search_path for all later sessions: the context names its schema."""
+    with superuser(database.server) as conn:
+        conn.execute("CREATE SCHEMA hers; GRANT ALL ON SCHEMA hers TO crm_user")
+    try:
+        with psycopg.connect(_url(database), autocommit=True) as conn:
+            conn.execute("CREATE TABLE hers.loot (call text)")
+            for call, kind, value in (
+                ("set_config(a text, b text, c boolean)", "text", "pg_catalog.set_config(a, b, c)"),
+                ("current_setting(a text, b boolean)", "text", "pg_catalog.current_setting(a, b)"),
+                ("pg_backend_pid()", "integer", "0"),
+                ("pg_advisory_unlock_all()", "void", ""),
+                ("now()", "timestamptz", "pg_catalog.now()"),
+            ):
+                conn.execute(
+                    f"CREATE FUNCTION hers.{call} RETURNS {kind} LANGUAGE sql AS $$"
+                    f"INSERT INTO hers.loot VALUES ('{call}'); SELECT {value}$$".encode()
+                )
+            conn.execute("ALTER ROLE crm_user SET search_path = hers, pg_catalog, public")
+        with PostgresClient(_url(database), 1, min_size=1, identity_key=database.key) as db:
+            assert not db.behind_pooler
+            assert db.execute(BODIES, (), VICTIM) == [{"body": SECRET}]
+            assert db.execute_many(ADD, [(VICTIM, "more")], VICTIM) == 1
+            with db.connection(VICTIM) as conn:
+                conn.execute("SET application_name = 'mine'")
+                conn.execute(BODIES)
+        with superuser(database.server) as conn:
+            assert conn.execute("SELECT call FROM hers.loot").fetchall() == []
+    finally:
+        with superuser(database.server) as conn:
+            conn.execute("ALTER ROLE crm_user RESET ALL; DROP SCHEMA hers CASCADE")
+
+
+def test_default_privileges_grant_nothing_of_the_key(fault_server: PostgresServer) -> None:
+    """What the owner grants on everything new is taken back: a TRIGGER would read the next key."""
+    kinds = ("TABLES", "FUNCTIONS", "SCHEMAS")
+    with superuser(fault_server) as conn:
+        for kind in kinds:
+            conn.execute(f"ALTER DEFAULT PRIVILEGES GRANT ALL ON {kind} TO crm_user".encode())
+        try:
+            make_signed(fault_server)
+            [rights] = conn.execute(
+                "SELECT has_table_privilege(u, t, 'SELECT, INSERT, UPDATE, DELETE, TRUNCATE,"
+                " REFERENCES, TRIGGER'), has_schema_privilege(u, 'failfast', 'CREATE'),"
+                " has_function_privilege(u, 'failfast.set_identity_key(integer, bytea)',"
+                " 'EXECUTE'),"
+                " has_function_privilege(u, 'failfast.drop_former_identity_key()', 'EXECUTE'),"
+                " has_function_privilege(u, 'failfast.other_identity(text)', 'EXECUTE'),"
+                " NOT has_function_privilege(u, 'failfast.identity_uuid(text)', 'EXECUTE'),"
+                " NOT has_schema_privilege(u, 'failfast', 'USAGE')"
+                " FROM (VALUES ('crm_user', 'failfast.identity_keys')) AS v (u, t)"
+            ).fetchall()
+        finally:
+            for kind in kinds:
+                text = f"ALTER DEFAULT PRIVILEGES REVOKE ALL ON {kind} FROM crm_user"
+                conn.execute(text.encode())
+    assert not any(rights)
+
+
 @pytest.mark.parametrize(
     ("call", "state"),
     [

@@ -383,8 +383,9 @@ def test_the_default_is_one_user_with_a_uuid() -> None:
     statement = known.of(ADA, None).to_prepare()
 
     assert statement.query == (
-        b"SELECT pg_backend_pid(), pg_advisory_unlock_all(),"
-        b" set_config('statement_timeout', $1, true), set_config('app.current_user_id', $2, true)"
+        b"SELECT pg_catalog.pg_backend_pid(), pg_catalog.pg_advisory_unlock_all(),"
+        b" pg_catalog.set_config('statement_timeout', $1, true),"
+        b" pg_catalog.set_config('app.current_user_id', $2, true)"
     )
     assert statement.params == (b"30000", str(ADA).encode())
     assert known.of(ADA, None).what == f"the block of connection() for user {ADA}"
