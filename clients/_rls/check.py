@@ -407,10 +407,12 @@ class Check:
         found += self._enrolments()
         found += self._set_roles()
         found += self._helpers()
+        kept = list(kept_identities(self.catalogue, self.functions))
         found += Paths(
-            self.catalogue, self.functions, self.settings, self._exposes, self._proven, self.owners
-        ).find()
-        found += kept_identities(self.catalogue, self.functions)
+            self.catalogue, self.functions, self.settings, self._exposes, self._proven, self.owners,
+            {finding.object for finding in kept},
+        ).find()  # fmt: skip
+        found += kept
         return [*map(self.signed.restored, found), *self.signed.findings()]
 
     def owner_settings(self, name: str) -> dict[str, str]:
