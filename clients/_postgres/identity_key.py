@@ -270,10 +270,13 @@ class Signatures:
             self._kept.clear()
         limit, *rest = context.params or ()
         count = len(context.signed)
+        self._key.current()
+        # Before signing: what another thread changes meanwhile makes this one old at once.
+        changes = self._key.changes
         values = self.of(context.signed, rest[:count])
         until = min(time.monotonic() + self._lifetime / 2, self._key.next_call_at)
         statement = context._replace(params=(limit, *values, *rest[count:]))
-        kept = _Kept(statement, values, until, self._key.changes)
+        kept = _Kept(statement, values, until, changes)
         self._kept[context] = kept
         return kept
 

@@ -193,6 +193,28 @@ def test_refusals_that_sql_raises_call_the_callable_once_a_second(clock: Clock) 
     assert len(calls) == 2
 
 
+def test_what_is_signed_while_the_key_changes_is_not_kept(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another thread renews the key in the middle of a signature: the next one has the new key."""
+    keys = [KEY]
+    key = IdentityKey(lambda: keys[0])
+    signatures, signed = Signatures(key, 7), Signatures._signed
+
+    def sign_late(own: Signatures, *given: Any) -> bytes:
+        keys[0] = bytes(32)
+        clock.now += 2
+        assert key.renew(1)
+        return signed(own, *given)
+
+    context = OwnStatement(b"", (b"0", VALUE), signed=(NAME,))
+    with monkeypatch.context() as patch:
+        patch.setattr(Signatures, "_signed", sign_late)
+        old = signatures.signed(context)
+    assert signatures.signed(context) != old
+    assert signatures.key_number == key.current().number
+
+
 @pytest.mark.parametrize("failure", [VaultError("sealed"), RuntimeError(KEY.hex())])
 def test_while_the_callable_fails_the_key_stays(clock: Clock, failure: Exception) -> None:
     """A Vault that is away for a while costs no call; nor does what it raised show."""
