@@ -291,6 +291,8 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] | None = 
     except argparse.ArgumentTypeError as error:
         parser.error(f"FAILFAST_IDENTITY: {error}")
     identity = {one.name: one.setting for one in settings} or None
+    if len(identity or ()) < len(settings):
+        parser.error("a value of the identity is named twice: give each one setting")
     if options.command == "check":
         reports = check_services(
             environ,

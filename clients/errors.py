@@ -196,7 +196,8 @@ class RlsContextError(PostgresError):
 class TransactionAbortedError(PostgresError):
     """A block ended normally although a swallowed SQL error had aborted its transaction.
 
-    ``__cause__`` is that SQL error. Nothing of the block was committed.
+    ``__cause__`` is that SQL error. Nothing of the block was committed, unless a COMMIT in its SQL
+    did: then ``maybe_applied`` is True.
     """
 
 

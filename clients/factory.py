@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
+from ._postgres.identity_key import identity_key_of
 from ._shared.lifecycle import Lifecycle
 from ._shared.pool_stats import stats_by_pool
 from ._shared.rotating_url import hidden
@@ -53,6 +54,7 @@ class PostgresOptions(TypedDict, total=False):
     identity: Mapping[str, RlsSetting] | None
     local_role: str | None
     configure: Callable[[psycopg.Connection[Any]], object] | None
+    identity_key: bytes | str | Callable[..., bytes | str] | None
 
 
 class ValkeyOptions(TypedDict, total=False):
@@ -270,6 +272,8 @@ def build_clients(
 
         with _named("postgres"):
             postgres_settings.setdefault("admin_url", urls.database_admin)
+            if "identity_key" not in postgres_settings and urls.has_identity_key():
+                postgres_settings["identity_key"] = urls.identity_key
             postgres_client = opened.enter_context(
                 PostgresClient(
                     url(database_role, urls.database(database_role)), **postgres_settings
@@ -287,9 +291,10 @@ def build_clients(
 
 def _without_secrets(options: Any) -> Any:
     """Return a client's settings as a local variable may hold them."""
-    if isinstance(options, Mapping) and "admin_url" in options:
-        return {**options, "admin_url": hidden(options["admin_url"])}
-    return options
+    if not isinstance(options, Mapping):
+        return options
+    known = {"admin_url": hidden, "identity_key": identity_key_of}
+    return {name: known[name](value) if name in known else value for name, value in options.items()}
 
 
 @contextmanager

@@ -16,9 +16,10 @@ from ._postgres.bulk import BulkInsert
 from ._postgres.configure import checked_configure
 from ._postgres.connector import Connector
 from ._postgres.execute import InBlock, OneRoundTrip
+from ._postgres.identity_key import identity_key_of
 from ._postgres.modes import PLAIN, Modes, modes_of
 from ._postgres.pool import Pool
-from ._postgres.probe import answers, check_role, on_clean_session
+from ._postgres.probe import answers, check_role, check_signing, on_clean_session
 from ._postgres.recording import query_attributes, telemetry_of
 from ._postgres.rls_context import RlsContexts
 from ._postgres.rows import PLAIN_SHAPE, Rows, Shape
@@ -93,6 +94,12 @@ class PostgresClient(Lifecycle):
             is the place to register types (enums, composites, pgvector). Settings, temporary
             tables and LISTEN are refused there: each borrower begins without them. What is
             registered for all of psycopg counts as it is when the client is made.
+        identity_key: Signs each value of the identity, for policies that read it with the functions
+            of ``sql/optional/signed_identity.sql``: then SQL that runs as the application's role
+            cannot take another identity. 32 to 64 bytes, also as hexadecimal text, or a callable
+            that returns them. It is called again every half a minute, and once more after the
+            server refused a signature; it may take ``use_cache``, which is False then. None: the
+            values are plain.
 
     Raises:
         PostgresConfigurationError: A setting is unusable.
@@ -114,9 +121,11 @@ class PostgresClient(Lifecycle):
         identity: Mapping[str, RlsSetting] | None = None,
         local_role: str | None = None,
         configure: Callable[[psycopg.Connection[Any]], object] | None = None,
+        identity_key: bytes | str | Callable[..., bytes | str] | None = None,
     ) -> None:
         # Error reporters collect local variables.
         connection_url, admin_url = hidden(connection_url), hidden(admin_url)
+        key = identity_key = identity_key_of(identity_key)  # type: ignore[assignment]  # hidden
         self._settings = PostgresSettings(
             pool_size=pool_size,
             min_size=min_size,
@@ -125,7 +134,14 @@ class PostgresClient(Lifecycle):
             statement_timeout=statement_timeout,
             on_rls_bypass=on_rls_bypass,
         )
-        self._contexts = RlsContexts(identity, local_role, self._settings.statement_timeout_ms)
+        self._contexts = RlsContexts(
+            identity,
+            local_role,
+            self._settings.statement_timeout_ms,
+            signs=key is not None,
+        )
+        if key is not None:
+            key.current()
         self._fitting: set[tuple[object, type]] = set()
         # Not a method of this client, which would then live until the collector comes.
         role_is_bound = partial(
@@ -136,6 +152,7 @@ class PostgresClient(Lifecycle):
             self._settings,
             role_is_bound,
             checked_configure(configure),
+            key,
         )
         self._pool = self._make_pool(self._connector, self._settings.min_size, "postgres")
         self._admin_pool = self._pool
@@ -175,6 +192,9 @@ class PostgresClient(Lifecycle):
                 self._admin_pool.add(self._connect_first(connector, opened))
             self._telemetry = telemetry_of(sessions[0], self._readings)
             self._pool.telemetry = self._admin_pool.telemetry = self._telemetry
+            if self._connector.identity_key is not None:
+                names = [setting.name for setting in self._contexts.settings.values()]
+                check_signing(sessions[0], names[0], self._connector.target)
             for session in sessions:
                 self._pool.add(session)
             opened.pop_all()

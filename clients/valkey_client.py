@@ -12,6 +12,7 @@ from ._shared.interrupts import forget_locals
 from ._shared.lifecycle import Lifecycle
 from ._shared.locks import OwnedLock
 from ._shared.pool_stats import with_metric_names
+from ._shared.rotating_url import hidden
 from ._shared.single_flight import SingleFlight
 from ._shared.validation import checked_choice
 from ._valkey.arguments import (
@@ -94,6 +95,8 @@ class ValkeyClient(KeyOperations, Lifecycle):
         key_prefix: str = "",
         json_default: Callable[[Any], Any] | None = None,
     ) -> None:
+        # Error reporters collect local variables.
+        connection_url = hidden(connection_url)
         limits = Limits(connect_timeout, socket_timeout, max_connections, pool_timeout)
         commands = CommandSet(checked_prefix(key_prefix), JsonCodec(json_default))
         self._productions: Productions = SingleFlight(Exception)
@@ -284,7 +287,7 @@ class ValkeyClient(KeyOperations, Lifecycle):
         return f"redis {lines.get('redis_version', 'unknown')}"
 
     def health_check(self) -> bool:
-        """Check that the server answers.
+        """Check that the server answers, over a connection of its own where all are in use.
 
         Returns:
             True.

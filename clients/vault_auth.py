@@ -15,8 +15,8 @@ class           where you run                                 what is read for e
 
 All but a `Token` that is text or wrapped, and `Agent`, log in again by themselves: before the token
 expires, and once after Vault refused it. A token that a login obtained is renewed while that works,
-and revoked by ``close()``. Sources: https://openbao.org/docs/auth/ and
-https://openbao.org/docs/agent-and-proxy/.
+and revoked by ``close()``. A credential has at most 65,536 bytes. Sources:
+https://openbao.org/docs/auth/ and https://openbao.org/docs/agent-and-proxy/.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
-from ._shared.secrecy import Masked
+from ._shared.secrecy import Masked, MaskedCallable
 from ._vault.paths import check_mount_point
 from ._vault.sources import checked_jwt, checked_path, checked_text
 from .errors import VaultConfigurationError
@@ -73,7 +73,7 @@ class Token:
         *,
         wrapped: str | Masked | None = None,
     ) -> None:
-        produce = token if callable(token) else None
+        produce = MaskedCallable(token) if callable(token) else None
         masked = None if token is None or callable(token) else _masked(token)
         wrapping = None if wrapped is None else _masked(wrapped)
         given = token is not None
@@ -227,7 +227,7 @@ class Jwt:
         text: Masked | Callable[[], str] | None = None
         path: str | None = None
         if callable(token):
-            text = token
+            text = MaskedCallable(token)
         elif isinstance(token, os.PathLike) or (isinstance(token, str) and os.sep in token):
             path = checked_path("token", token)
         else:

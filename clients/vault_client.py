@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ._shared.fork import on_fork
 from ._shared.lifecycle import Lifecycle
 from ._shared.rotating_url import is_past_cache
-from ._shared.secrecy import Masked, MaskedEnvironment
+from ._shared.secrecy import Masked, MaskedCallable, MaskedEnvironment
 from ._shared.telemetry import Reading, credential_readings
 from ._shared.validation import checked_count
 from ._vault.api import lookup_self
@@ -212,12 +212,11 @@ class VaultClient(TypedGetters, Lifecycle):
             VaultConfigurationError: *role* is no role and no path of one, or *base_url* is no
                 callable.
         """
-        return LeasedUrl(
-            lambda: self._session,
-            role,
-            partial(self.get_database_url, login_required=False) if base_url is None else base_url,
-            timeout=self._options.timeout,
-        )
+        if base_url is None:
+            base_url = partial(self.get_database_url, login_required=False)
+        elif callable(base_url):
+            base_url = MaskedCallable(base_url)  # error reporters collect local variables
+        return LeasedUrl(lambda: self._session, role, base_url, timeout=self._options.timeout)
 
     def secret_age(self, path: str, *, mount_point: str | None = None) -> float:
         """Return the age of a secret's latest version, in seconds; the cache plays no part.
@@ -285,7 +284,7 @@ class VaultClient(TypedGetters, Lifecycle):
         self._session.health(deadline)
         operation = Operation(kind="token", text="check the authentication", addr=self.addr)
         try:
-            self._session.ask(operation, lookup_self, deadline)
+            self._session.request(operation, lookup_self, deadline)
         except VaultAuthenticationError as error:
             if error.reason != "permission_denied":
                 raise VaultAuthenticationError(

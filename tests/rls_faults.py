@@ -114,6 +114,10 @@ PATHS = {
         MEMBERS + OF_THE_TEAM + "GRANT SELECT, INSERT ON app.members TO crm_user",
         "app.members",
     ),
+    "policy-raises": (
+        policy(f"user_id = {USER} AND {USER}::text::int > 0"),
+        "app.docs",
+    ),
     "policy-not-proven": (
         policy(f"{MINE} AND xmin IS NOT NULL"),
         "policy mine on app.docs",

@@ -52,6 +52,8 @@ VARIABLES = {
     "secret_id": ("VAULT_SECRET_ID", "secret_id"),
     "namespace": ("VAULT_NAMESPACE", "namespace"),
 }
+# What build_clients() takes from the database's secret.
+_SECRET_OPTIONS = ("admin_url", "identity_key")
 
 
 class VaultSecretsResourceConfig(BaseModel):
@@ -260,11 +262,12 @@ def options_of(name: str, given: Mapping[str, Any] | None, known: type) -> dict[
             f"{name} has a value that is not JSON, which Dagster's configuration cannot carry, "
             "such as a callable: build that client in a resource of your own"
         ) from None
-    if options.get("admin_url") is not None:
-        raise ConfigurationError(
-            f"{name} has an admin_url, which Dagster would store: put it into the secret in Vault; "
-            "None here means that there is none"
-        )
+    for secret in _SECRET_OPTIONS:
+        if options.get(secret) is not None:
+            raise ConfigurationError(
+                f"{name} has the setting {secret}, which Dagster would store: put it into the "
+                "secret in Vault; None here means that there is none"
+            )
     for setting_name, value in options.items():
         if hasattr(value, "env_var_name") or (isinstance(value, dict) and "env" in value):
             raise ConfigurationError(

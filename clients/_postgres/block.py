@@ -356,7 +356,7 @@ class Block:
             session = self.pool.checkout(self.owner)
             try:
                 name = marker(session.application_name, 1)
-                context_statement = session.limited(self.context.of_block(name))
+                context_statement = session.contextual(self.context.of_block(name))
                 head = (RESET, self.modes.begin, context_statement)
                 if first is None:
                     context = session.run_batch(head)[-1]
@@ -400,12 +400,14 @@ class Block:
         waiting = status == TransactionStatus.ACTIVE
         if session.pgconn.status != ConnStatus.OK or (waiting and state.swallowed is not None):
             raise PostgresConnectionError(
-                f"{self.what} lost its connection to {self.pool.target.description}: nothing of it "
-                "was committed, run it again"
+                f"{self.what} lost its connection to {self.pool.target.description}: "
+                f"{state.outcome}",
+                maybe_applied=state.context_was_lost,
             ) from state.swallowed
         if waiting:
             raise PostgresError(
-                f"{self.what} ended while a COPY was still running: nothing was committed"
+                f"{self.what} ended while a COPY was still running: {state.outcome}",
+                maybe_applied=state.context_was_lost,
             )
         if status == TransactionStatus.INERROR:
             self._roll_back(session)

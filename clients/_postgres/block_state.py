@@ -13,6 +13,7 @@ from .._shared.generators import is_running
 from .._shared.locks import OwnedLock
 from ..errors import ClientError, PostgresError, RlsContextError, TransactionAbortedError
 from .errors import describe, is_connection_loss, is_read_only, is_role_gone
+from .identity_key import REFUSED
 from .session import BatchError, Session
 from .transaction_sql import marker
 
@@ -123,8 +124,16 @@ class BlockState:
         if self.refresh_context():
             raise RlsContextError(
                 f"the transaction of {self.what} was ended by a COMMIT or ROLLBACK in its SQL, and "
-                "the context went with it: leave the block instead, or use conn.transaction()"
+                "the context went with it: leave the block instead, or use conn.transaction()",
+                maybe_applied=True,
             )
+
+    @property
+    def outcome(self) -> str:
+        """What is known of the block's changes when its end cannot commit them."""
+        if self.context_was_lost:
+            return "what came before a COMMIT in its SQL may be stored, and nothing else"
+        return "nothing was committed"
 
     def note_use(self) -> None:
         """Tell the parts that generators have open of a use of the transaction."""
@@ -133,7 +142,7 @@ class BlockState:
 
     def note(self, error: psycopg.Error) -> None:
         """Remember the SQL error that aborts the transaction, should the caller swallow it."""
-        if is_read_only(error) or is_role_gone(error):
+        if is_read_only(error) or is_role_gone(error) or error.sqlstate == REFUSED:
             self.server_error = error
         # An error of psycopg's own, before it sent anything, has aborted nothing.
         if self.swallowed is None and self.session.transaction_status not in (_IDLE, _INTRANS):
@@ -143,9 +152,10 @@ class BlockState:
         """Return the error for an end that looks normal and cannot be."""
         error = TransactionAbortedError(
             f"{self.what} ended normally, but an SQL error in it had aborted the transaction and "
-            "was swallowed: nothing was committed. Let the error out, or put the statement that "
-            "may fail into conn.transaction()",
+            f"was swallowed: {self.outcome}. Let the error out, or put the statement that may fail "
+            "into conn.transaction()",
             sqlstate=self.swallowed.sqlstate if self.swallowed else None,
+            maybe_applied=self.context_was_lost,
         )
         error.__cause__ = self.swallowed
         return error
@@ -176,6 +186,9 @@ class BlockState:
         except BatchError:
             # The connection is gone: the next statement says so in its own words.
             return True
+        signatures = self.session.signatures
+        if values is not None and signatures is not None:
+            values = signatures.sent
         expected = (*sql.expected(values), self._began)
         # A setting that is not there any more reads NULL.
         if expected != tuple(result.get_value(0, n) or b"" for n in range(len(expected))):

@@ -32,7 +32,15 @@ UNION ALL SELECT 'role', pg_catalog.current_setting('role')
 UNION ALL SELECT 'session_authorization', session_user
 UNION ALL SELECT 'LISTEN ' || channel, '' FROM pg_catalog.pg_listening_channels() AS channel
 UNION ALL SELECT 'the temporary table ' || relname, '' FROM pg_catalog.pg_class
-    WHERE relnamespace = pg_catalog.pg_my_temp_schema() AND relkind IN ('r', 'p', 'v')
+    WHERE relnamespace = pg_catalog.pg_my_temp_schema() AND relkind IN ('r', 'p', 'v', 'f')
+UNION ALL SELECT 'the temporary sequence ' || relname, '' FROM pg_catalog.pg_class
+    WHERE relnamespace = pg_catalog.pg_my_temp_schema() AND relkind = 'S'
+UNION ALL SELECT 'the temporary function ' || proname, '' FROM pg_catalog.pg_proc
+    WHERE pronamespace = pg_catalog.pg_my_temp_schema()
+UNION ALL SELECT 'the temporary type ' || t.typname, '' FROM pg_catalog.pg_type AS t
+    LEFT JOIN pg_catalog.pg_class AS c ON c.oid = t.typrelid
+    WHERE t.typnamespace = pg_catalog.pg_my_temp_schema()
+    AND (t.typtype IN ('d', 'e', 'r') OR c.relkind = 'c')
 UNION ALL SELECT 'an advisory lock', '' FROM pg_catalog.pg_locks
     WHERE locktype = 'advisory' AND pid = pg_catalog.pg_backend_pid()
 UNION ALL SELECT 'the cursor ' || name, '' FROM pg_catalog.pg_cursors WHERE is_holdable

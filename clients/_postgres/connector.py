@@ -13,6 +13,7 @@ from .._shared.secrecy import Masked
 from ..errors import PostgresConnectionError
 from .configure import configure_session
 from .errors import connect_error
+from .identity_key import Signatures
 from .session import BatchError, Session
 from .settings import Target, parse_url
 from .startup import StartupError, describe_server, open_libpq
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from .._shared.rotating_url import UrlSource
     from .configure import Configure
+    from .identity_key import IdentityKey
     from .settings import PostgresSettings
 
 __all__ = ["Connector"]
@@ -60,6 +62,7 @@ class Connector:
         check_role: Checks the first session of each server and user, and may refuse it: a callable
             may return another role's URL one day. It returns whether a pooler stands between.
         configure: Prepares each new connection.
+        identity_key: Signs the values of identities; None: nothing is signed.
     """
 
     def __init__(
@@ -68,8 +71,10 @@ class Connector:
         settings: PostgresSettings,
         check_role: Callable[[Session, Target], bool] | None = None,
         configure: Configure | None = None,
+        identity_key: IdentityKey | None = None,
     ) -> None:
         self.configure = configure
+        self.identity_key = identity_key
         self._is_configured = False
         # What is registered later would be known to some of the connections alone.
         self._adapters = AdaptersMap(psycopg.adapters)
@@ -116,6 +121,9 @@ class Connector:
             if (server := describe_server(session.pgconn)) is not None:
                 self.target = Target(server, self.target.password)
             self._check(session, self.target)
+            if self.identity_key is not None:
+                pid = None if self.behind_pooler else session.pgconn.backend_pid
+                session.signatures = Signatures(self.identity_key, pid)
             if self.configure is not None:
                 configure_session(session, self.configure, compares=not self._is_configured)
                 self._is_configured = True

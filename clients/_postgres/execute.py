@@ -28,6 +28,7 @@ from .errors import (
     was_terminated_by_server,
 )
 from .guarded import StreamedRows
+from .identity_key import REFUSED
 from .plan_check import PLAN_CHECK
 from .rows import Rows, duplicate_columns
 from .session import BatchError, Session
@@ -62,7 +63,7 @@ BATCH_ROWS = 1000
 
 
 class _ConvertedQuery(PostgresQuery):
-    """psycopg's converted query, whose every complaint about a value is a psycopg error."""
+    """psycopg's converted query, which raises errors of psycopg's alone."""
 
     __slots__ = ("_literal",)
 
@@ -110,6 +111,7 @@ class OneRoundTrip:
         self._reset_is_prepared = False
         self._checks_plans = False
         self._is_committed = False
+        self._key_was_renewed = False
         # Rows that execute_many() has changed; -1 until its first batch is through.
         self._changed = -1
 
@@ -160,7 +162,7 @@ class OneRoundTrip:
                     self._raise(session, failure)
                 if self._is_out_of_date(session, failure):
                     self._undo(session)
-                elif not self._may_try_again(failure):
+                elif not (self._may_try_again(failure) or self._signs_anew(session, failure)):
                     self._raise(session, failure)
             finally:
                 self._pool.give_back(session)
@@ -206,7 +208,9 @@ class OneRoundTrip:
                 if failure.committed:
                     return self._changed
                 # Once a batch is through, its rows are no longer at hand.
-                if self._changed >= 0 or not self._may_try_again(failure):
+                if self._changed >= 0 or not (
+                    self._may_try_again(failure) or self._signs_anew(session, failure)
+                ):
                     self._raise(session, failure)
             except psycopg.Error as error:
                 # A row that cannot be sent: nothing of its batch was.
@@ -230,7 +234,7 @@ class OneRoundTrip:
         remaining: Iterator[Params],
     ) -> int:
         converted = self._convert(Transformer(session.conn), query, first)
-        head: tuple[Statement, ...] = (*_FULL_RESET, session.limited(self._context))
+        head: tuple[Statement, ...] = (*_FULL_RESET, session.contextual(self._context))
         self._user_index = len(head)
         self._changed = _rows_changed(session.run_rows(head, converted, batch)[len(head) :])
         while batch := list(islice(remaining, BATCH_ROWS)):
@@ -264,7 +268,7 @@ class OneRoundTrip:
         elif self._reset_is_prepared:
             head = _PREPARED_RESET
         self._user_index = len(head) + 1
-        return (*head, session.limited(self._context))
+        return (*head, session.contextual(self._context))
 
     def _learn_from_head(self, session: Session, results: Sequence[PGresult]) -> None:
         prepared, context = session.prepared, results[self._user_index - 1]
@@ -291,6 +295,25 @@ class OneRoundTrip:
             return True
         # At the COMMIT: the caller's statement has taken it away, and was undone with it.
         return session.prepared.is_out_of_date(failure.error)
+
+    def _signs_anew(self, session: Session, failure: BatchError) -> bool:
+        """Return True when the server refused a signature, and there is another key to sign with.
+
+        It refused the statement that the policies belong to, and so has undone all of the batch.
+        """
+        if (
+            session.signatures is None
+            or self._key_was_renewed
+            or failure.committed is not False
+            or failure.error.sqlstate != REFUSED
+            or failure.error.diag.source_function is None
+        ):
+            return False
+        self._key_was_renewed = True
+        if not session.signatures.renew():
+            return False
+        self._undo(session)
+        return True
 
     def _may_try_again(self, failure: BatchError) -> bool:
         # The server ended the session at an earlier statement, or could not reset it: by the

@@ -43,6 +43,7 @@ from .._shared.telemetry import (
 )
 from ..errors import ClientError, PostgresConnectionError, PostgresError
 from .errors import is_read_only, is_role_gone
+from .identity_key import REFUSED
 from .owner import Owner, current_owner
 
 if TYPE_CHECKING:
@@ -236,7 +237,7 @@ class _Places(ConnectionPool[Any]):
 
     @_nconns.setter
     def _nconns(self, value: int) -> None:
-        """Ignore what psycopg_pool counts: an interrupt may come between the count and the deed."""
+        """Ignore what psycopg_pool counts: an interrupt may come before the change."""
 
     def free(self, *, retired: bool) -> None:
         """Let the next caller in the queue have what a closed place has left."""
@@ -270,7 +271,7 @@ class _Places(ConnectionPool[Any]):
     # -- taking one --
 
     def take_idle(self) -> _Place | None:
-        """Take the place that came back last: the others may grow old and go.
+        """Take the place that came back last: the others may pass their idle time.
 
         What psycopg_pool does for a caller who need not wait, without what it does for others.
         """
@@ -279,7 +280,7 @@ class _Places(ConnectionPool[Any]):
             if not idle or self._closed:
                 return None
             place: _Place = idle.pop()
-            # The shrinking of the pool goes by it.
+            # psycopg_pool shrinks the pool by this number.
             self._nconns_min = min(self._nconns_min, len(idle))
         place._pool = self  # noqa: SLF001 - as psycopg_pool does; putconn() checks it
         return place
@@ -534,12 +535,15 @@ class Pool:
         self._places.drain()
 
     def learn_from(self, error: psycopg.Error) -> None:
-        """Draw the conclusions for all sessions from a statement's error."""
+        """Replace sessions where a statement's error concerns all of them."""
         if is_read_only(error):
             # A fail-over has left us on a server that takes no writes.
             self.drain()
         elif is_role_gone(error):
             self._connector.source.suspect_revoked()
+        elif error.sqlstate == REFUSED and self._connector.identity_key is not None:
+            # A block cannot run again from here; the next one shall have the new key.
+            self._connector.identity_key.expect_another()
 
     def add(self, session: Session) -> None:
         """Put a session that was connected elsewhere into the pool as an idle one."""
@@ -681,7 +685,7 @@ logging.getLogger("psycopg.pool").addFilter(_is_not_ours)
 _inherited: list[object] = []
 
 
-# The folder of the package, and the library's module: their lines are nobody's call.
+# The folder of the package, and the library's module: their lines are not the caller's.
 _PACKAGE = f"{Path(__file__).parents[1]}{os.sep}"
 _CONTEXTLIB = contextmanager.__code__.co_filename
 
@@ -704,7 +708,7 @@ def calling_place() -> str:
 
 @lru_cache(maxsize=1024)
 def _is_between(file: str) -> bool:
-    """Whether a line of *file* is none of the caller's own."""
+    """Whether *file* is this package's or ``contextlib``'s."""
     return file.startswith(_PACKAGE) or file == _CONTEXTLIB
 
 

@@ -43,6 +43,8 @@ class OwnStatement(NamedTuple):
         types: The types of these.
         formats: The formats of these.
         is_kept: Whether it is prepared at its first use.
+        signed: The settings whose values its parameters are, from the second on, where a session
+            signs them.
     """
 
     query: bytes
@@ -50,6 +52,7 @@ class OwnStatement(NamedTuple):
     types: tuple[int, ...] = ()
     formats: Sequence[int] | None = None
     is_kept: bool = True
+    signed: tuple[bytes, ...] = ()
 
 
 class Parse(NamedTuple):
@@ -179,7 +182,7 @@ class PreparedStatements:
 
     @property
     def full(self) -> bool:
-        """Whether a statement that is worth it now would find no place."""
+        """Whether there is no place for another prepared statement."""
         return len(self.names) >= _MAX_PREPARED or self._bytes_prepared > _MAX_BYTES
 
     def is_out_of_date(self, error: psycopg.Error) -> bool:

@@ -15,6 +15,7 @@ from ..errors import (
     RlsContextError,
 )
 from .errors import is_connection_loss, statement_error, unexpected_error
+from .identity_key import REFUSED
 from .session import BatchError
 from .transaction_sql import RESET
 from .watchdog import SilenceError
@@ -26,9 +27,14 @@ if TYPE_CHECKING:
     from .session import Session
     from .settings import OnRlsBypass, Target
 
-__all__ = ["answers", "check_role", "on_clean_session"]
+__all__ = ["answers", "check_role", "check_signing", "on_clean_session"]
 
 T = TypeVar("T")
+
+_SIGNED = (
+    "SELECT CASE WHEN pg_catalog.set_config(%(name)s, %(signed)s, true) <> ''"
+    " THEN failfast.identity_text(%(name)s) END"
+)
 
 _log = logging.getLogger("clients.postgres")
 
@@ -56,7 +62,7 @@ def check_role(
     if local_role is not None:
         _take_role(conn, local_role, target)
     try:
-        pid = conn.execute("SELECT pg_backend_pid() AS pid").fetchone()
+        pid = conn.execute("SELECT pg_catalog.pg_backend_pid() AS pid").fetchone()
         bypasses = [] if on_rls_bypass == "ignore" else find_bypass(conn, local_role)
     except psycopg.Error as error:
         raise statement_error(error, "the role check", target) from error
@@ -71,10 +77,45 @@ def check_role(
     return pid is not None and pid["pid"] != session.pgconn.backend_pid
 
 
+def check_signing(session: Session, name: str, target: Target) -> None:
+    """Refuse a key that the server does not know.
+
+    Args:
+        session: The first session.
+        name: A setting of the identity.
+        target: The server and the role, for messages.
+
+    Raises:
+        PostgresConfigurationError: The server refuses what is signed, or has no functions for it.
+        PostgresError: It does not answer.
+    """
+    signatures = session.signatures
+    if signatures is None:
+        return
+    for is_last in (False, True):
+        [signed] = signatures.of([name.encode()], [b"signed"])
+        try:
+            # In a transaction of its own: an autocommit connection's, at whose end it is undone.
+            session.conn.execute(_SIGNED, {"name": name, "signed": signed.decode()})
+        except psycopg.Error as error:
+            if is_connection_loss(error):
+                raise statement_error(error, "the check of identity_key", target) from error
+            if error.sqlstate == REFUSED and not is_last and signatures.renew():
+                continue
+            raise PostgresConfigurationError(
+                f"identity_key cannot be used at {target.description}: "
+                f"{error.diag.message_primary} (SQLSTATE {error.sqlstate}). Apply "
+                "sql/optional/signed_identity.sql, set the same key with "
+                "failfast.set_identity_key(), and compare the clocks",
+                sqlstate=error.sqlstate,
+            ) from error
+        return
+
+
 def _take_role(conn: psycopg.Connection[Any], local_role: str, target: Target) -> None:
     try:
         # In a transaction of its own: an autocommit connection's, at whose end it is undone.
-        conn.execute("SELECT set_config('role', %s, true)", (local_role,))
+        conn.execute("SELECT pg_catalog.set_config('role', %s, true)", (local_role,))
     except psycopg.Error as error:
         if is_connection_loss(error):
             raise statement_error(error, "the role check", target) from error
@@ -87,7 +128,7 @@ def _take_role(conn: psycopg.Connection[Any], local_role: str, target: Target) -
 
 
 def answers(pool: Pool, method: str) -> bool:
-    """Have the server answer: over a pooled session, or over one of its own where all are busy.
+    """Check that the server answers: over a pooled session, or one of its own where all are busy.
 
     Args:
         pool: Where the sessions come from.
@@ -100,7 +141,7 @@ def answers(pool: Pool, method: str) -> bool:
         PostgresError: It did not; with the reason.
     """
     if not pool.is_busy():
-        # The reset that precedes every question is the sign of life.
+        # The reset before every query proves that the server answers.
         return on_clean_session(pool, method, lambda session: session.reusable)
     try:
         session = pool.connect_aside()
@@ -118,7 +159,7 @@ def answers(pool: Pool, method: str) -> bool:
 
 
 def on_clean_session(pool: Pool, method: str, question: Callable[[Session], T]) -> T:
-    """Ask over a clean pooled session, outside any user's transaction.
+    """Run a query over a clean pooled session, outside any user's transaction.
 
     Args:
         pool: Where the session comes from.
@@ -131,7 +172,7 @@ def on_clean_session(pool: Pool, method: str, question: Callable[[Session], T]) 
     for tries_left in range(pool.max_size, -1, -1):
         session = pool.checkout()
         try:
-            # What a function called by the last borrower has set must not colour the answer.
+            # What a function called by the last borrower has set must not change the result.
             session.run_batch((RESET,))
             return question(session)
         except BatchError as failure:

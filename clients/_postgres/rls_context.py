@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, TypeAlias
 from uuid import UUID
 
-from .._shared.validation import is_encodable
+from .._shared.validation import is_encodable, shown
 from ..errors import PostgresConfigurationError, RlsContextError
 from ..identity import current_identity, get_current_user_id
 from .rls_setting import RlsSetting
@@ -118,6 +118,7 @@ class RlsContexts:
         identity: The setting of each value, by the value's name; None: the user alone.
         local_role: The role that a user's transactions run under; None: the login's.
         statement_timeout_ms: Limits each statement, in milliseconds; 0 is no limit.
+        signs: Whether the values are signed.
 
     Raises:
         PostgresConfigurationError: An argument is unusable.
@@ -128,11 +129,13 @@ class RlsContexts:
         identity: Mapping[str, RlsSetting] | None,
         local_role: str | None,
         statement_timeout_ms: int,
+        *,
+        signs: bool = False,
     ) -> None:
         self.settings = _checked_identity(DEFAULT_IDENTITY if identity is None else identity)
         self.local_role = _checked_role(local_role)
         names = [setting.name for setting in self.settings.values()]
-        self.sql = ContextSql(names, self.local_role, statement_timeout_ms)
+        self.sql = ContextSql(names, self.local_role, statement_timeout_ms, signs=signs)
         #: Without a user: for ``admin_connection()``.
         self.admin = RlsContext(self, None)
         self._user_alone = list(self.settings) == ["user_id"]
@@ -140,9 +143,9 @@ class RlsContexts:
             (name, setting.required, setting.encoder) for name, setting in self.settings.items()
         ]
         # A user's UUID may stand in a message; what other values tell is not known.
-        shown = self._user_alone and self.settings["user_id"].type is UUID
+        is_shown = self._user_alone and self.settings["user_id"].type is UUID
         #: The names of the values, where these must not be shown.
-        self.hidden_names = () if shown else tuple(self.settings)
+        self.hidden_names = () if is_shown else tuple(self.settings)
 
     def of(self, user_id: object, identity: Mapping[str, object] | None) -> RlsContext:
         """Return the context of a call.
@@ -176,7 +179,7 @@ class RlsContexts:
             name for name, required, _ in self._items if required and given.get(name) is None
         ]
         # The call's own names are all known: what is not came from the context.
-        others = [str(name)[:63] for name in given if name not in self.settings]
+        others = [_named(name) for name in given if name not in self.settings]
         unknown = (
             f". The context has {' and '.join(others)}, which this client does not know"
             if others
@@ -204,7 +207,7 @@ class RlsContexts:
                 raise RlsContextError("user_id was given twice: leave it out of identity")
             given["user_id"] = user_id
         if not given.keys() <= self.settings.keys():
-            unknown = [str(name)[:63] for name in given if name not in self.settings]
+            unknown = [_named(name) for name in given if name not in self.settings]
             raise RlsContextError(
                 f"this client's identity has no {' and no '.join(unknown)}: it is made of "
                 f"{' and '.join(self.settings)}"
@@ -238,7 +241,7 @@ def _checked_identity(identity: object) -> dict[str, RlsSetting]:
     for name, setting in identity.items():
         if not isinstance(name, str) or not name.isidentifier():
             raise PostgresConfigurationError(
-                f"{str(name)[:63]!r} is not a name for a value of the identity: user_context() "
+                f"{_named(name)!r} is not a name for a value of the identity: user_context() "
                 "takes it as an argument, such as tenant_id"
             )
         if not isinstance(setting, RlsSetting):
@@ -252,6 +255,10 @@ def _checked_identity(identity: object) -> dict[str, RlsSetting]:
                 f"{other} and {name} have one setting, {setting.name!r}: give each its own"
             )
     return dict(identity)
+
+
+def _named(name: object) -> str:
+    return name[:63] if isinstance(name, str) else shown(name)
 
 
 def _checked_role(local_role: object) -> str | None:

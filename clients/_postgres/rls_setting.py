@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from .._shared.interrupts import is_interrupt
+from .._shared.secrecy import MaskedCallable
 from .._shared.validation import is_encodable, shown
 from ..errors import PostgresConfigurationError, RlsContextError
 
@@ -66,6 +67,8 @@ class RlsSetting:
             raise PostgresConfigurationError(
                 f"RlsSetting({self.name!r}): encode must be callable: it makes a str of a value"
             )
+        if self.encode is not None:  # it may be bound to the key that signs values
+            object.__setattr__(self, "encode", MaskedCallable(self.encode))
         known = [one for one in _ENCODERS if one is self.type]
         if not isinstance(self.type, type) or (not known and self.encode is None):
             raise PostgresConfigurationError(

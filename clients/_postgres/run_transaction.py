@@ -1,4 +1,4 @@
-"""``run_transaction()``: a transaction that is run again when another one was in its way."""
+"""``run_transaction()``: run a transaction again after a serialization failure or a deadlock."""
 
 from __future__ import annotations
 

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from psycopg._queries import PostgresQuery
     from psycopg.pq.abc import PGresult
 
+    from .identity_key import Signatures
     from .watchdog import SilenceWatch
 
 __all__ = ["BatchError", "Session", "Statement"]
@@ -98,6 +99,7 @@ class Session:
         "place",
         "poller",
         "prepared",
+        "signatures",
         "watch",
     )
 
@@ -122,6 +124,8 @@ class Session:
         #: psycopg converts values before the next batch resets what SQL has made of it.
         self.encoding = self.pgconn.parameter_status(b"client_encoding")
         self.poller = new_poller(self.pgconn.socket)
+        #: Signs the values of an identity; None where they are plain.
+        self.signatures: Signatures | None = None
 
     def __del__(self) -> None:
         # An exception that a signal raised came between it and whoever would have closed it, or
@@ -129,12 +133,17 @@ class Session:
         if hasattr(self, "conn"):
             self.close()
 
-    def limited(self, context: OwnStatement) -> OwnStatement:
-        """Return *context* with a time-out, its first parameter, that loosens no stricter one.
+    def contextual(self, context: OwnStatement) -> OwnStatement:
+        """Return *context* as it is sent: signed, and with a time-out that loosens no stricter one.
 
         Args:
-            context: A statement of ``ContextSql``.
+            context: A statement of ``ContextSql``; its first parameter is the time-out.
+
+        Raises:
+            ClientError: There is no key to sign with.
         """
+        if context.signed and self.signatures is not None:
+            context = self.signatures.signed(context)
         if self.own_timeout_ms == 0 or not context.params:
             return context
         given, *others = context.params

@@ -82,7 +82,7 @@ LAST_COMMIT = OwnStatement(COMMIT)
 
 # When the transaction began: no two of a session's began at the same time. As a number, its text
 # depends on no setting.
-_BEGAN = b"extract(epoch FROM now())"
+_BEGAN = b"extract(epoch FROM pg_catalog.now())"
 
 # NAMEDATALEN leaves a name 63 bytes.
 _NAME_LENGTH = 36
@@ -92,44 +92,56 @@ class ContextSql:
     """The statements that give a transaction its context, for one client's settings.
 
     All values are parameters, set locally: PgBouncer and a rollback both forget them with the
-    transaction. Without a user ``row_security`` is off, so that a role which policies bind gets an
-    error and never a silently filtered result.
+    transaction. Every function has its schema: a role may give itself another ``search_path``, and
+    no function of its own shall be handed a signed value. Without a user ``row_security`` is off,
+    so that a role which policies bind gets an error and never a silently filtered result.
     https://www.postgresql.org/docs/18/runtime-config-client.html#GUC-ROW-SECURITY
 
     Args:
         settings: The names that policies read, checked before.
         local_role: The role that users' transactions run under; None: the login's.
         statement_timeout_ms: Limits each statement, in milliseconds; 0 is no limit.
+        signs: Whether a session signs the values.
     """
 
     def __init__(
-        self, settings: Sequence[str], local_role: str | None, statement_timeout_ms: int
+        self,
+        settings: Sequence[str],
+        local_role: str | None,
+        statement_timeout_ms: int,
+        *,
+        signs: bool = False,
     ) -> None:
         names = [name.encode() for name in settings]
+        self._signed = tuple(names) if signs else ()
         self._limit = b"%d" % statement_timeout_ms
         # The parameter behind the time-out and the values.
-        role = b", set_config('role', $%d, true)" % (len(names) + 2) if local_role else b""
+        role = (
+            b", pg_catalog.set_config('role', $%d, true)" % (len(names) + 2) if local_role else b""
+        )
         self._role = () if local_role is None else (local_role.encode(),)
         self._mark_of_user = len(names) + 2 + len(self._role)
         # Its first columns: whether a pooler stands between, and the last of what PREPARED_RESET
         # leaves.
         call = (
-            b"SELECT pg_backend_pid(), pg_advisory_unlock_all(),"
-            b" set_config('statement_timeout', $1, true)"
+            b"SELECT pg_catalog.pg_backend_pid(), pg_catalog.pg_advisory_unlock_all(),"
+            b" pg_catalog.set_config('statement_timeout', $1, true)"
         )
-        block = b"SELECT set_config('statement_timeout', $1, true)"
+        block = b"SELECT pg_catalog.set_config('statement_timeout', $1, true)"
         user = b"".join(
-            b", set_config('%b', $%d, true)" % (name, number)
+            b", pg_catalog.set_config('%b', $%d, true)" % (name, number)
             for number, name in enumerate(names, 2)
         )
-        admin = b"".join(b", set_config('%b', '', true)" % name for name in names)
-        admin += b", set_config('row_security', 'off', true)"
+        admin = b"".join(b", pg_catalog.set_config('%b', '', true)" % name for name in names)
+        admin += b", pg_catalog.set_config('row_security', 'off', true)"
         self._user_call, self._admin_call = call + user + role, call + admin
-        mark = b", set_config('application_name', $%d, true), " + _BEGAN
+        mark = b", pg_catalog.set_config('application_name', $%d, true), " + _BEGAN
         self._user_block = block + user + role + mark % self._mark_of_user
         self._admin_block = block + admin + mark % 2
-        columns = b", ".join(b"current_setting('%b', true)" % name for name in names)
-        self._user_check = columns + (b", current_setting('role')" if local_role else b"")
+        columns = b", ".join(b"pg_catalog.current_setting('%b', true)" % name for name in names)
+        self._user_check = columns + (
+            b", pg_catalog.current_setting('role')" if local_role else b""
+        )
 
     def of_call(
         self, values: tuple[bytes, ...] | None, timeout_ms: int | None = None
@@ -143,7 +155,7 @@ class ContextSql:
         limit = self._limit if timeout_ms is None else b"%d" % timeout_ms
         if values is None:
             return OwnStatement(self._admin_call, (limit,))
-        return OwnStatement(self._user_call, (limit, *values, *self._role))
+        return OwnStatement(self._user_call, (limit, *values, *self._role), signed=self._signed)
 
     def of_block(
         self, values: tuple[bytes, ...] | None, mark: bytes, timeout_ms: int | None = None
@@ -165,7 +177,7 @@ class ContextSql:
         if values is None:
             return OwnStatement(self._admin_block, (limit, mark), is_kept=False)
         params = (limit, *values, *self._role, mark)
-        return OwnStatement(self._user_block, params, is_kept=False)
+        return OwnStatement(self._user_block, params, is_kept=False, signed=self._signed)
 
     def check(self, values: tuple[bytes, ...] | None, pgconn: PGconn, mark: bytes) -> bytes:
         """Return the query for a transaction's context, which marks it again.
@@ -177,9 +189,11 @@ class ContextSql:
             pgconn: The connection, for escaping.
             mark: What ``marker`` returned; another than the last one.
         """
-        columns = b"current_setting('row_security')" if values is None else self._user_check
+        columns = (
+            b"pg_catalog.current_setting('row_security')" if values is None else self._user_check
+        )
         escaped = Escaping(pgconn).escape_literal(mark)
-        return b"SELECT %b, %b, set_config('application_name', %b, true)" % (
+        return b"SELECT %b, %b, pg_catalog.set_config('application_name', %b, true)" % (
             columns,
             _BEGAN,
             escaped,

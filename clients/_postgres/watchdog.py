@@ -156,6 +156,7 @@ def activity_query(backend_pid: int) -> bytes:
     https://www.postgresql.org/docs/18/monitoring-stats.html#MONITORING-PG-STAT-ACTIVITY-VIEW
     """
     return (
-        b"SELECT pg_backend_pid(), EXISTS (SELECT FROM pg_stat_activity WHERE pid = %d"
-        b" AND state = 'active' AND wait_event_type IS DISTINCT FROM 'Client')" % backend_pid
+        b"SELECT pg_catalog.pg_backend_pid(), EXISTS (SELECT FROM pg_catalog.pg_stat_activity"
+        b" WHERE pid = %d AND state = 'active' AND wait_event_type IS DISTINCT FROM 'Client')"
+        % backend_pid
     )

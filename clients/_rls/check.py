@@ -18,6 +18,7 @@ policy-partial-identity         one value of the identity is enough where it has
 policy-hidden-rows-shown        rows of others shown in a state that does not look meant for it
 shared-row-writable             who may read a shared row may change it
 self-enrolment                  a user may write the row that opens others' rows to them
+policy-raises                   policies that raise an error for every user
 policy-not-proven               a policy that could not be evaluated
 setting-not-in-identity         a policy that reads a setting which the identity does not set
 cast-without-nullif             a cast that raises once the setting reads ``''``
@@ -42,6 +43,8 @@ identity-kept                   a domain, index or partition key that keeps who 
 leakproof-function              a user's function that is LEAKPROOF
 function-sets-identity          a function that sets a setting of ours
 identity-default                a default of a setting of ours, at role or database
+identity-not-signed             a policy that reads plain what others read signed
+identity-key-granted            a key that signs identities, and that this role may read
 unscoped-unique                 a unique or exclusion constraint across all users
 foreign-key-crosses-users       a foreign key that lets a user's row point at another's
 statistics-readable             samples of all users' values, which ANALYZE keeps
@@ -93,6 +96,7 @@ from .kept import kept_identities
 from .paths import Functions, Paths
 from .policies import policy_findings
 from .role import find_bypass
+from .signed import SignedIdentity
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -184,7 +188,8 @@ class Check:
         identity: str | Mapping[str, Any] | None,
         role: str | None,
     ) -> None:
-        catalogue = read_catalogue(connection, role)
+        self.signed = SignedIdentity(read_catalogue(connection, role))
+        catalogue = self.signed.catalogue
         self.given = identity
         self.catalogue, self.identity = catalogue, parse_identity(identity)
         self.settings = [s.setting for s in self.identity]
@@ -402,11 +407,13 @@ class Check:
         found += self._enrolments()
         found += self._set_roles()
         found += self._helpers()
+        kept = list(kept_identities(self.catalogue, self.functions))
         found += Paths(
-            self.catalogue, self.functions, self.settings, self._exposes, self._proven, self.owners
-        ).find()
-        found += kept_identities(self.catalogue, self.functions)
-        return found
+            self.catalogue, self.functions, self.settings, self._exposes, self._proven, self.owners,
+            {finding.object for finding in kept},
+        ).find()  # fmt: skip
+        found += kept
+        return [*map(self.signed.restored, found), *self.signed.findings()]
 
     def owner_settings(self, name: str) -> dict[str, str]:
         """Return the columns that a policy of a table should compare, each with its setting."""
@@ -530,6 +537,7 @@ class Check:
             else:
                 yield finding
         yield from self._check_policies(name)
+        yield from self._check_errors(name)
         yield from self._check_cost(name)
 
     def _check_protection(self, name: str) -> Iterator[Finding]:
@@ -807,6 +815,20 @@ class Check:
                 text = policy.facts["using"] or policy.facts["check"]
                 fix = f"-- read it: {' '.join(text.split())}"
                 yield Finding("policy-not-proven", where, why, fix, "risk")
+
+    def _check_errors(self, name: str) -> Iterator[Finding]:
+        """Find policies that raise for every user: the mistake that leaks nothing."""
+        relation = self.relations[name]
+        told = [v.raises for declared, v in self.verdicts.get((name, None), []) if declared]
+        # Without the settings that they tell users by, policies say little.
+        unset = any(self._unset_names(name, policy) for policy in relation.policies)
+        if relation.facts["rls"] and told and all(told) and not unset:
+            kinds = " or ".join(f"{s.setting} of type {s.kind or 'text'}" for s in self.identity)
+            why = (
+                f"has policies that raise an error for values of {kinds}, such as a failed cast or "
+                "an infinite recursion, and let no row pass: no user finds one"
+            )
+            yield Finding("policy-raises", name, why, "", "note")
 
     def _unset_settings(self, name: str, policy: Policy) -> Iterator[Finding]:
         """Yield a finding where a policy tells users by settings that the identity lacks."""

@@ -169,6 +169,7 @@ class Verdict:
         granted: Rows of lookup tables that open rows of others: the table's name and its row.
         isolated: Whether its policies tell users apart at all.
         primary: For each setting the one column that is the owner's.
+        raises: Whether the policies show no user a row, and raise an error for some.
     """
 
     counterexamples: list[Counterexample] = field(default_factory=list)
@@ -179,6 +180,7 @@ class Verdict:
     granted: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     isolated: bool = False
     primary: dict[str, str] = field(default_factory=dict)
+    raises: bool = False
 
 
 @dataclass(frozen=True)
@@ -439,7 +441,24 @@ class Trial:
             self._judge_state(verdict, s, state, primary)
         if (self.sampled or self.unknown) and not verdict.counterexamples:
             verdict.undecided |= {p.facts["name"] for p in self.table.policies}
+        if not (verdict.undecided or self.sampled or self.unknown):
+            verdict.raises = self._raises()
         return verdict
+
+    def _raises(self) -> bool:
+        """Return whether the policies show no user a row, and raise an error for some."""
+        permissive = [p for p in self.table.policies if p.facts["permissive"]]
+        texts = {text for p in permissive for text in p.tested("r", "USING")}
+        if "r" not in self.commands or not texts:
+            return False
+        letters = {
+            letter
+            for s, state in enumerate(self.states)
+            if state.person is not None
+            for text in texts
+            for letter in self.job.answers[s][self._at[text]]
+        }
+        return "t" not in letters and "e" in letters
 
     def can_write(self, row: dict[str, Any]) -> bool:
         """Return whether the first other user may add this row, or make it of one of theirs."""

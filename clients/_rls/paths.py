@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from .finding import Finding, Severity
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Collection, Iterable
 
     from .catalogue import Catalogue
 
@@ -204,6 +204,7 @@ class Paths:
         proven: Returns for a view or function whether it shows others' rows: True or False where
             it was evaluated, None where it could not be.
         owners: Returns the columns that tell whose a table's rows are.
+        kept: The indexes and constraints that keep an identity, as their findings name them.
     """
 
     catalogue: Catalogue
@@ -212,6 +213,7 @@ class Paths:
     exposes: Callable[[str, str], str | None]
     proven: Callable[[str], bool | None]
     owners: Callable[[str], list[str]]
+    kept: Collection[str] = ()
     findings: list[Finding] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -506,6 +508,10 @@ class Paths:
             columns = {c["name"]: c for c in table["columns"]}
             keys = unique["columns"]
             if not owners or set(owners) & set(keys) or self._is_person(unique["on"]):
+                continue
+            what = f"constraint {name}" if unique["constraint"] else f"index {unique['index']}"
+            if f"{what} on {unique['on']}" in self.kept:
+                # Made again with the owner it would still keep an identity: it is to be dropped.
                 continue
             if any(
                 columns[k]["base"] == "uuid" or columns[k]["identity"] for k in keys if k in columns

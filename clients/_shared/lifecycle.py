@@ -1,4 +1,4 @@
-"""What the three clients share in life: open once, close once, never pickle."""
+"""The life cycle of the three clients: open once, close once, never pickled."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 __all__ = ["stats_by_pool", "with_metric_names"]
 
-#: By the last part of the metric's name, or by the state that it counts, the pool's own name.
+#: The pool's own names, by the last part of the metric's name or the state that it counts.
 _METRICS = {
     "used": "in_use",
     "max": "max_size",

@@ -23,13 +23,13 @@ from ..errors import (
 from .credential_life import Credential, CredentialLife
 from .fork import on_fork
 from .locks import OwnedLock
-from .secrecy import Masked
+from .secrecy import Masked, MaskedCallable
 from .single_flight import SingleFlight, fresh_copy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ["Candidate", "UrlSource", "hidden", "is_past_cache"]
+__all__ = ["Candidate", "UrlSource", "called_past_cache", "hidden", "is_past_cache"]
 
 #: Seconds from a value's first refusal in which to wait for the other half of a rotation.
 _ROTATION_PATIENCE = 1.0
@@ -55,7 +55,7 @@ _called_source: ContextVar[UrlSource | None] = ContextVar("failfast_called_sourc
 
 
 def is_past_cache() -> bool:
-    """Return whether what is read now has to be read past every cache.
+    """Return whether a read has to bypass every cache.
 
     So it is in a callable that is called because the server refused the value that it gave
     before: also in one that takes no ``use_cache``, as ``lambda: vault.get_database_url("my/db")``.
@@ -63,8 +63,20 @@ def is_past_cache() -> bool:
     return _past_cache.get()
 
 
+def called_past_cache(function: Callable[..., Any]) -> Any:
+    """Return what a callable returns now; secrets that it reads are read past every cache.
+
+    Args:
+        function: The callable; where it takes ``use_cache``, it gets ``use_cache=False``.
+    """
+    options = {"use_cache": False} if _takes_use_cache(function) else {}
+    context = copy_context()
+    context.run(_past_cache.set, True)  # noqa: FBT003 - a context variable's value
+    return context.run(function, **options)
+
+
 class Candidate:
-    """A URL that is worth a login.
+    """A URL to log in with.
 
     Args:
         url: The URL.
@@ -91,8 +103,10 @@ class Candidate:
 
 
 def hidden(url: Any) -> Any:
-    """Return *url* as a local variable may hold it: masked, unless it is a callable or None."""
-    return url if url is None or callable(url) or isinstance(url, Masked) else Masked(url)
+    """Return *url* as a local variable may hold it: masked, unless it is None."""
+    if url is None or isinstance(url, Masked | MaskedCallable | Credential):
+        return url
+    return MaskedCallable(url) if callable(url) else Masked(url)
 
 
 @dataclass(slots=True)
@@ -168,7 +182,7 @@ class UrlSource:
     def _current(self) -> Masked | None:
         if isinstance(self._url, Masked):
             return self._url
-        # Once: another thread may be answered meanwhile.
+        # Read once: a call of another thread may end in between.
         working, trouble = self._working, self.trouble
         if trouble is not None:
             if working is None and not self._may_poll():
@@ -192,7 +206,7 @@ class UrlSource:
         return None if url is None else self._checked(url)
 
     def candidates(self, *, patient: bool) -> Iterator[Candidate]:
-        """Yield what is worth a login; request the next one after a refusal.
+        """Yield the URLs to log in with; the next one is requested after a refusal.
 
         First comes what the callable returns, then a fresh value from it, then what has worked
         so far, for the server may be the one that is behind. No value comes twice in five
@@ -235,7 +249,7 @@ class UrlSource:
             self._last_accepted_at = time.monotonic()
             before = self._accepted
             if candidate.given_at < before.given_at:
-                return  # overtaken by a newer one: no rotation back
+                return  # a newer one was accepted meanwhile, and stays
             self._working, self._accepted = url, candidate
             if before.masked == url:
                 return
@@ -249,7 +263,7 @@ class UrlSource:
         _log.info("%s was rotated: new connections go to %s", self.name, where)
 
     def refusal(self) -> str:
-        """Return what to say when no value was worth a login, or no further one."""
+        """Return the words for an error when there is no URL to try, or no further one."""
         with self._lock:
             last = max(self._refusals.values(), key=lambda one: one.last, default=None)
         words = "there is no URL"
@@ -262,7 +276,7 @@ class UrlSource:
         return words if trouble is None else f"{words}; no other can be had: {trouble}"
 
     def generation(self) -> int:
-        """Return a number that grows when connections made before are to be given up.
+        """Return a number that grows when older connections have to be replaced.
 
         A credential that ends by itself is renewed or replaced here where its age demands it.
         """
@@ -319,7 +333,7 @@ class UrlSource:
         candidate = Candidate(url, requested_at, requested_at if given_at is None else given_at)
         started = time.monotonic()
         yield candidate
-        # Who needs the next one was refused.
+        # The next one is requested only after a refusal.
         now = time.monotonic()
         with self._lock:
             if self._accepted.masked == url and self._last_accepted_at > started:
@@ -385,7 +399,7 @@ class UrlSource:
             return True
 
     def _may_refresh(self, refused: Masked, *, patient: bool) -> bool:
-        """Wait until it is time for another question; False when there is none to wait for."""
+        """Wait until the callable may be called again; return False where another URL works."""
         with self._lock:
             known = self._refusals.get(refused)
         now = time.monotonic()
@@ -409,7 +423,7 @@ class UrlSource:
             if known is not None:
                 if now - known.last < _REFUSED_PAUSE:
                     return False
-                known.last = now  # this thread's to try, for all that wait
+                known.last = now  # this thread tries it, for all that wait
         return known is not None or lately < _MAX_VALUES
 
     def _half_rotated(self, newest: Masked) -> bool:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import hmac
+import inspect
 import re
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import quote, quote_plus
 
 from ..errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
-__all__ = ["Masked", "MaskedEnvironment", "redact"]
+__all__ = ["Masked", "MaskedCallable", "MaskedEnvironment", "redact"]
 
 _MASK = "***"
 # Credentials in any URL, also one that a driver built from its parts. Greedy up to the last @
@@ -126,6 +128,53 @@ class Masked:
     def reveal(self) -> str:
         """Return the secret."""
         return self._value
+
+
+class MaskedCallable:
+    """A callable of the user's that shows its name alone.
+
+    The repr of a ``functools.partial`` has the arguments in it, and one of them may be a secret.
+    Two are equal when their callables are.
+
+    Args:
+        function: The callable.
+    """
+
+    __slots__ = ("_reveal",)
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        # In a closure: error reporters go through attributes.
+        def reveal() -> Callable[..., Any]:
+            return function
+
+        self._reveal = reveal
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._reveal()(*args, **kwargs)
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        try:
+            return inspect.signature(self._reveal())
+        except (TypeError, ValueError):
+            raise AttributeError("__signature__") from None
+
+    def __repr__(self) -> str:
+        function: Any = self._reveal()
+        while isinstance(function, partial):
+            function = function.func
+        named = function if hasattr(function, "__qualname__") else type(function)
+        return f"<callable {named.__module__}.{named.__qualname__}>"
+
+    def __eq__(self, other: object) -> bool:
+        theirs = other._reveal() if isinstance(other, MaskedCallable) else other
+        return bool(self._reveal() == theirs)
+
+    def __hash__(self) -> int:
+        return hash(self._reveal())
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a callable that may hold a secret cannot be pickled or copied")
 
 
 if TYPE_CHECKING:

@@ -250,7 +250,9 @@ def merged_settings(
             f"{', '.join(known.__annotations__)}"
         )
     for setting, value in shorthands.items():
-        if value is not None and settings.setdefault(setting, value) != value:
+        known_value = value if value is None else settings.setdefault(setting, value)
+        # The same object first: NaN, which the client refuses, does not equal itself.
+        if known_value is not value and known_value != value:
             raise ConfigurationError(
                 f"{setting} is given twice, also in {name}=, with different values: keep one"
             )

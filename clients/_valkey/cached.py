@@ -257,6 +257,7 @@ class Lookup(NamedTuple):
                 raise
         else:
             return
+        # Not one step: a lock that ends before the value is there lets it replace a newer one.
         owner: Command[str | None] = Command(
             ("GET", self.lock), (self.lock,), text_or_none, writes=False
         )

@@ -245,7 +245,7 @@ class ClusterNodes:
                     ("CLUSTER", "SLOTS"), _table, impatient=impatient
                 )
             except ResponseError:
-                # Not a cluster, or no permission: no other node will say anything else.
+                # Not a cluster, or no permission: other nodes answer the same.
                 raise
             except ReplyLost as lost:
                 failure = lost.error
@@ -258,7 +258,7 @@ class ClusterNodes:
                 if len(owners) == REDIS_CLUSTER_HASH_SLOTS:
                     self._suspects.discard(address)
                     break
-                # One that has left the cluster knows no slots: the others are asked, too.
+                # A node that has left the cluster knows no slots: try the others, too.
             self._suspects.add(address)
         if best is None:
             raise failure or ServerSilent("no server of the cluster answers")

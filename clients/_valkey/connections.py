@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import select
 from functools import partial
 from itertools import chain
-from ssl import SSLSocket
 from typing import TYPE_CHECKING, Any
 
-import hiredis
-from redis._parsers.hiredis import NOT_ENOUGH_DATA, _HiredisParser
 from redis.backoff import NoBackoff
 from redis.connection import Connection, SSLConnection, UnixDomainSocketConnection
 from redis.exceptions import (
@@ -25,6 +20,7 @@ from redis.retry import Retry
 from .._shared.interrupts import forget_locals
 from .._shared.telemetry import Telemetry
 from .errors import ServerMoved, UnexpectedReply, server_code
+from .protocol import Arguments, pack, send_whole, start_parser
 from .silence import AnyConnection, SilentServers
 from .url import Address, ValkeyTarget, parse_valkey_url
 
@@ -35,101 +31,11 @@ if TYPE_CHECKING:
     from .settings import Limits
 
 __all__ = [
-    "Arguments",
     "ConnectionFactory",
-    "arrival_checks",
     "connection_class",
-    "pack",
-    "reply_reader",
-    "request_sender",
 ]
 
-#: One command's words, numbers as text: see ``pack``.
-Arguments = tuple[str, ...]
-
 _REFUSED = "WRONGPASS"
-
-
-#: Returns one command as the protocol has it. With hiredis and the connection's own socket and
-#: parser, and not through the driver's call path, which is slower and decides by itself what to
-#: close; tests/unit/test_redis_contract.py pins what this leans on.
-#:
-#: Text alone: a number takes hiredis through Python code, and a signal handler that raises there
-#: crashes the process. (hiredis's own annotation says a tuple of one.)
-pack: Callable[[Arguments], bytes] = hiredis.pack_command  # type: ignore[assignment]
-
-
-def arrival_checks(
-    connection: AnyConnection,
-) -> tuple[Callable[[], object], Callable[[int], object]]:
-    """Return what tells whether anything has come on a connected *connection*, its end included.
-
-    The driver's ``can_read`` makes and registers a poll object at each call, which costs more than
-    the poll.
-
-    Returns:
-        Two functions, either of which may tell: one for what was read already, and one that takes
-        0 and asks the system.
-    """
-    parser, sock = connection._parser, connection._sock  # noqa: SLF001 - see pack
-    if not isinstance(parser, _HiredisParser) or not hasattr(select, "poll"):
-        return bool, parser.can_read
-    has_data = parser._reader.has_data  # noqa: SLF001 - see pack
-    poller = select.poll()
-    poller.register(sock, select.POLLIN)
-    if isinstance(sock, SSLSocket):
-        # It may have decrypted what the socket below no longer has.
-        pending = sock.pending
-        return (lambda: has_data() or pending()), poller.poll
-    return has_data, poller.poll
-
-
-def request_sender(connection: AnyConnection) -> Callable[[bytes], object]:
-    """Return what sends a whole request on a connected *connection*.
-
-    A socket with a time-out waits for room before each send, and nearly always there is some: the
-    first try is without that wait, during which other threads would get the interpreter.
-    """
-    sock = connection._sock  # noqa: SLF001 - see pack
-    if isinstance(sock, SSLSocket) or os.name == "nt":
-        return sock.sendall  # type: ignore[no-any-return]
-    fileno, send_rest, write = sock.fileno, sock.sendall, os.write
-
-    def send(request: bytes) -> None:
-        try:
-            sent = write(fileno(), request)
-        except BlockingIOError:
-            sent = 0
-        if sent < len(request):
-            send_rest(memoryview(request)[sent:])
-
-    return send
-
-
-def reply_reader(connection: AnyConnection) -> Callable[[], Any]:
-    """Return what reads one reply of a connected *connection*, and raises what is no reply.
-
-    It does what the driver's parser does for a connection without RESP3, in a third of its steps.
-    """
-    parser = connection._parser  # noqa: SLF001 - see pack
-    if not isinstance(parser, _HiredisParser):
-        return parser.read_response  # type: ignore[no-any-return]
-    gets, feed = parser._reader.gets, parser._reader.feed  # noqa: SLF001 - see pack
-    receive, buffer = connection._sock.recv_into, parser._buffer  # noqa: SLF001 - see pack
-
-    def read() -> Any:
-        reply = gets()
-        while reply is NOT_ENOUGH_DATA:
-            count = receive(buffer)
-            if not count:
-                raise DriverConnectionError("the server closed the connection")
-            feed(buffer, 0, count)  # type: ignore[arg-type]  # it takes any buffer
-            reply = gets()
-        if isinstance(reply, DriverConnectionError):
-            raise reply
-        return reply
-
-    return read
 
 
 class ConnectionFactory:
@@ -292,18 +198,16 @@ def _handshake(
         RedisError: Anything else; the connection is to be closed.
     """
     names = [words[0] for words in _requests(target, expect_primary=expect_primary)]
-    connection._parser.on_connect(connection)  # noqa: SLF001 - what redis-py's on_connect does
+    start_parser(connection)
     # The words are kept out of this frame: error reporters collect local variables.
-    connection._sock.sendall(  # noqa: SLF001 - see pack
-        b"".join(map(pack, _requests(target, expect_primary=expect_primary)))
-    )
+    send_whole(connection, b"".join(map(pack, _requests(target, expect_primary=expect_primary))))
     replies: dict[str, Any] = {}
     try:
         for name in names:
             replies[name] = _reply(connection)
         if server_code(replies["CLIENT"]) not in {None, "NOPERM"}:
             # An old server, or one that says why it takes no connection, and closes it.
-            connection._sock.sendall(pack(("PING",)))  # noqa: SLF001 - see pack
+            send_whole(connection, pack(("PING",)))
             _reply(connection)
     except (DriverConnectionError, ConnectionError) as error:
         said = next((one for one in replies.values() if isinstance(one, Exception)), None)

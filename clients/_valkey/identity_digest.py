@@ -1,4 +1,4 @@
-"""A fixed text for an identity, and its hash for keys: nobody reads a person's data from a key."""
+"""A canonical text of an identity, and its hash for keys, which show no personal data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""JSON in both directions: what is written can be read again, or it is refused."""
+"""Write and read JSON: a value that would not be read as it was written is refused."""
 
 from __future__ import annotations
 

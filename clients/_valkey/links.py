@@ -190,7 +190,7 @@ class SentinelPrimary(SingleServer):
             try:
                 yield one
             finally:
-                # An interrupt before the try leaves it there until then: it is asked later.
+                # An interrupt before the try leaves it there until then: it is tried later.
                 self._asked.pop(one, None)
         # The longer somebody has been waiting, the less an answer is to be expected.
         for _, one in sorted(later, reverse=True):

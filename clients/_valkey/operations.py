@@ -200,7 +200,8 @@ class KeyOperations:
         """Set several values in one atomic step.
 
         Args:
-            values: The keys and their texts; in a cluster the keys share a hash tag.
+            values: The keys and their texts; in a cluster the keys share a hash tag. While their
+                slot moves, the call waits for the end of the move, at most ``socket_timeout``.
             expire_seconds: Let them live that long; None for no expiry.
 
         Raises:
@@ -214,7 +215,8 @@ class KeyOperations:
         """Delete several keys in one step.
 
         Args:
-            keys: The keys; in a cluster they share a hash tag.
+            keys: The keys; in a cluster they share a hash tag. While their slot moves, the call
+                waits for the end of the move, at most ``socket_timeout``.
 
         Returns:
             How many were there.

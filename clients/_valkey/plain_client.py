@@ -13,6 +13,7 @@ from redis.sentinel import Sentinel
 
 from ..errors import ValkeyError
 from .connections import connection_class
+from .protocol import start_parser
 from .url import parse_valkey_url
 
 if TYPE_CHECKING:
@@ -54,10 +55,6 @@ def _with_text_parser(
     return connect
 
 
-def _start_parser(connection: AnyConnection) -> None:
-    connection._parser.on_connect(connection)  # noqa: SLF001 - what redis-py's on_connect does
-
-
 class _Credentials(CredentialProvider):
     """Asks for the login at each new connection, as our own does.
 
@@ -97,7 +94,7 @@ def make_driver(factory: ConnectionFactory) -> redis.Redis:
             startup_nodes=nodes,
             ssl=target.tls,
             # After its own handshake, which a cluster's client insists on.
-            redis_connect_func=_with_text_parser(_start_parser),
+            redis_connect_func=_with_text_parser(start_parser),
             **settings,
         )
         return cast("redis.Redis", cluster)

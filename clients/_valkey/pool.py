@@ -29,8 +29,16 @@ from .._shared.fork import on_fork
 from .._shared.interrupts import is_interrupt
 from .._shared.locks import OwnedLock
 from .._shared.telemetry import is_metered
-from .connections import arrival_checks, pack, reply_reader, request_sender
 from .errors import TIMEOUTS, PoolExhausted, ReplyLost, ServerMoved
+from .protocol import (
+    arrival_checks,
+    last_refusal,
+    pack,
+    reply_reader,
+    request_sender,
+    send_part,
+    take_socket,
+)
 from .reply_shapes import identity
 from .silence import ServerSilent, place_of
 
@@ -38,7 +46,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from .._shared.telemetry import Telemetry
-    from .connections import Arguments
+    from .protocol import Arguments
     from .settings import Limits
     from .silence import AnyConnection, Place, SilentServers
 
@@ -49,9 +57,9 @@ _NAME = "valkey"
 # A waiter is woken by whoever frees a place; it looks by itself only in case that an interrupt
 # swallowed the wake-up.
 _LOOK_AGAIN = 0.05
-# Seconds for which an impatient call believes that a silent server is still the one to ask.
+# Seconds for which an impatient call takes a silent server for the one that it needs.
 _SAME_SERVER = 0.2
-# How often a call follows a credential that comes with another address each time.
+# How often a call connects to another address that came with a fresh credential.
 _MOST_MOVES = 5
 # Replies that say that this server is not, or not yet, the one to talk to.
 _WRONG_SERVER = (ReadOnlyError, MasterDownError, BusyLoadingError)
@@ -251,7 +259,7 @@ class ServerPool:
             except IndexError:
                 return None
             try:
-                # Readable means closed by the server, or a reply that nobody asked for.
+                # Readable means closed by the server, or a reply to no request.
                 if connection.has_read() or connection.can_read(0):
                     self._stale += 1
                 elif connection.credential_generation >= self._generation:
@@ -351,18 +359,17 @@ class ServerPool:
         if isinstance(error, TIMEOUTS) and not isinstance(error, ServerSilent):
             owing = None
             if owes:
-                # Taken out, so that it is not closed with the connection.
-                owing, connection._sock = connection._sock, None  # noqa: SLF001 - see pack
+                owing = take_socket(connection)
             self._silent.note(place_of(connection), owing)
 
     def _reserve(self, *, impatient: bool) -> AnyConnection | None:
         if self._is_full():
             return None
-        # Outside the lock: making one may ask a slow source for fresh credentials.
+        # Outside the lock: making one may call a slow source of credentials.
         generation = self._newest_generation()
         connection = self._make(impatient=impatient)
         connection.credential_generation = generation
-        # When telemetry saw it taken; 0.0 without a provider.
+        # When it was taken, for telemetry; 0.0 without a provider.
         connection.taken_at = 0.0
         self.place, self._made_at = place_of(connection), time.monotonic()
         try:
@@ -409,7 +416,7 @@ class ServerPool:
             self.discard(connection)
             return
         # What a server says before it closes on a request that is too large.
-        refusal = None if sent else _last_words(connection)
+        refusal = None if sent else last_refusal(connection)
         self._note_silence(connection, error, owes=sent)
         self.discard(connection)
         if self._drop_idle_on_failure or isinstance(error, BusyLoadingError):
@@ -478,7 +485,7 @@ class Batch:
         sent = 0
         try:
             while sent < len(whole):
-                sent += connection._sock.send(whole[sent:])  # noqa: SLF001 - see pack
+                sent += send_part(connection, whole[sent:])
             self._complete = len(parts)
         except BaseException as error:
             while parts and (sent := sent - len(parts.pop(0))) >= 0:
@@ -525,16 +532,3 @@ class Batch:
     def _abandon(self, error: BaseException, *, sent: bool) -> None:
         connection, self._connection = self._connection, None
         self._pool.abandon(connection, error, sent=sent, maybe_applied=self.maybe_applied)
-
-
-def _last_words(connection: AnyConnection) -> ResponseError | None:
-    """Return the refusal that a server has sent before it closed the connection."""
-    try:
-        # The replies to what came before it are first.
-        while connection._parser.can_read(0):  # noqa: SLF001 - see pack
-            reply = connection._parser.read_response()  # noqa: SLF001 - see pack
-            if isinstance(reply, ResponseError):
-                return reply
-    except (RedisError, OSError, UnicodeError):
-        pass
-    return None

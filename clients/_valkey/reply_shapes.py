@@ -1,4 +1,4 @@
-"""What a reply may be: another shape is refused, and the connection that it came on is closed.
+"""The shapes of replies: any other is refused, and the connection that it came on is closed.
 
 Where a server, or a proxy in front of it, answers something that the command does not have, the
 connection may be out of step, and what comes next may be another caller's reply.

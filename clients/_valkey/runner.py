@@ -107,7 +107,7 @@ class Runner:
         self.factory.patient = True
 
     def ping(self) -> None:
-        """Check that every server that takes writes answers.
+        """Check that every server that takes writes answers, also where all connections are busy.
 
         Raises:
             ValkeyError: One is not, or refuses us.
@@ -120,8 +120,23 @@ class Runner:
 
     def _ping(self) -> None:
         self.refuse_when_closed()
+        numbers = self.link.stats()
+        if not 0 < numbers["max_size"] <= numbers["in_use"]:
+            try:
+                return self._ping_over(self.link)
+            except ValkeyConnectionError as error:
+                if error.reason != "exhausted":
+                    raise
+        # A busy pool says nothing of the server.
+        aside = self._open_link()
         try:
-            self.link.ping()
+            self._ping_over(aside)
+        finally:
+            aside.close()
+
+    def _ping_over(self, link: Link) -> None:
+        try:
+            link.ping()
         except BaseException as error:
             ours = self.ours(error, f"PING on {self.target.where}")
             if ours is None:

@@ -245,7 +245,7 @@ class SessionStore:
         key = self._key(tag)
         owner = named["user_id"] if list(named) == ["user_id"] else named
         text = self._codec.dump(key, [owner, data])
-        # Masked while the server is asked: error reporters collect local variables.
+        # Masked while the request is under way: error reporters collect local variables.
         secret = Masked(secrets.token_urlsafe(_TOKEN_BYTES))
         arguments = (_digest(secret.reveal()), self._idle, self._absolute, text)
         self._run(script_command(_CREATE, (key,), arguments, integer))

@@ -36,7 +36,7 @@ Place = Address | str
 _PlaceT = TypeVar("_PlaceT", bound=Place)
 
 _PING = b"PING\r\n"
-#: Seconds after which the question is sent again: a host that was replaced answers that alone.
+#: Seconds after which the probe is sent again: a host that was replaced answers that alone.
 _ASK_AGAIN = 1.0
 #: Seconds until the next try where a server cannot be probed, because its name has no address.
 _TRY_AGAIN = 5.0
@@ -201,7 +201,7 @@ class _Probe:
                 one.close()
 
     def has_answered(self) -> bool:
-        """Ask when it is time to, and return whether the server is worth another try."""
+        """Probe the server when that is due, and return whether it may be tried again."""
         if self._owing is not None and _has_come(self._owing):
             self.has_paid = True
             return True

@@ -1,4 +1,4 @@
-"""What counts as Valkey being away, and one line in the log for each time that it is."""
+"""Which failures mean that Valkey is unavailable, and one log line for each outage."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def is_unavailable(error: ClientError) -> bool:
 
 
 class Outage:
-    """Tells the log when calls begin to be answered without Valkey, and when they no longer are.
+    """Logs when calls begin to be answered without Valkey, and when that ends.
 
     Args:
         where: Which server.

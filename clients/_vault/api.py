@@ -255,7 +255,7 @@ def read_database_credential(adapter: VaultAdapter, path: str) -> Body:
 
 
 def renew_lease(adapter: VaultAdapter, lease_id: str, increment: float) -> Body:
-    """Ask for *increment* seconds more, from now on."""
+    """Renew a lease for *increment* seconds from now."""
     api: Any = SystemBackend(adapter)
     body: Body = api.renew_lease(lease_id, increment=int(increment))
     return body

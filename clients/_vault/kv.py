@@ -96,7 +96,7 @@ class KvMounts:
                 raise
             failure = error
         try:
-            return self._names(place, 1, deadline, heal=False)
+            return self._names(place, 1, deadline, relogin=False)
         except VaultError:
             raise failure from failure.__cause__
 
@@ -114,7 +114,7 @@ class KvMounts:
         operation = self._operation("read", place, 2)
         # The answer is kept out of this frame: it holds the secret.
         written = written_at(
-            self._session.ask(
+            self._session.request(
                 operation, lambda adapter: read_secret(adapter, place, None), deadline
             )
         )
@@ -127,7 +127,7 @@ class KvMounts:
     ) -> dict[str, Any] | None:
         """Return the secret where the mount shows itself to be of version 2, else None."""
         try:
-            secret = self._send(place, 2, version, deadline, heal=False)
+            secret = self._send(place, 2, version, deadline, relogin=False)
         except VaultAuthenticationError:
             return None
         except VaultSecretNotFoundError as error:
@@ -149,7 +149,7 @@ class KvMounts:
         )
         try:
             kind, kv = kv_version_in(
-                self._session.ask(
+                self._session.request(
                     operation, lambda adapter: look_up_mount(adapter, mount), deadline
                 )
             )
@@ -214,7 +214,7 @@ class KvMounts:
             self._versions[place.mount] = 2
             return secret
         try:
-            secret = self._send(place, 1, None, deadline, heal=False)
+            secret = self._send(place, 1, None, deadline, relogin=False)
         except VaultError:
             raise failure from failure.__cause__
         self._versions[place.mount] = 1
@@ -227,16 +227,16 @@ class KvMounts:
         version: int | None,
         deadline: Deadline,
         *,
-        heal: bool = True,
+        relogin: bool = True,
     ) -> dict[str, Any]:
         operation = self._operation("read", place, kv, version)
         # The answer is kept out of this frame: in an unexpected shape it is a secret all the same.
         found = secret_in(
-            self._session.ask(
+            self._session.request(
                 operation,
                 lambda adapter: read_secret(adapter, place, version, kv=kv),
                 deadline,
-                heal=heal,
+                relogin=relogin,
             ),
             kv=kv,
         )
@@ -248,11 +248,11 @@ class KvMounts:
         raise not_vault(operation, f"HTTP 200 with more than {DEEPEST} levels of a secret")
 
     def _names(
-        self, place: SecretPath, kv: _KvVersion, deadline: Deadline, *, heal: bool = True
+        self, place: SecretPath, kv: _KvVersion, deadline: Deadline, *, relogin: bool = True
     ) -> list[str]:
         operation = self._operation("list", place, kv)
-        body = self._session.ask(
-            operation, lambda adapter: list_folder(adapter, place, kv=kv), deadline, heal=heal
+        body = self._session.request(
+            operation, lambda adapter: list_folder(adapter, place, kv=kv), deadline, relogin=relogin
         )
         data = body.get("data")
         keys = data.get("keys") if isinstance(data, dict) else None

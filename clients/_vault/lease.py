@@ -191,7 +191,7 @@ class LeasedUrl(Credential, Lifecycle):
             VaultError: There is no credential, and none could be had.
         """
         deadline = Deadline(self._timeout)
-        if self._base is None:  # before anything is made that must end
+        if self._base is None:  # before anything is made that has to be revoked
             self._base = checked_base(self._base_url())
         try:
             self._acquire(deadline)
@@ -204,7 +204,7 @@ class LeasedUrl(Credential, Lifecycle):
             try:
                 self._lock.release()
             except RuntimeError:
-                pass  # it was not got
+                pass  # it was not acquired
         self._read_base_anew(lease)
         return with_login(self._base, lease.user, lease.secret)
 
@@ -229,7 +229,7 @@ class LeasedUrl(Credential, Lifecycle):
                 try:
                     self._lock.release()
                 except RuntimeError:
-                    pass  # it was not got
+                    pass  # it was not acquired
         return self._serial
 
     def suspect_revoked(self) -> None:
@@ -244,8 +244,8 @@ class LeasedUrl(Credential, Lifecycle):
         return CredentialLife.between(lease.issued_at, lease.ends_at)
 
     def close(self) -> None:
-        """Revoke what still lives; a failure is logged and no more, for a lease ends by itself."""
-        # A thread that is at it sees this when it is done, and revokes what it got.
+        """Revoke what still lives; a failure is only logged, for a lease expires by itself."""
+        # A thread that is getting one sees this afterwards, and revokes what it got.
         self._closed = True
         try:
             self._lock.acquire(timeout=_REVOKE_TIMEOUT)
@@ -254,7 +254,7 @@ class LeasedUrl(Credential, Lifecycle):
             try:
                 self._lock.release()
             except RuntimeError:
-                pass  # it was not got
+                pass  # it was not acquired
         now = time.monotonic()
         self._revoke([one for one, ends_at in living.items() if now < ends_at])
 
@@ -330,7 +330,7 @@ class LeasedUrl(Credential, Lifecycle):
             return None
         operation, asked_at = self._operation("renew"), time.monotonic()
         try:
-            body, grant = self._session().ask_as(
+            body, grant = self._session().request_as(
                 operation,
                 lambda adapter: renew_lease(adapter, lease.lease_id, lease.full_ttl),
                 deadline,
@@ -342,7 +342,7 @@ class LeasedUrl(Credential, Lifecycle):
             _log.debug("%s is replaced: %s", self.path, error)
             return None
         ttl = body.get("lease_duration")
-        # Near its longest life a renewal gives less, and a lease dies with the token of its login.
+        # Near its maximum TTL a renewal gives less, and a lease dies with the token of its login.
         if not is_duration(ttl) or ttl < lease.full_ttl / 2 or grant.generation != lease.generation:
             return None
         ends_at, refresh_at = self._span(ttl, asked_at, grant, deadline)
@@ -372,7 +372,7 @@ class LeasedUrl(Credential, Lifecycle):
         operation = self._operation("read")
         # The answer is kept out of this frame: it holds the password.
         found, grant = _found_in(
-            *self._session().ask_as(
+            *self._session().request_as(
                 operation,
                 lambda adapter: read_database_credential(adapter, self.path),
                 deadline,
@@ -405,7 +405,7 @@ class LeasedUrl(Credential, Lifecycle):
     def _span(
         self, ttl: float, since: float, grant: Grant, deadline: Deadline
     ) -> tuple[float, float]:
-        """Return when a lease of *ttl* seconds ends, and when it is to be looked after."""
+        """Return when a lease of *ttl* seconds ends, and when it is to be renewed."""
         # Vault revokes a token's leases with the token.
         token = self._session().tokens.looked_up(grant, deadline)
         now = time.monotonic()
@@ -416,7 +416,7 @@ class LeasedUrl(Credential, Lifecycle):
     def _revoke(self, leases: list[str]) -> None:
         for number, lease_id in enumerate(leases):
             try:
-                self._session().ask_as(
+                self._session().request_as(
                     self._operation("revoke"),
                     partial(revoke_lease, lease_id=lease_id),
                     Deadline(_REVOKE_TIMEOUT),

@@ -1,4 +1,4 @@
-"""How each way of ``clients.vault_auth`` gets a token, as often as one is needed."""
+"""How each way to log in of ``clients.vault_auth`` gets a token, each time that one is needed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..vault_auth import AppRole, Certificate, Jwt, Kubernetes, Token, TokenFile
 from .api import login, read_login
 from .errors import Operation
 from .sources import call_for_text, checked_jwt, claims_of, read_text
-from .token_grant import USABLE_UNTIL, Grant, ask_for_token, owners_grant, refresh_part
+from .token_grant import USABLE_UNTIL, Grant, owners_grant, refresh_part, request_token
 from .transport import VaultTransport
 from .wrapping import unwrapped_secret_id
 
@@ -30,7 +30,7 @@ __all__ = ["Login", "LoginRequest", "RepeatableAuth", "login_for"]
 #: What can log in again.
 RepeatableAuth: TypeAlias = Token | TokenFile | AppRole | Kubernetes | Jwt | Certificate
 
-#: Seconds that the owner of a token which is dead is given to replace it.
+#: Seconds in which the owner of an invalid token may replace it.
 _LATE = 1.0
 _POLL = 0.05
 _SECRET_FIELDS = frozenset({"jwt", "secret_id"})
@@ -108,7 +108,7 @@ class _OwnersToken(Login):
 
     def __init__(self, auth: Token | TokenFile) -> None:
         self._auth = auth
-        #: A dead token whose successor was waited for in vain.
+        #: An invalid token that was not replaced in time.
         self._given_up: Masked | None = None
         if isinstance(auth, TokenFile):
             self.text = f"use the token in the file {auth.path!r}"
@@ -119,7 +119,7 @@ class _OwnersToken(Login):
         known = request.known.token if request.known is not None else None
         token = self._token()
         if request.refused and _same(token, known):
-            # A token that a policy denies something has no successor to wait for.
+            # After a denial by policy there is no other token to wait for.
             token = token if request.denied else self._successor(token, request)
             if _same(token, known):
                 return None
@@ -144,7 +144,7 @@ class _OwnersToken(Login):
             return False
 
     def _successor(self, token: Masked, request: LoginRequest) -> Masked:
-        """Return what replaces a token that is dead; the same one when nothing does."""
+        """Return the token that replaces an invalid one; the same one when none does."""
         if not isinstance(self._auth, TokenFile) or _same(token, self._given_up):
             return token
         patience = _LATE if request.known is not None else _POLL
@@ -228,7 +228,7 @@ class _PostedLogin(Login):
         raise self._explained(refusal, credentials, request)
 
     def _send(self, request: LoginRequest, credentials: dict[str, Masked]) -> Grant:
-        return ask_for_token(
+        return request_token(
             request.transport,
             self._operation(request),
             partial(login, mount=self._mount, credentials=credentials),

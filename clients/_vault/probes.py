@@ -1,4 +1,4 @@
-"""What a second request tells of a failed one whose answer says the rest in words alone.
+"""Send a second request where the answer to a failed one tells its cause in words alone.
 
 Vault answers a dead token and a denial by policy alike, a missing mount and a missing namespace, a
 sealed server and a failing proxy: the statuses and the structure are equal, and only the words

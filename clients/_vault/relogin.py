@@ -1,4 +1,4 @@
-"""Tokens from logins that can be repeated: renewed, replaced before they end, and after a refusal.
+"""Renew a token, replace it before it expires, and log in again after a refusal.
 
 No background thread: a call that finds the token old renews it, and all others go on.
 
@@ -21,7 +21,7 @@ from .api import renew_self, revoke_self
 from .errors import Operation
 from .login_methods import LoginRequest
 from .retry import Deadline
-from .token_grant import Grant, ask_for_token, owners_grant
+from .token_grant import Grant, owners_grant, request_token
 from .token_sources import TokenSource
 
 if TYPE_CHECKING:
@@ -63,11 +63,11 @@ class LoginTokens(TokenSource):
         self._lock = OwnedLock()
         self._grant: Grant | None = None
         self._generation = 0
-        #: The generation that a refusal brought and that has not worked yet; 0 for none.
+        #: The generation of a login after a refusal, until its token is accepted; 0 for none.
         self._unconfirmed_login = 0
         #: The token in use before that login, where a policy denied it something.
         self._previous_grant: Grant | None = None
-        #: A token that was no better, to be revoked before another one is asked for.
+        #: A token that was denied the same, to be revoked before the next login.
         self._idle: Grant | None = None
         #: Counts logins that ended; the error of the last one, where it failed.
         self._ended = 0
@@ -103,7 +103,7 @@ class LoginTokens(TokenSource):
             try:
                 self._lock.release()
             except RuntimeError:
-                pass  # it was not got
+                pass  # it was not acquired
 
     def replacement(
         self, refused: Grant, refusal: VaultAuthenticationError, deadline: Deadline
@@ -137,7 +137,7 @@ class LoginTokens(TokenSource):
             try:
                 self._lock.release()
             except RuntimeError:
-                pass  # it was not got
+                pass  # it was not acquired
 
     def accepted(self, grant: Grant) -> None:
         """Note that the server took the token."""
@@ -145,15 +145,15 @@ class LoginTokens(TokenSource):
             self._unconfirmed_login, self._previous_grant = 0, None
 
     def denied(self, grant: Grant) -> None:
-        """Note that a policy denies it; go back to the one before where it is no better.
+        """Note that a policy denied a request; go back to a previous token with the same policies.
 
-        A path that stays denied would leave another living token behind with each such login.
-        The one before is the one to keep: credentials that were issued to it die with it.
+        Otherwise each login for a path that stays denied would leave another token behind. The
+        previous one is kept: credentials that were issued to it are revoked with it.
         """
         if self._unconfirmed_login != grant.generation:
             return
         previous, self._previous_grant, self._unconfirmed_login = self._previous_grant, None, 0
-        # What its owner put in the place of another token is not ours to change back.
+        # Where its owner has replaced the token, the new one stays.
         if previous is None or not self._login.owned or self._clock() >= previous.usable_until:
             return
         if previous.policies != grant.policies:
@@ -166,7 +166,7 @@ class LoginTokens(TokenSource):
             try:
                 self._lock.release()
             except RuntimeError:
-                pass  # it was not got
+                pass  # it was not acquired
 
     def verify(self, deadline: Deadline) -> None:
         """Log in.
@@ -199,16 +199,16 @@ class LoginTokens(TokenSource):
         return self._logins, self._renewals
 
     def revoke(self) -> None:
-        """Revoke the token; a failure is logged and no more, for the token dies by itself."""
+        """Revoke the token; a failure is only logged, for the token expires by itself."""
         self._closing = True
-        # A login on its way in another thread brings a token that is to be revoked as well.
+        # Wait for a login of another thread: its token has to be revoked as well.
         try:
             self._lock.acquire(timeout=_REVOKE_TIMEOUT)
         finally:
             try:
                 self._lock.release()
             except RuntimeError:
-                pass  # it was not got
+                pass  # it was not acquired
         self._give_back(Deadline(_REVOKE_TIMEOUT))
 
     def _give_back(self, deadline: Deadline, *, idle_alone: bool = False) -> None:
@@ -242,14 +242,14 @@ class LoginTokens(TokenSource):
                 reason="timeout",
             )
         if self._failure is not None and self._ended != ended:
-            # It is the answer for all who waited: a server locks out who fails too often.
+            # All who waited get this failure: a server locks out who fails too often.
             cause = self._failure.__cause__
             raise fresh_copy(self._failure) from None if cause is None else fresh_copy(cause)
 
     def _refreshed(self, grant: Grant | None, deadline: Deadline) -> Grant:
         if grant is None or grant.uses is not None or self._clock() >= grant.usable_until:
             return self._logged_in(deadline)
-        # The caller came to read a secret: this must leave time for that.
+        # The other half is for the caller's own request.
         part = deadline.sooner(deadline.remaining() / 2)
         try:
             if grant.renewable:
@@ -314,7 +314,7 @@ class LoginTokens(TokenSource):
 
     def _renewed(self, grant: Grant, deadline: Deadline) -> Grant:
         operation = self._operation("token", "renew the token")
-        renewed = ask_for_token(
+        renewed = request_token(
             self._transport,
             operation,
             renew_self,
@@ -325,7 +325,7 @@ class LoginTokens(TokenSource):
             retries=0,
         )
         self._renewals += 1
-        # Near the end of its longest life a renewal gives less: after that, only a login helps.
+        # Near its maximum TTL a renewal gives less: then the token is replaced by a login.
         worth_it = renewed.renewable and renewed.ttl >= grant.ttl / 2
         return replace(
             renewed,

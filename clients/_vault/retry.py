@@ -83,11 +83,11 @@ def retry(attempt: Callable[[Deadline], _T], *, deadline: Deadline, retries: int
 
 
 def _pause(number: int, retry_after: float | None, left: float) -> float:
-    # Jitter keeps a fleet of clients from knocking in step.
+    # Jitter keeps many clients from retrying at the same moment.
     jitter = between(0.5, 1.0)
     if retry_after is None:
         return jitter * min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0 ** min(number, 9))
-    # The server cuts the fraction of a second: its "0" may mean 0.9.
+    # The server rounds down to whole seconds: its "0" may mean 0.9.
     pause = retry_after + jitter
     return pause if pause < left else retry_after
 

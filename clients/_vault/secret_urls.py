@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Self
 from .._shared.credential_life import CredentialLife
 from .._shared.environment import secret_paths
 from ..errors import VaultError
+from .fields import SecretFields
 from .paths import split_mount
 from .typed_secrets import DATABASE, VALKEY
 
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from ..vault_client import VaultClient
 
 __all__ = ["SecretUrls"]
+
+#: The field of PostgreSQL's secret that has the key of the identity.
+_IDENTITY_KEY = "identity_key"
 
 
 class SecretUrls:
@@ -63,6 +67,29 @@ class SecretUrls:
             VaultError: As for ``get_database_admin_url``.
         """
         return self._vault.get_database_admin_url(path=self.database_path, use_cache=use_cache)
+
+    def has_identity_key(self) -> bool:
+        """Return whether PostgreSQL's secret has the field ``identity_key``.
+
+        Raises:
+            VaultError: The secret cannot be read.
+        """
+        return _IDENTITY_KEY in self._database_fields(use_cache=True).names()
+
+    def identity_key(self, *, use_cache: bool = True) -> str:
+        """Return what the identity is signed with, as hexadecimal text.
+
+        Raises:
+            VaultError: The secret cannot be read, or has no such field any more.
+        """
+        return self._database_fields(use_cache=use_cache).text(_IDENTITY_KEY).strip()
+
+    def _database_fields(self, *, use_cache: bool) -> SecretFields:
+        mount, inside = split_mount(self.database_path)
+        path = self.database_path
+        return SecretFields(
+            self._vault.get_secret(inside, use_cache=use_cache, mount_point=mount), path
+        )
 
     def valkey(self, *, use_cache: bool = True) -> str:
         """Return Valkey's URL.

@@ -29,7 +29,7 @@ __all__ = ["VaultSession"]
 
 
 class VaultSession:
-    """What must not be shared between processes.
+    """The transport and the token of one process, which no other process may share.
 
     Args:
         options: The client's settings.
@@ -51,13 +51,13 @@ class VaultSession:
         except (VaultAuthenticationError, VaultConnectionError) as error:
             raise self._explained(error) from error.__cause__
 
-    def ask(
+    def request(
         self,
         operation: Operation,
         send: Callable[[VaultAdapter], Body],
         deadline: Deadline,
         *,
-        heal: bool = True,
+        relogin: bool = True,
     ) -> Body:
         """Return the answer to an authenticated request.
 
@@ -67,21 +67,21 @@ class VaultSession:
             operation: What is requested, for messages.
             send: Makes the request.
             deadline: When all of it must be over.
-            heal: False takes a 403 for the answer.
+            relogin: Whether to log in again after a 403, where that may help.
 
         Raises:
             VaultError: Whatever went wrong.
         """
-        return self.ask_as(operation, send, deadline, heal=heal)[0]
+        return self.request_as(operation, send, deadline, relogin=relogin)[0]
 
-    def ask_as(
+    def request_as(
         self,
         operation: Operation,
         send: Callable[[VaultAdapter], Body],
         deadline: Deadline,
         *,
         retries: int | None = None,
-        heal: bool = True,
+        relogin: bool = True,
     ) -> tuple[Body, Grant]:
         """Send a request, and return the answer with the token that it was given to.
 
@@ -90,25 +90,27 @@ class VaultSession:
             send: Makes the request.
             deadline: When all of it must be over.
             retries: Further tries; the client's number when None.
-            heal: False takes a 403 for the answer.
+            relogin: Whether to log in again after a 403, where that may help.
 
         Raises:
             VaultError: Whatever went wrong.
         """
         if not is_enabled():
-            return self._ask_as(operation, send, deadline, retries, heal=heal)
+            return self._request_as(operation, send, deadline, retries, relogin=relogin)
         # One span for both tries; a login between them has its own.
         with self.transport.telemetry.call(operation.kind) as recorded:
-            return self._ask_as(operation, send, deadline, retries, heal=heal, recorded=recorded)
+            return self._request_as(
+                operation, send, deadline, retries, relogin=relogin, recorded=recorded
+            )
 
-    def _ask_as(
+    def _request_as(
         self,
         operation: Operation,
         send: Callable[[VaultAdapter], Body],
         deadline: Deadline,
         retries: int | None,
         *,
-        heal: bool,
+        relogin: bool,
         recorded: Call | None = None,
     ) -> tuple[Body, Grant]:
         transport = partial(
@@ -124,7 +126,7 @@ class VaultSession:
             try:
                 body = transport(token=grant.token)
             except VaultAuthenticationError as refusal:
-                other = self.tokens.replacement(grant, refusal, deadline) if heal else None
+                other = self.tokens.replacement(grant, refusal, deadline) if relogin else None
                 if other is None:
                     raise
                 grant = other

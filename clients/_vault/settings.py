@@ -44,7 +44,7 @@ _refusal = partial(VaultConfigurationError, reason="setting")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VaultOptions:
-    """Everything that a VaultClient needs to know, complete and checked.
+    """All settings of a VaultClient, complete and checked.
 
     Args:
         addr: The server's URL, without a slash at its end.
@@ -130,7 +130,7 @@ def resolve_options(
     cache_ttl: float,
     environ: Mapping[str, str] | None,
 ) -> VaultOptions:
-    """Lay the arguments over the environment and check the whole.
+    """Complete the arguments from the environment, and check all settings.
 
     Raises:
         VaultConfigurationError: Something is missing (all names in one message), unusable, or
@@ -174,7 +174,7 @@ def checked_numbers(timeout: object, retries: object, cache_ttl: object) -> dict
     return {
         "timeout": checked_seconds("timeout", timeout, _refusal),
         "retries": checked_count("retries", retries, _refusal, minimum=0),
-        # Nobody waits for this one.
+        # No wait is bounded by this one, so that it may be longer.
         "cache_ttl": checked_seconds(
             "cache_ttl", cache_ttl, _refusal, allow_zero=True, maximum=sys.float_info.max
         ),

@@ -20,10 +20,20 @@ from ..errors import ClientError, VaultConfigurationError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["call_for_text", "checked_jwt", "checked_path", "checked_text", "claims_of", "read_text"]
+__all__ = [
+    "LARGEST_CREDENTIAL",
+    "call_for_text",
+    "checked_jwt",
+    "checked_path",
+    "checked_text",
+    "claims_of",
+    "read_text",
+]
 
-#: No credential is larger; a JWT with many groups has some kilobytes.
-_LARGEST = 64 * 1024
+#: Bytes. No credential is larger: a JWT with many groups has some kilobytes. Vault itself takes
+#: requests of 32 MiB, https://openbao.org/docs/configuration/listener/tcp/ (max_request_size), and
+#: headers of 1 MiB.
+LARGEST_CREDENTIAL = 64 * 1024
 _READS = 5
 _PAUSE = 0.02
 #: RFC 7515, section 7.1: three parts of base64url.
@@ -39,10 +49,16 @@ def checked_text(name: str, given: Masked, *, reason: str = "setting") -> Masked
         reason: The reason of the error.
 
     Raises:
-        VaultConfigurationError: It is empty, or no HTTP header could carry it.
+        VaultConfigurationError: It is empty or too large, or no HTTP header could carry it.
     """
     if not isinstance(given.reveal(), str):
         raise VaultConfigurationError(f"{name} is no text: pass it as str", reason=reason)
+    if len(given.reveal()) > LARGEST_CREDENTIAL:
+        raise VaultConfigurationError(
+            f"{name} has {len(given.reveal())} characters, and at most {LARGEST_CREDENTIAL} are "
+            "sent: pass the credential alone",
+            reason=reason,
+        )
     stripped = Masked(given.reveal().strip())
     if not stripped.reveal():
         raise VaultConfigurationError(f"{name} is empty: write it again", reason=reason)
@@ -158,7 +174,7 @@ def _read_once(name: str, path: str, missing: str) -> Masked:
         before = os.fstat(descriptor)
         if not stat.S_ISREG(before.st_mode):  # to read a pipe would wait for its writer
             raise VaultConfigurationError(f"{where}: it is no file", reason="file_unreadable")
-        text = Masked(os.read(descriptor, _LARGEST + 1).decode("latin-1"))
+        text = Masked(os.read(descriptor, LARGEST_CREDENTIAL + 1).decode("latin-1"))
         after = os.fstat(descriptor)
     except OSError as error:
         raise VaultConfigurationError(
@@ -166,9 +182,10 @@ def _read_once(name: str, path: str, missing: str) -> Masked:
         ) from None
     finally:
         os.close(descriptor)
-    if len(text.reveal()) > _LARGEST:
+    if len(text.reveal()) > LARGEST_CREDENTIAL:
         raise VaultConfigurationError(
-            f"{where}: it is larger than {_LARGEST} bytes; name the file that holds {name} alone",
+            f"{where}: it is larger than {LARGEST_CREDENTIAL} bytes; name the file that holds "
+            f"{name} alone",
             reason="file_content",
         )
     if len(text.reveal()) != after.st_size or before.st_mtime_ns != after.st_mtime_ns:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .retry import Deadline
     from .transport import Body, VaultAdapter, VaultTransport
 
-__all__ = ["USABLE_UNTIL", "Grant", "ask_for_token", "grant_in", "owners_grant", "refresh_part"]
+__all__ = ["USABLE_UNTIL", "Grant", "grant_in", "owners_grant", "refresh_part", "request_token"]
 
 #: The part of its life after which a token or a lease is renewed or replaced; random, so that a
 #: fleet of processes that started together does not log in together for ever.
@@ -36,7 +36,7 @@ class Grant:
         generation: Counts logins; a renewed token keeps its number.
         refresh_at: When to renew or replace it.
         usable_until: When to show it no longer.
-        issued_at: When it was asked for at first; for the caller's own, when it was made.
+        issued_at: When it was first requested; for the caller's own, when it was made.
         ends_at: When it ends, and with it all that hangs on it.
         ttl: The seconds that it was given.
         renewable: Whether a renewal can make it live longer.
@@ -61,7 +61,7 @@ class Grant:
 
 
 def refresh_part() -> float:
-    """Return the part of its life after which one token or lease is to be seen to."""
+    """Return the part of its life after which a token or lease is renewed or replaced."""
     return between(*_REFRESH_AT)
 
 
@@ -92,7 +92,7 @@ def grant_in(body: Body, asked_at: float, generation: int) -> Grant | None:
     )
 
 
-def ask_for_token(
+def request_token(
     transport: VaultTransport,
     operation: Operation,
     send: Callable[[VaultAdapter], Body],

@@ -98,7 +98,7 @@ class StaticToken(TokenSource):
         """Return None: there is no other token."""
 
     def verify(self, deadline: Deadline) -> None:
-        """Look the token up; one that may not look itself up passes, for a read is the proof.
+        """Look the token up; one that may not look itself up is accepted, until a read fails.
 
         Raises:
             VaultAuthenticationError: It is invalid, expired or revoked.
@@ -187,7 +187,7 @@ class AgentTokens(StaticToken):
         return life if life.remaining else replace(life, remaining=None)
 
     def explained(self, error: VaultError) -> VaultError:
-        """Return the error with which of the two it was: the agent, or the server behind it."""
+        """Return the error, with whether the agent failed or the server behind it."""
         if error.reason == "unreachable":
             told = "that is the agent itself: see whether it runs"
         elif error.reason in {"timeout", "server_error"}:

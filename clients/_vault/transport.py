@@ -1,4 +1,4 @@
-"""Requests to Vault: the one place that sends one, and what must hold for each of them.
+"""Requests to Vault: all of them are sent from here.
 
 Each call gets an adapter of its own with its token, deadline and operation, so that threads share
 nothing but the session's connections.
@@ -52,11 +52,11 @@ _CHUNK = 65536
 _PORTS = {"http": 80, "https": 443}
 #: Vault refuses requests over 32 MiB by default, so no honest secret is larger.
 _LARGEST_BODY = 32 * 1024 * 1024
-#: The HTTP library refuses a time-out of nothing.
+#: The HTTP library refuses a time-out of zero.
 _SHORTEST = 0.001
 
 _SENT_ONCE = frozenset({"login", "unwrap", "lease", "renew", "revoke"})
-#: These show no token, but what a token is got for.
+#: Requests that show a credential instead of a token.
 _LOGINS = frozenset({"login", "unwrap"})
 
 _DRIVER_ERRORS = (
@@ -330,7 +330,7 @@ class VaultAdapter(_AdapterOfBodies):
         )
 
     def _state(self, status: int, *, told: bool) -> State | None:
-        """Find out what the answer to the request does not tell but in words."""
+        """Find out what the answer to the request tells in words alone."""
         probe = probe_for(
             status,
             told=told,

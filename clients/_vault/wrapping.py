@@ -1,6 +1,6 @@
 """Secret ids and tokens that come response-wrapped: unwrapped once, then kept for the process.
 
-A wrapping token works once. That it was used already is how a theft shows.
+A wrapping token works once: one that has been used already may have been stolen.
 Source: https://openbao.org/docs/concepts/response-wrapping/.
 """
 

@@ -51,6 +51,7 @@ COMPARISONS = frozenset(
         against=("OpenTelemetry absent",),
     )
     | _every("execute(), three values", against=("execute(), one value",))
+    | _every("execute(), a signed identity", against=("execute(), a plain identity",))
     | _every("bulk_insert(), 50,000 rows", against=("execute_many()", "COPY, a table without RLS"))
     | _every("execute() of 1,000 rows, row_type= a dataclass", against=("dict rows",))
     | _every("the policy of sql/, 500 of 500,000 rows", against=_POLICIES)

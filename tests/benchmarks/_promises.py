@@ -56,6 +56,7 @@ PROMISES = {
     "bare, 5 ms": Promise("the same over a link of 5 ms", 1.1),
     "block": Promise("`connection()` with one query / the same five trips", 1.4),
     "identity": Promise("`execute()` with three values of an identity / with one", 1.05),
+    "signed": Promise("`execute()` with a signed identity / with a plain one", 1.15),
     "orm": Promise("one ORM query under an identity / a `begin` listener, 1 ms", 0.7),
     "orm trips": Promise("round trips of one ORM query under an identity", 2, "count"),
     "no provider": Promise("a call with OpenTelemetry and no provider / without it", 1.01),

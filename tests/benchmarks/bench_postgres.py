@@ -30,6 +30,7 @@ from tests.benchmarks._postgres_ways import (
 from tests.benchmarks._wire import trips_of
 from tests.fault_proxy import FaultProxy
 from tests.postgres_faults import superuser
+from tests.signed_databases import make_signed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -160,6 +161,36 @@ def test_three_values_cost_what_one_costs(filled: PostgresServer, board: Board) 
         "execute(), three values",
         promises={"execute(), one value": "identity"},
     )
+    assert board.add(*rows) == []
+
+
+def test_a_signed_identity_costs_little(filled: PostgresServer, board: Board) -> None:
+    """A policy that checks a signature, beside the same policy on the same rows that does not."""
+    database = make_signed(filled)
+    with superuser(filled) as conn:
+        conn.execute(
+            "CREATE TABLE signed_contacts (LIKE contacts INCLUDING ALL);"
+            "INSERT INTO signed_contacts SELECT * FROM contacts;"
+            "ALTER TABLE signed_contacts ENABLE ROW LEVEL SECURITY;"
+            "GRANT SELECT ON signed_contacts TO crm_user;"
+            "CREATE POLICY own ON signed_contacts"
+            " USING (user_id = (SELECT failfast.identity_uuid('app.current_user_id')));"
+            "ANALYZE signed_contacts"
+        )
+    url, query = filled.url("crm_user", "secret"), QUERY.replace("contacts", "signed_contacts")
+    plain, signed = "execute(), a plain identity", "execute(), a signed identity"
+    with (
+        PostgresClient(url, 1, min_size=1) as with_plain,
+        PostgresClient(url, 1, min_size=1, identity_key=database.key) as with_signed,
+        one_processor(filled.pid),
+    ):
+        ways: dict[str, Way] = {
+            plain: lambda: with_plain.execute(QUERY, (USER,), USER),
+            signed: lambda: with_signed.execute(query, (USER,), USER),
+        }
+        assert with_signed.execute(query, (USER,), USER) == with_plain.execute(QUERY, (USER,), USER)
+        times = take_turns(ways, rounds=151, calls=40)
+    rows = compare("PostgreSQL", signed, times, signed, promises={plain: "signed"})
     assert board.add(*rows) == []
 
 

@@ -1,4 +1,4 @@
-"""Before: psycopg_pool, hvac and redis-py, put together by hand. ``after_clients.py`` is the same.
+"""Before: psycopg_pool, hvac and redis-py, by hand. ``after_clients.py`` does the same.
 
 It works as long as nothing happens. The password is read once, so a rotation needs a restart. The
 setting outlives the transaction, so a query that sets no user sees the rows of the last one. A

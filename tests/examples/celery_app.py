@@ -1,5 +1,7 @@
 """Celery with prefork workers and soft time limits.
 
+``celery -A tests.examples.celery_app worker`` runs it, with Valkey as the broker.
+
 Each worker process makes its clients when it starts. A soft time limit raises an exception in the
 middle of a call: the connection is closed, which rolls its transaction back, the user ends with the
 block, and the next task of the process finds all connections as they should be.

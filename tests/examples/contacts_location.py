@@ -1,7 +1,9 @@
 """A Dagster code location to copy: one user's rows, a figure in Valkey, a check and a sensor.
 
 Vault says where PostgreSQL and Valkey are, and with which password; row-level security sees to
-it that nobody else's contacts are counted.
+it that nobody else's contacts are counted. ``dagster definitions validate -f
+tests/examples/contacts_location.py`` checks it, and ``dagster dev -f`` with the same file
+serves it.
 """
 # Without `from __future__ import annotations`: Dagster reads the class OneUser from the signature.
 

@@ -1,5 +1,7 @@
 """FastAPI: each request belongs to the user of its session.
 
+``uvicorn tests.examples.fastapi_app:app`` serves it.
+
 The dependency that enters ``user_context()`` is an ``async def``: FastAPI runs it in the request's
 own task, and the endpoint, sync or async, runs with a copy of its context. A ``def`` dependency
 with ``yield`` would set the user in a context that no endpoint sees, and every query would raise

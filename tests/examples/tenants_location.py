@@ -1,6 +1,8 @@
 """A Dagster code location in a pod: it logs in as its service account, and rows belong to tenants.
 
 The tables are those of ``tenants.sql``. Nothing that Dagster stores is a secret.
+``dagster definitions validate -f tests/examples/tenants_location.py`` checks it, and ``dagster dev
+-f`` with the same file serves it.
 """
 # Without `from __future__ import annotations`: Dagster reads the signature.
 

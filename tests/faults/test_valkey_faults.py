@@ -178,6 +178,39 @@ def test_an_exhausted_pool_says_so_within_its_bound(server: ValkeyServer) -> Non
     assert 0.4 < took < 1.5
 
 
+@pytest.mark.parametrize("state", ["there", "gone"])
+def test_the_health_of_a_busy_pool_is_the_servers(server: ValkeyServer, state: str) -> None:
+    """Calls that hold every connection do not make a service look dead, and a dead one is."""
+    with client_behind_proxy(server, max_connections=2, pool_timeout=0.5, socket_timeout=30) as (
+        client,
+        proxy,
+    ):
+        client.get("a")
+        proxy.stall.set()
+        busy = [threading.Thread(target=get_in_vain, args=(client,)) for _ in range(2)]
+        for one in busy:
+            one.start()
+        wait_until("both are sent", lambda: client.stats()["in_use"] == 2)
+        time.sleep(0.1)  # both requests are on their way
+        if state == "there":
+            proxy.stall.clear()
+            assert client.health_check() is True
+        else:
+            proxy.refuse.set()
+            with pytest.raises(ValkeyConnectionError) as caught:
+                client.health_check()
+            assert caught.value.reason != "exhausted"
+        assert client.stats()["in_use"] == 2
+        proxy.cut()
+        for one in busy:
+            one.join()
+
+
+def get_in_vain(client: ValkeyClient) -> None:
+    with suppress(ValkeyError):
+        client.get("a")
+
+
 def test_a_call_under_way_when_the_client_is_closed_leaves_no_connection(
     server: ValkeyServer,
 ) -> None:

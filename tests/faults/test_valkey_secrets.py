@@ -42,7 +42,7 @@ def _urls(port: int) -> dict[str, str]:
         "bad port": f"redis://:{SENTINEL}@127.0.0.1:{SENTINEL}",
         "bad database": f"redis://:{SENTINEL}@127.0.0.1:{port}/{SENTINEL}",
         "bad option": f"redis://:{SENTINEL}@127.0.0.1:{port}/0?{SENTINEL}=1",
-        "line end": f"redis://:{SENTINEL}@127.0.0.1:{port}/0\n",
+        "line end within": f"redis://:{SENTINEL}@127.0.0.1\n:{port}/0",
         "no TLS there": f"rediss://:{SENTINEL}@127.0.0.1:{port}/0",
         "no certificate": f"rediss://:{SENTINEL}@127.0.0.1:{port}/0?ssl_ca_certs=/absent.pem",
         "no cluster": f"redis+cluster://:{SENTINEL}@127.0.0.1:{port}",

@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import signal
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from clients import build_clients
+from clients import (
+    PostgresClient,
+    PostgresOptions,
+    RlsSetting,
+    ValkeyClient,
+    VaultAuthenticationError,
+    VaultConfigurationError,
+    build_clients,
+)
+from clients._vault.sources import LARGEST_CREDENTIAL
 from clients.vault_auth import (
     Agent,
     AppRole,
@@ -30,6 +40,7 @@ if TYPE_CHECKING:
 
     from tests.vault_fixtures import VaultLab
     from tests.vault_logins import CertificateLab, LoginLab
+    from utils.local_stack import StackEndpoints
 
 _KINDS = (
     "token", "wrapped_token", "callable", "token_file", "secret_id", "secret_id_file", "wrapped",
@@ -217,6 +228,121 @@ def _leaks_after_login(client: VaultClient, proxy: HttpFaultProxy, token: str) -
         found += leaks_of(lambda: client.get_secret("app/db"), token)
     proxy.forget()
     return found
+
+
+@pytest.mark.parametrize("size", [LARGEST_CREDENTIAL + 1, 1024 * 1024])
+def test_a_credential_of_any_source_has_a_largest_size(
+    vault_proxy: HttpFaultProxy, tmp_path: Path, size: int
+) -> None:
+    """A megabyte is no credential: it is refused with the limit, and never sent."""
+    jwt = f"aaaa.{SENTINEL.ljust(size - 10, 'b')}.cccc"
+    path = tmp_path / "credential"
+    path.write_text(jwt)
+    makes: list[Callable[[], VaultAuth]] = [
+        lambda: Token(jwt),
+        lambda: Token(wrapped=jwt),
+        lambda: Token(lambda: jwt),
+        lambda: TokenFile(path),
+        lambda: AppRole("r", jwt),
+        lambda: AppRole("r", secret_id_file=path),
+        lambda: AppRole("r", wrapped_secret_id=jwt),
+        lambda: Kubernetes("r", path),
+        lambda: Jwt("r", jwt),
+        lambda: Jwt("r", path),
+        lambda: Jwt("r", lambda: jwt),
+    ]
+
+    for make in makes:
+        with pytest.raises(VaultConfigurationError, match=str(LARGEST_CREDENTIAL)) as caught:
+            VaultClient(vault_proxy.url, auth=make(), environ={})
+        assert leaks_in(caught.value, SENTINEL) == []
+    assert vault_proxy.count("") == 0
+
+
+def test_a_jwt_of_the_largest_size_is_sent(vault_proxy: HttpFaultProxy) -> None:
+    """The limit is a size that a server takes: this one says what is wrong with the token."""
+    jwt = f"aaaa.{'b' * (LARGEST_CREDENTIAL - 10)}.cccc"
+
+    with pytest.raises(VaultAuthenticationError):
+        VaultClient(vault_proxy.url, auth=Jwt("r", lambda: jwt), environ={})
+    assert vault_proxy.count("auth/jwt/login") > 0
+
+
+def _fail(*_: object, **__: object) -> str:
+    raise ValueError("a callable fails")
+
+
+class _Producer:
+    """A callable object that shows what it holds."""
+
+    def __init__(self, secret: str) -> None:
+        self.secret = secret
+
+    def __repr__(self) -> str:
+        return f"_Producer({self.secret!r})"
+
+    def __call__(self) -> str:
+        return _fail()
+
+
+@pytest.mark.parametrize("make", [lambda secret: partial(_fail, secret), _Producer])
+def test_a_callable_is_known_by_its_name_alone(
+    vault_lab: VaultLab, stack: StackEndpoints, make: Callable[[str], Callable[..., str]]
+) -> None:
+    """What it was bound to may be the secret: in settings, and in the frames of every failure."""
+    produce = make(SENTINEL)
+    name = "_fail" if isinstance(produce, partial) else "_Producer"
+    held: list[object] = [
+        Token(produce),
+        Jwt("role", produce),
+        RlsSetting("app.user_id", str, encode=produce),
+    ]
+    for one in held:
+        assert SENTINEL not in repr(one)
+        assert name in repr(one)
+    options = PostgresOptions(admin_url=produce)
+    calls: list[Callable[[], object]] = [
+        lambda: Token(produce, wrapped=SENTINEL),
+        lambda: Jwt("", produce),
+        lambda: VaultClient(vault_lab.url, auth=Token(produce), environ={}),
+        lambda: VaultClient(vault_lab.url, auth=Token(produce), timeout=0, environ={}),
+        lambda: VaultClient(vault_lab.url, auth=Jwt("role", produce), environ={}),
+        lambda: PostgresClient(produce),
+        lambda: PostgresClient(produce, pool_size=0),
+        lambda: PostgresClient(stack.database_url, admin_url=produce),
+        lambda: ValkeyClient(produce),
+        lambda: ValkeyClient(produce, max_connections=0),
+        lambda: build_clients(postgres=options, environ=stack.environment()),
+        lambda: build_clients(postgres=options, pool_size=0, environ=stack.environment()),
+        _leased(stack, produce),
+        lambda: _with_encoder(stack, produce),
+    ]
+    for number, call in enumerate(calls):
+        assert (number, leaks_of(call, SENTINEL)) == (number, [])
+
+
+def _leased(stack: StackEndpoints, produce: Callable[..., str]) -> Callable[[], str]:
+    with VaultClient(environ=stack.environment()) as vault:
+        return vault.leased_url("crm-app", produce)
+
+
+def _with_encoder(stack: StackEndpoints, encode: Callable[..., str]) -> None:
+    identity = {"user_id": RlsSetting("app.user_id", str, encode=encode)}
+    with PostgresClient(stack.database_url, identity=identity) as client:
+        client.execute("SELECT 1", (), "ada")
+
+
+def test_a_literal_url_among_options_shows_in_no_failure(stack: StackEndpoints) -> None:
+    """The options of build_clients() may hold the administrator's URL."""
+    options = PostgresOptions(admin_url=f"postgresql://u:{SENTINEL}@127.0.0.1:1/d")
+    calls: list[Callable[[], object]] = [
+        lambda: build_clients(postgres=options, environ=stack.environment()),
+        lambda: build_clients(postgres=options, environ={}),
+        lambda: build_clients(postgres=options, pool_size=0, environ=stack.environment()),
+        lambda: ValkeyClient(f"redis://:{SENTINEL}@127.0.0.1:1", max_connections=0),
+    ]
+    for number, call in enumerate(calls):
+        assert (number, leaks_of(call, SENTINEL)) == (number, [])
 
 
 def test_a_certificate_login_has_nothing_to_show() -> None:

@@ -114,6 +114,20 @@ def test_an_identity_may_stand_in_the_environment(
     assert "FAILFAST_IDENTITY: 'tenant_id' has no '=' in it" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("is_option", [True, False])
+def test_a_value_of_the_identity_has_one_setting(
+    capsys: pytest.CaptureFixture[str], *, is_option: bool
+) -> None:
+    """The last of two does not win in silence."""
+    two = ["tenant_id=shop.tenant_id:int", "tenant_id=shop.tenant:int"]
+    options = [word for one in two for word in ("--setting", one)] if is_option else []
+    with pytest.raises(SystemExit) as caught:
+        main(["rls", *options], {} if is_option else {"FAILFAST_IDENTITY": ",".join(two)})
+
+    assert caught.value.code == 2
+    assert "named twice" in capsys.readouterr().err
+
+
 def test_check_uses_leased_credentials_and_leaves_none(
     rotation_lab: RotationLab, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -379,6 +379,7 @@ def test_every_setting_of_a_client_may_be_configured(
         ({"postgres_options": {"configure": print}}, "not JSON"),
         ({"valkey_options": {"json_default": str}}, "not JSON"),
         ({"postgres_options": {"admin_url": "postgresql://u:p@h/d"}}, "put it into the secret"),
+        ({"postgres_options": {"identity_key": "5a" * 32}}, "put it into the secret"),
         ({"postgres_options": {"pool_size": EnvVar.int("X")}}, "pool_size is a variable"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid4
 
@@ -228,6 +229,33 @@ def test_nothing_goes_on_after_the_transaction_was_ended_by_sql(
         block()
     with client.connection(user) as conn:
         assert context(conn) == str(user)
+
+
+@pytest.mark.parametrize(
+    "ending",
+    [
+        "COMMIT; SELECT 1/0",
+        "COMMIT; BEGIN; SELECT 1/0",
+        "COMMIT AND CHAIN; SELECT 1/0",
+        "COMMIT; BEGIN; SELECT pg_terminate_backend(pg_backend_pid())",
+    ],
+)
+def test_what_sql_has_committed_is_not_told_as_undone(
+    client: PostgresClient, user: UUID, ending: str
+) -> None:
+    """However a block ends after a COMMIT in its SQL, its error says that changes may be stored."""
+
+    def block() -> None:
+        with client.connection(user) as conn, suppress(psycopg.Error):
+            insert = f"INSERT INTO contacts (user_id, name) VALUES ('{user}', 'stored')"
+            conn.execute(f"{insert}; {ending}")
+
+    with pytest.raises(PostgresError) as caught:
+        block()
+
+    assert caught.value.maybe_applied
+    assert "nothing was committed" not in str(caught.value)
+    assert contact_names(client, user) == ["stored"]
 
 
 @pytest.mark.parametrize("text", ["COMMIT", "ROLLBACK AND CHAIN", "COMMIT; BEGIN"])

@@ -86,6 +86,30 @@ def test_a_user_sees_their_own_rows_alone(client: PostgresClient) -> None:
     assert contact_names(client, bob) == ["User B Contact"]
 
 
+def test_a_user_sees_and_changes_their_own_user_alone(client: PostgresClient) -> None:
+    """The table of users is protected, too: who is in it is the administrator's to say."""
+    me, other = uuid4(), uuid4()
+    add = "INSERT INTO users (id, email) VALUES (%s, %s)"
+    for user in (me, other):
+        client.execute_admin(add, (user, f"{user}@example.com"))
+    try:
+        assert [row["id"] for row in client.execute("SELECT id FROM users", user_id=me)] == [me]
+        change = "UPDATE users SET email = %s RETURNING id"
+        assert client.execute(change, (f"new-{me}@example.com",), me) == [{"id": me}]
+        for refused, params in (
+            (add, (uuid4(), "third@example.com")),
+            ("DELETE FROM users WHERE id = %s", (other,)),
+        ):
+            with pytest.raises(PostgresError) as caught:
+                client.execute(refused, params, me)
+            assert caught.value.sqlstate == "42501"
+    finally:
+        gone = "DELETE FROM users WHERE id = ANY(%s) RETURNING id"
+        found = client.execute_admin(gone, ([me, other],))
+
+    assert {row["id"] for row in found} == {me, other}
+
+
 def test_an_insert_without_returning_commits_and_returns_nothing(
     client: PostgresClient, user: UUID
 ) -> None:

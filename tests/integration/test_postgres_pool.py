@@ -19,6 +19,7 @@ import clients
 from clients._postgres.pool import calling_place
 from clients.errors import PostgresConnectionError, PostgresError, RlsContextError, VaultError
 from clients.postgres_client import PostgresClient
+from tests.postgres_faults import all_places_can_be_used
 from tests.postgres_helpers import contact_names, one_session_client, open_sockets, run_in_thread
 
 if TYPE_CHECKING:
@@ -169,6 +170,20 @@ def wait_until_waiting(client: PostgresClient, count: int) -> None:
     while client.stats()["waiting"] != count:
         assert time.monotonic() < deadline, "they never queued up"
         time.sleep(0.002)
+
+
+def test_sessions_that_were_made_together_do_not_end_together(
+    stack: StackEndpoints, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When each of them ends is drawn once: to be looked at often makes no session end sooner."""
+    with PostgresClient(stack.database_url, 20, min_size=20) as client:
+        now = time.monotonic
+        # In the last part of an hour, in which they end one after the other.
+        monkeypatch.setattr(time, "monotonic", lambda: now() + 0.952 * 3600)
+        for _ in range(10):
+            all_places_can_be_used(client)
+
+        assert client.stats()["connects"] < 20 + 10
 
 
 def test_numbers_add_up_under_load(stack: StackEndpoints) -> None:

@@ -59,6 +59,8 @@ def test_every_rule_of_the_table_has_its_case() -> None:
         "server-version",
         "policy-partial-identity",
         "setting-not-in-identity",
+        "identity-not-signed",
+        "identity-key-granted",
     }
 
 

@@ -350,3 +350,14 @@ def test_an_index_that_reads_another_setting_of_the_application_is_found(scratch
         found: list[Any] = check_rls(connection)
 
     assert "index app.i on app.docs" in {finding.object for finding in found}
+
+
+@pytest.mark.parametrize("kind", ["unique index", "exclusion constraint"])
+def test_an_index_that_is_to_be_dropped_is_not_to_be_made_again(
+    scratch: Scratch, kind: str
+) -> None:
+    """A unique one has one finding: the SQL of two would undo each other."""
+    scratch.run(KEPT[kind][0])
+
+    assert len(kept(scratch)) == 1
+    assert "unscoped-unique" not in {finding.rule for finding in check(scratch)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import psycopg
 import pytest
 
 from clients._rls.check import check_rls
@@ -171,7 +172,6 @@ def test_every_way_to_open_without_context_is_found(scratch: Scratch, expression
         f"{MINE} AND ((SELECT {SETTING}) IS NULL OR body = 'x')",
         f"user_id = ANY (ARRAY(SELECT NULLIF({SETTING}, '')::uuid))",
         "user_id = (SELECT CAST(NULLIF(current_setting('APP.Current_User_Id', true), '') AS uuid))",
-        f"body IN (SELECT d.body FROM app.docs d WHERE d.user_id = {USER})",
         "false",
     ],
 )
@@ -275,8 +275,13 @@ def test_a_sub_select_that_reads_the_row_runs_per_row(scratch: Scratch) -> None:
         )
     )
 
-    assert rules(scratch) == [("evaluated-per-row", "policy mine on app.docs")]
-    assert mend(scratch) == []
+    assert rules(scratch) == [
+        # Of its own table, which no policy can read.
+        ("policy-raises", "app.docs"),
+        ("evaluated-per-row", "policy mine on app.docs"),
+    ]
+    (left,) = mend(scratch)
+    assert left.startswith("note: policy-raises")
 
 
 def test_a_varchar_column_keeps_its_index(scratch: Scratch) -> None:
@@ -335,3 +340,33 @@ def test_a_child_gets_the_policy_that_its_parent_gives_it(scratch: Scratch) -> N
     assert finding.fix.startswith("ALTER POLICY lax ON app.lines USING (EXISTS (SELECT FROM ")
     scratch.run(finding.fix)
     assert [str(f) for f in check(scratch) if f.severity in ("leak", "risk")] == []
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        f"body IN (SELECT d.body FROM app.docs d WHERE d.user_id = {USER})",
+        f"{MINE} AND (SELECT {SETTING})::int > 0",
+        f"(SELECT {SETTING})::jsonb ->> 'sub' = user_id::text",
+    ],
+    ids=["recursion", "cast to a number", "cast to JSON"],
+)
+def test_policies_that_raise_for_every_user_are_told(scratch: Scratch, expression: str) -> None:
+    """A query of a valid user fails, and a note says so."""
+    scratch.run(policy(expression))
+    user = "7a7a7a7a-1111-4111-8111-a1a1a1a1a111"
+    scratch.run(f"INSERT INTO app.docs VALUES ('{user}', 'text')")
+
+    assert ("policy-raises", "app.docs") in rules(scratch)
+    with scratch.connect() as connection:
+        connection.execute("SELECT set_config('app.current_user_id', %s, false)", (user,))
+        with pytest.raises(psycopg.Error) as caught:
+            connection.execute("TABLE app.docs")
+    assert caught.value.sqlstate in {"42P17", "22P02"}
+
+
+def test_a_policy_that_raises_for_others_alone_is_not_told(scratch: Scratch) -> None:
+    """Whoever has a value that the cast takes finds their rows."""
+    scratch.run(policy(f"{MINE} AND (user_id::text < 'b' OR body::int > 0)"))
+
+    assert "policy-raises" not in [rule for rule, _ in rules(scratch)]

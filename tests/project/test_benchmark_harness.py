@@ -293,6 +293,7 @@ def test_the_wanted_limits_are_not_widened() -> None:
         "bare": 1.9,
         "bare, 5 ms": 1.1,
         "identity": 1.05,
+        "signed": 1.15,
         "bulk, many": 0.4,
         "bulk, copy": 2.0,
         "row type": 1.3,

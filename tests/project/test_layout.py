@@ -25,13 +25,25 @@ def test_the_top_level_is_the_one_that_was_agreed() -> None:
     assert {name for name in _top_level() if not name.startswith(".")} <= allowed
 
 
+def test_no_commit_holds_what_git_ignores() -> None:
+    """A virtual environment is nobody else's, nor is a link to one: a clone has neither."""
+    with suppress(OSError, subprocess.CalledProcessError):
+        assert _listed_by_git("--cached", "--ignored", "--exclude-standard") == []
+    # A pattern with a slash behind it is for folders alone.
+    assert ".venv" in (ROOT / ".gitignore").read_text().splitlines()
+
+
+def _listed_by_git(*options: str) -> list[str]:
+    # Whoever owns the checkout: git refuses another user's.
+    command = ["git", "-c", f"safe.directory={ROOT}", "ls-files", *options]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    return listed.stdout.splitlines()
+
+
 def _top_level() -> set[str]:
     """Return what a commit would hold; where git cannot say, what .gitignore does not name."""
     with suppress(OSError, subprocess.CalledProcessError):
-        # Whoever owns the checkout: git refuses another user's.
-        command = ["git", "-c", f"safe.directory={ROOT}", "ls-files"]
-        listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-        return {name.split("/")[0] for name in listed.stdout.splitlines()}
+        return {name.split("/")[0] for name in _listed_by_git()}
     ignored = [line.rstrip("/") for line in (ROOT / ".gitignore").read_text().splitlines()]
     names = {path.name for path in ROOT.iterdir()}
     return {name for name in names if not any(fnmatch(name, one) for one in ignored)}

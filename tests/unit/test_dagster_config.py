@@ -211,6 +211,7 @@ UNUSABLE_CLIENTS: list[tuple[dict[str, Any], str]] = [
     ({"pool_size": 3, "postgres_options": {"pool_size": 4}}, "pool_size is given twice"),
     ({"postgres_options": {"on_rls_bypass": "allow"}}, "on_rls_bypass is 'allow'"),
     ({"statement_timeout": -1.0}, "statement_timeout is -1.0"),
+    ({"statement_timeout": float("nan")}, "statement_timeout is nan"),
     ({"identity": {"tenant_id": "tenant_id:int"}}, "'tenant_id' is not a name for a setting"),
     ({"identity": {"tenant_id": "shop.tenant_id:bigint"}}, "does not spell a setting"),
     ({"identity": {"tenant id": "shop.tenant_id:int"}}, "'tenant id' is not a name for a value"),

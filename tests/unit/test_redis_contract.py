@@ -1,6 +1,6 @@
 """What the Valkey call path leans on in redis-py, pinned: read this before widening its version.
 
-``clients/_valkey/pool.py`` and ``connections.py`` use redis-py's Connection classes as
+``clients/_valkey/protocol.py`` and ``connections.py`` use redis-py's Connection classes as
 factory and codec, through methods that its documentation does not promise.
 """
 
@@ -24,7 +24,7 @@ from redis.exceptions import ConnectionError as DriverConnectionError
 from redis.exceptions import TimeoutError as DriverTimeoutError
 from redis.retry import Retry
 
-from clients._valkey.connections import arrival_checks, pack, reply_reader, request_sender
+from clients._valkey.protocol import arrival_checks, pack, reply_reader, request_sender
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

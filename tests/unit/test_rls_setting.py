@@ -383,9 +383,24 @@ def test_the_default_is_one_user_with_a_uuid() -> None:
     statement = known.of(ADA, None).to_prepare()
 
     assert statement.query == (
-        b"SELECT pg_backend_pid(), pg_advisory_unlock_all(),"
-        b" set_config('statement_timeout', $1, true), set_config('app.current_user_id', $2, true)"
+        b"SELECT pg_catalog.pg_backend_pid(), pg_catalog.pg_advisory_unlock_all(),"
+        b" pg_catalog.set_config('statement_timeout', $1, true),"
+        b" pg_catalog.set_config('app.current_user_id', $2, true)"
     )
     assert statement.params == (b"30000", str(ADA).encode())
     assert known.of(ADA, None).what == f"the block of connection() for user {ADA}"
     assert known.admin.what == "the block of admin_connection()"
+
+
+class _Unprintable:
+    def __repr__(self) -> str:
+        raise RuntimeError("no text")
+
+
+def test_a_name_that_cannot_be_printed_is_refused_as_ours() -> None:
+    """In a call, beside a name that is missing, and at construction."""
+    unprintable: Any = _Unprintable()
+    with pytest.raises(RlsContextError, match="has no <_Unprintable"):
+        RlsContexts(None, None, 0).of(None, {unprintable: 1})
+    with pytest.raises(PostgresConfigurationError, match="is not a name"):
+        RlsContexts({unprintable: RlsSetting("app.tenant_id", int)}, None, 0)
