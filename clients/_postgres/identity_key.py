@@ -78,7 +78,7 @@ class IdentityKey:
         self._key: _Key | None = None
         #: When the callable is called again, on the monotonic clock.
         self.next_call_at = math.inf if self._call is None else 0.0
-        self._next_renewal_at = 0.0
+        self._called_at = self._next_renewal_at = 0.0
         #: How often what was signed before has become old.
         self.changes = 0
         self._renew_lock()
@@ -113,9 +113,12 @@ class IdentityKey:
         return self._renewed(key, past_cache=True).number != refused
 
     def expect_another(self) -> None:
-        """Call the callable again before the next signature: the server has refused one."""
+        """Call the callable again soon: the server has refused a signature.
+
+        SQL can raise that error itself, as often as it likes: the callable has its pause.
+        """
         if self._call is not None:
-            self.next_call_at = 0.0
+            self.next_call_at = min(self.next_call_at, self._called_at + _PAUSE)
             self.changes += 1
 
     def _renew_lock(self) -> None:
@@ -131,6 +134,7 @@ class IdentityKey:
             ):
                 return known
             if self._call is not None:
+                self._called_at = now
                 self.next_call_at = now + _CALL_AGAIN
             if past_cache:
                 self._next_renewal_at = now + _PAUSE

@@ -173,6 +173,26 @@ def test_after_a_refusal_the_callable_is_called_past_the_cache(clock: Clock) -> 
     assert len(calls) == 3
 
 
+def test_refusals_that_sql_raises_call_the_callable_once_a_second(clock: Clock) -> None:
+    """SQL can raise the same error with every statement: that is no load on where the key is."""
+    calls = list[None]()
+
+    def give() -> bytes:
+        calls.append(None)
+        return KEY
+
+    key = IdentityKey(give)
+    for _ in range(50):
+        key.current()
+        key.expect_another()
+    assert len(calls) == 1
+    clock.now += 2
+    for _ in range(50):
+        key.current()
+        key.expect_another()
+    assert len(calls) == 2
+
+
 @pytest.mark.parametrize("failure", [VaultError("sealed"), RuntimeError(KEY.hex())])
 def test_while_the_callable_fails_the_key_stays(clock: Clock, failure: Exception) -> None:
     """A Vault that is away for a while costs no call; nor does what it raised show."""
