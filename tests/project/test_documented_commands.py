@@ -16,6 +16,8 @@ import pytest
 from tests.board_sample import whole_run
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from utils.local_stack import StackEndpoints
 
 ROOT = Path(__file__).parents[2]
@@ -54,7 +56,7 @@ INSTALLS = [one for one in COMMANDS if one.startswith("pip install ")]
 
 
 @pytest.fixture
-def checkout(tmp_path: Path) -> Path:
+def checkout(tmp_path: Path) -> Iterator[Path]:
     """A checkout with this environment as its .venv, and with a stack of its own.
 
     A developer's stack, left running by ``make up`` in the real one, is none of the tests'.
@@ -75,7 +77,10 @@ def checkout(tmp_path: Path) -> Path:
             (environment / path.name).symlink_to(path)
     for name in ("installed-dev", "installed-local"):
         (environment / name).touch()
-    return tmp_path
+    yield tmp_path
+    # `make up` in a sentence leaves its servers running.
+    if (tmp_path / ".stack").exists():
+        assert run("make down", tmp_path).returncode == 0
 
 
 def run(
