@@ -278,7 +278,7 @@ class OneRoundTrip:
             prepared.functions = None if prepared.plans_are_unsafe else results[1].get_value(0, 0)
 
     def _is_out_of_date(self, session: Session, failure: BatchError) -> bool:
-        """Return True when the batch has changed nothing, and its statement may run again."""
+        """Return True when the batch ended before the caller's statement ran, but may yet run."""
         if self._tries_left < 1 or failure.index is None or is_connection_loss(failure.error):
             return False
         if self._checks_plans and failure.index == 1:
@@ -293,8 +293,7 @@ class OneRoundTrip:
             if failure.error.sqlstate == _OTHER_FUNCTIONS:
                 session.prepared.functions = None
             return True
-        # At the COMMIT: the caller's statement has taken it away, and was undone with it.
-        return session.prepared.is_out_of_date(failure.error)
+        return failure.index <= self._user_index and session.prepared.is_out_of_date(failure.error)
 
     def _signs_anew(self, session: Session, failure: BatchError) -> bool:
         """Return True when the server refused a signature, and there is another key to sign with.

@@ -48,7 +48,10 @@ _OK, _IDLE = int(ConnStatus.OK), int(TransactionStatus.IDLE)
 _COPY = frozenset(map(int, (ExecStatus.COPY_IN, ExecStatus.COPY_OUT, ExecStatus.COPY_BOTH)))
 _NOT_DONE = _COPY | {_FATAL}
 
-_NOT_OUR_COMMIT = "the statement replaced the client's prepared COMMIT: nothing was committed"
+_NOT_OUR_COMMIT = (
+    "the statement took away the COMMIT that the client had prepared: nothing was committed. Run "
+    "it in connection(), which prepares none"
+)
 
 
 class BatchError(Exception):
@@ -458,7 +461,10 @@ class Session:
     ) -> None:
         for index, result in enumerate(results):
             if result.status == _FATAL:
-                error = error_from_result(result, encoding="utf-8")
+                error: psycopg.Error = error_from_result(result, encoding="utf-8")
+                if index == commit and self.prepared.is_out_of_date(error):
+                    # Never sent anew: the caller's statement has run.
+                    error = psycopg.InternalError(_NOT_OUR_COMMIT)
                 # What the last borrower left would make the reset fail again and again.
                 not_reset = index < len(statements) and statements[index] is RESET
                 if not_reset or self.pgconn.status != ConnStatus.OK:

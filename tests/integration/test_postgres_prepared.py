@@ -85,7 +85,8 @@ def test_a_deallocate_by_somebody_else_costs_no_call_and_repeats_nothing(
     for _ in range(_OFTEN):
         client.execute(INSERT, (uuid4(), ALICE), ALICE)
     for _ in range(3):
-        client.execute("DO $$ BEGIN EXECUTE 'DEALLOCATE ALL'; END $$", user_id=ALICE)
+        with client.connection(ALICE) as conn:
+            conn.execute("DO $$ BEGIN EXECUTE 'DEALLOCATE ALL'; END $$")
         token = uuid4()
         client.execute(INSERT, (token, ALICE), ALICE)
         assert times_applied(server, token) == 1
@@ -111,7 +112,7 @@ def test_the_same_error_out_of_a_function_is_never_taken_for_ours(
     """What the caller's statement has run by then must not run again."""
     client = new_client(pool_size=1)
     query = (
-        "DO $$ BEGIN PERFORM nextval('runs'); EXECUTE 'DEALLOCATE ALL';"
+        "DO $$ BEGIN PERFORM nextval('undone_runs'); EXECUTE 'DEALLOCATE ALL';"
         f" EXECUTE 'EXECUTE {name}'; END $$"
     )
 
@@ -172,7 +173,7 @@ def test_a_statement_of_ours_cannot_be_replaced_by_sql(
             for _ in range(2):
                 client.execute("SELECT 1 AS often", user_id=BOB)
             if row["statement"] == "COMMIT":
-                with pytest.raises(PostgresError, match="prepared COMMIT"):
+                with pytest.raises(PostgresError, match="nothing was committed"):
                     client.execute(f"DO $$ BEGIN {body} END $$", user_id=BOB)
             else:
                 client.execute(f"DO $$ BEGIN {body} END $$", user_id=BOB)
@@ -190,17 +191,36 @@ def _name_of_commit(client: PostgresClient) -> str:
     raise AssertionError("COMMIT is never prepared")
 
 
-def test_a_statement_that_takes_our_commit_away_is_applied_once(
+def test_a_statement_that_takes_our_commit_away_is_an_error_and_not_repeated(
     server: PostgresServer, new_client: NewClient
 ) -> None:
-    """The server refuses the COMMIT, which undoes the statement, and it is sent anew."""
+    """It has run, and was undone: the call says so, and how to run it."""
     client = new_client(pool_size=1)
     for _ in range(3):
         token, name = uuid4(), _name_of_commit(client)
         insert = f"INSERT INTO ledger (token, user_id) VALUES ('{token}', '{ALICE}')"
-        body = f"{insert}; IF EXISTS (SELECT FROM pg_prepared_statements WHERE name = '{name}')"
-        body += f" THEN EXECUTE 'DEALLOCATE {name}'; END IF;"
-        client.execute(f"DO $$ BEGIN {body} END $$", user_id=ALICE)
+        script = f"DO $$ BEGIN {insert}; PERFORM nextval('undone_runs'); EXECUTE 'DEALLOCATE {name}'; END $$"
+        with superuser(server) as conn:
+            conn.execute(
+                "CREATE SEQUENCE undone_runs; GRANT USAGE ON SEQUENCE undone_runs TO crm_user"
+            )
+        try:
+            with pytest.raises(PostgresError, match="nothing was committed") as caught:
+                client.execute(script, user_id=ALICE)
+            assert caught.value.maybe_applied is False
+            assert times_applied(server, token) == 0
+            with superuser(server) as conn:
+                row = conn.execute("SELECT last_value, is_called FROM undone_runs").fetchone()
+            assert row == (1, True)
+        finally:
+            with superuser(server) as conn:
+                conn.execute("DROP SEQUENCE undone_runs")
+        with client.connection(ALICE) as block:
+            block.execute(
+                script.replace("PERFORM nextval('undone_runs'); ", "").replace(
+                    f"DEALLOCATE {name}", "DEALLOCATE ALL"
+                )
+            )
         assert times_applied(server, token) == 1
 
 
