@@ -202,6 +202,8 @@ class _Kept(NamedTuple):
     #: On the monotonic clock.
     until: float
     changes: int
+    #: By the clock that can be set.
+    signed_at: float
 
 
 class Signatures:
@@ -239,6 +241,8 @@ class Signatures:
             or kept.changes != self._key.changes
             # Long enough before it expires for clocks that differ.
             or time.monotonic() >= kept.until
+            # The server's clock goes on while this machine sleeps, and the monotonic one stops.
+            or not 0 <= time.time() - kept.signed_at < self._lifetime / 2
         ):
             kept = self._sign(context)
         self.sent = kept.values
@@ -272,11 +276,11 @@ class Signatures:
         count = len(context.signed)
         self._key.current()
         # Before signing: what another thread changes meanwhile makes this one old at once.
-        changes = self._key.changes
+        changes, signed_at = self._key.changes, time.time()
         values = self.of(context.signed, rest[:count])
         until = min(time.monotonic() + self._lifetime / 2, self._key.next_call_at)
         statement = context._replace(params=(limit, *values, *rest[count:]))
-        kept = _Kept(statement, values, until, changes)
+        kept = _Kept(statement, values, until, changes, signed_at)
         self._kept[context] = kept
         return kept
 

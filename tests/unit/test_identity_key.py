@@ -193,6 +193,20 @@ def test_refusals_that_sql_raises_call_the_callable_once_a_second(clock: Clock) 
     assert len(calls) == 2
 
 
+@pytest.mark.parametrize("seconds", [600.0, -600.0])
+def test_a_clock_that_was_set_or_a_machine_that_slept_signs_anew(
+    clock: Clock, seconds: float
+) -> None:
+    """The monotonic clock does not show it, and the server judges by the other one."""
+    clock.monotonic = lambda: 7.0  # type: ignore[method-assign]
+    signatures = Signatures(IdentityKey(KEY), 7)
+    context = OwnStatement(b"", (b"0", VALUE), signed=(NAME,))
+    first = signatures.signed(context)
+    assert signatures.signed(context) is first
+    clock.now += seconds
+    assert signatures.signed(context) != first
+
+
 def test_what_is_signed_while_the_key_changes_is_not_kept(
     clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
