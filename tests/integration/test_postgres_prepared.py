@@ -112,7 +112,7 @@ def test_the_same_error_out_of_a_function_is_never_taken_for_ours(
     """What the caller's statement has run by then must not run again."""
     client = new_client(pool_size=1)
     query = (
-        "DO $$ BEGIN PERFORM nextval('undone_runs'); EXECUTE 'DEALLOCATE ALL';"
+        "DO $$ BEGIN PERFORM nextval('runs'); EXECUTE 'DEALLOCATE ALL';"
         f" EXECUTE 'EXECUTE {name}'; END $$"
     )
 
@@ -194,34 +194,27 @@ def _name_of_commit(client: PostgresClient) -> str:
 def test_a_statement_that_takes_our_commit_away_is_an_error_and_not_repeated(
     server: PostgresServer, new_client: NewClient
 ) -> None:
-    """It has run, and was undone: the call says so, and how to run it."""
+    """It has run, and was undone: the call says so, and where it can run."""
     client = new_client(pool_size=1)
-    for _ in range(3):
-        token, name = uuid4(), _name_of_commit(client)
-        insert = f"INSERT INTO ledger (token, user_id) VALUES ('{token}', '{ALICE}')"
-        script = f"DO $$ BEGIN {insert}; PERFORM nextval('undone_runs'); EXECUTE 'DEALLOCATE {name}'; END $$"
-        with superuser(server) as conn:
-            conn.execute(
-                "CREATE SEQUENCE undone_runs; GRANT USAGE ON SEQUENCE undone_runs TO crm_user"
-            )
-        try:
+    with superuser(server) as conn:
+        conn.execute("CREATE SEQUENCE undone; GRANT USAGE ON SEQUENCE undone TO crm_user")
+    try:
+        for turn in range(1, 4):
+            token, name = uuid4(), _name_of_commit(client)
+            insert = f"INSERT INTO ledger (token, user_id) VALUES ('{token}', '{ALICE}')"
+            count, forget = "PERFORM nextval('undone')", f"EXECUTE 'DEALLOCATE {name}'"
             with pytest.raises(PostgresError, match="nothing was committed") as caught:
-                client.execute(script, user_id=ALICE)
+                client.execute(f"DO $$ BEGIN {insert}; {count}; {forget}; END $$", user_id=ALICE)
             assert caught.value.maybe_applied is False
             assert times_applied(server, token) == 0
             with superuser(server) as conn:
-                row = conn.execute("SELECT last_value, is_called FROM undone_runs").fetchone()
-            assert row == (1, True)
-        finally:
-            with superuser(server) as conn:
-                conn.execute("DROP SEQUENCE undone_runs")
-        with client.connection(ALICE) as block:
-            block.execute(
-                script.replace("PERFORM nextval('undone_runs'); ", "").replace(
-                    f"DEALLOCATE {name}", "DEALLOCATE ALL"
-                )
-            )
-        assert times_applied(server, token) == 1
+                assert conn.execute("SELECT last_value FROM undone").fetchone() == (turn,)
+            with client.connection(ALICE) as block:
+                block.execute(f"DO $$ BEGIN {insert}; EXECUTE 'DEALLOCATE ALL'; END $$")
+            assert times_applied(server, token) == 1
+    finally:
+        with superuser(server) as conn:
+            conn.execute("DROP SEQUENCE undone")
 
 
 def test_a_statement_that_replaces_our_commit_is_an_error_and_undone(
