@@ -140,8 +140,10 @@ WARNS = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarn
         "execute",
         "execute_many",
         "health_check",
-        pytest.param("connection", marks=WARNS),
-        *(pytest.param(one, marks=[WARNS, pytest.mark.slow]) for one in ("savepoint", "stream")),
+        *(
+            pytest.param(one, marks=[WARNS, pytest.mark.slow])
+            for one in ("connection", "savepoint", "stream")
+        ),
     ],
 )
 def test_an_exception_at_any_step_loses_no_place_and_no_context(

@@ -265,7 +265,11 @@ class Profiler:
 
 
 @interrupts_sockets
-@pytest.mark.parametrize("warm", [True, False], ids=["on an idle connection", "on a new one"])
+@pytest.mark.parametrize(
+    "warm",
+    [True, pytest.param(False, marks=pytest.mark.slow)],
+    ids=["on an idle connection", "on a new one"],
+)
 def test_an_interrupt_at_any_point_crosses_nothing_and_loses_no_place(
     server: ValkeyServer,
     warm: bool,  # noqa: FBT001 - a parameter of the table

@@ -96,7 +96,11 @@ def test_a_lease_that_ends_is_replaced_and_open_blocks_go_on(rotation_lab: Rotat
 
 
 @pytest.mark.parametrize(
-    ("statement", "times"), [("SELECT pg_sleep(0.1)", 35), ("SELECT pg_sleep(3.5)", 1)]
+    ("statement", "times"),
+    [
+        pytest.param("SELECT pg_sleep(0.1)", 35, marks=pytest.mark.slow),
+        ("SELECT pg_sleep(3.5)", 1),
+    ],
 )
 def test_a_block_longer_than_a_lease_keeps_it_alive(
     rotation_lab: RotationLab, statement: str, times: int

@@ -72,7 +72,7 @@ def build(lab: RotationLab, *, database_role: str | None = None) -> Iterator[Cli
         yield clients
 
 
-@pytest.mark.parametrize("outage", ["sealed", "stopped"])
+@pytest.mark.parametrize("outage", [pytest.param("sealed", marks=pytest.mark.slow), "stopped"])
 def test_without_vault_running_clients_go_on_and_connect_anew(
     lab: RotationLab, sealable: SealableOpenBao, outage: str
 ) -> None:

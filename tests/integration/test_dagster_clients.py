@@ -125,6 +125,7 @@ def test_an_asset_that_closes_a_client_takes_it_from_no_other_asset(
     assert done.success
 
 
+@pytest.mark.slow
 def test_threads_that_close_clients_disturb_no_other_thread(resource: ClientsResource) -> None:
     """A sensor and a step may share a process: no call of one fails because the other closes."""
     ended = threading.Event()

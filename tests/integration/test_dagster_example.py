@@ -144,6 +144,7 @@ def test_its_check_says_whether_vault_answers() -> None:
     assert [check.passed for check in checks] == [True, False]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("example", [TENANTS], ids=["tenants"])
 def test_orders_of_a_tenant_are_counted_in_a_pod(
     client_of: NewClientOf,

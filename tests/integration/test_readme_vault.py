@@ -107,6 +107,7 @@ def test_the_commands_for_a_stored_credential(
         assert secrets.get_database_url() == own_postgres.url("crm_user", "the-new-one")
 
 
+@pytest.mark.slow
 def test_the_commands_for_a_user_of_ones_own(
     vault: VaultLab, reader: dict[str, str], stack: StackEndpoints
 ) -> None:

@@ -54,6 +54,7 @@ def _use(client: ValkeyClient, key: str) -> None:
     assert client.delete_many(values) == 2
 
 
+@pytest.mark.slow
 @given(prefix=_BRACES, key=_BRACES.filter(bool))
 @example(prefix="app{", key="k")
 @example(prefix="{}", key="k")

@@ -209,7 +209,13 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("method", ["spawn", "forkserver", "fork", "os.fork"])
+@pytest.mark.parametrize(
+    "method",
+    [
+        *(pytest.param(one, marks=pytest.mark.slow) for one in ("spawn", "forkserver", "os.fork")),
+        "fork",
+    ],
+)
 def test_each_process_closes_its_own_clients_at_its_end(method: str, tmp_path: Path) -> None:
     """However a child was started, it makes and closes its own, once, and not its parent's."""
     assert closed_in_program(method, tmp_path) == [
