@@ -6,6 +6,7 @@ ready, and one for each line ``execute N`` or ``get N`` of its input, when it ha
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 from pathlib import Path
@@ -95,6 +96,8 @@ def _main(state: str, postgres: str, valkey: str) -> None:
         "execute": lambda: database.execute("SELECT 1 AS one", (), _USER),
         "get": lambda: cache.get("telemetry"),
     }
+    # As in the process that measures.
+    gc.disable()
     print("done", flush=True)  # noqa: T201 - see the module
     for line in sys.stdin:
         method, _, number = line.partition(" ")
