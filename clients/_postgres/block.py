@@ -29,12 +29,7 @@ from .modes import PLAIN, Modes
 from .owner import current_owner
 from .recording import BlockRecorder
 from .session import BatchError, Session
-from .transaction_sql import (
-    COMMIT,
-    RESET,
-    ROLLBACK,
-    marker,
-)
+from .transaction_sql import COMMIT, RESET, ROLLBACK
 from .watchdog import SilenceError
 
 if TYPE_CHECKING:
@@ -355,8 +350,7 @@ class Block:
         while True:
             session = self.pool.checkout(self.owner)
             try:
-                name = marker(session.application_name, 1)
-                context_statement = session.contextual(self.context.of_block(name))
+                context_statement = session.contextual(self.context.of_block(session.block_mark))
                 head = (RESET, self.modes.begin, context_statement)
                 if first is None:
                     context = session.run_batch(head)[-1]

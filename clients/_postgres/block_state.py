@@ -83,7 +83,7 @@ class BlockState:
         #: How many uses of it are under way, in the thread that has the lock.
         self.busy = 0
         # What the block's first batch has set, see ContextSql.of_block().
-        self._marker = marker(session.application_name, 1)
+        self._marker = session.block_mark
         self._marks = 1
         self._context = context
         self._began = began
@@ -147,6 +147,11 @@ class BlockState:
         # An error of psycopg's own, before it sent anything, has aborted nothing.
         if self.swallowed is None and self.session.transaction_status not in (_IDLE, _INTRANS):
             self.swallowed = error
+
+    def forget_what_was_undone(self) -> None:
+        """Forget the error that had aborted the transaction, once a rollback has undone it."""
+        if self.swallowed is not None and self.session.transaction_status != _INERROR:
+            self.swallowed = None
 
     def aborted_error(self) -> TransactionAbortedError:
         """Return the error for an end that looks normal and cannot be."""
@@ -300,16 +305,7 @@ class BlockUse:
         """
         state = self.state
         with state.lock:
-            self.check_open()
-            self.drive("the check of the context", state.check_context)
-            if sends and state.session.transaction_status == _ACTIVE:
-                # psycopg would wait for its own lock, and for ever.
-                raise PostgresError(
-                    f"{state.what} is busy with a stream() or a COPY: read that to its end or "
-                    "close it first, or use a server-side cursor"
-                )
-            state.note_use()
-            state.busy += 1
+            self._begin(sends=sends)
             try:
                 yield state
             except psycopg.Error as error:
@@ -317,5 +313,41 @@ class BlockUse:
                 raise
             finally:
                 state.busy -= 1
-            if state.session.transaction_status != _INERROR:
-                state.swallowed = None
+            state.forget_what_was_undone()
+
+    def call(self, work: Callable[..., T], *args: Any, sends: bool = True) -> T:
+        """Call *work* under the guard; what most statements need, in a third of the time.
+
+        Args:
+            work: What uses the session.
+            args: Its arguments.
+            sends: Whether it sends something to the server.
+
+        Raises:
+            PostgresError: As for ``guard``.
+        """
+        state = self.state
+        with state.lock:
+            self._begin(sends=sends)
+            try:
+                result = work(*args)
+            except psycopg.Error as error:
+                state.note(error)
+                raise
+            finally:
+                state.busy -= 1
+            state.forget_what_was_undone()
+            return result
+
+    def _begin(self, *, sends: bool) -> None:
+        state = self.state
+        self.check_open()
+        self.drive("the check of the context", state.check_context)
+        if sends and state.session.transaction_status == _ACTIVE:
+            # psycopg would wait for its own lock, and for ever.
+            raise PostgresError(
+                f"{state.what} is busy with a stream() or a COPY: read that to its end or "
+                "close it first, or use a server-side cursor"
+            )
+        state.note_use()
+        state.busy += 1

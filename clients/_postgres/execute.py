@@ -33,7 +33,16 @@ from .plan_check import PLAN_CHECK
 from .rows import Rows, duplicate_columns
 from .session import BatchError, Session
 from .statements import CallersRows, checked_params, refuse_unsendable
-from .transaction_sql import BEGIN, COMMIT, GUARD, LAST_COMMIT, PREPARED_RESET, RESET, ROLLBACK
+from .transaction_sql import (
+    BEGIN,
+    COMMIT,
+    GUARD,
+    LAST_COMMIT,
+    PREPARED_RESET,
+    PREPARED_RESET_APART,
+    RESET,
+    ROLLBACK,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -52,12 +61,14 @@ if TYPE_CHECKING:
     from .rows import Shape
     from .session import Statement
 
-__all__ = ["BATCH_ROWS", "InBlock", "OneRoundTrip", "rows_of"]
+__all__ = ["BATCH_ROWS", "InBlock", "OneRoundTrip"]
 
-# What the guard fails with when a function was made or replaced.
-_OTHER_FUNCTIONS = "22003"
+# What the guard fails with when a function was made or replaced, and the BEGIN behind it when the
+# transaction has other modes.
+_OTHER_FUNCTIONS, _OTHER_MODES = "22003", "25001"
 _FULL_RESET = (RESET, BEGIN)
 _PREPARED_RESET: tuple[Statement, ...] = (GUARD, *PREPARED_RESET)
+_PREPARED_RESET_APART: tuple[Statement, ...] = (GUARD, *PREPARED_RESET_APART)
 #: How many rows one batch of execute_many() takes.
 BATCH_ROWS = 1000
 
@@ -106,6 +117,8 @@ class OneRoundTrip:
         self._context = context
         self._method = method
         self._tries_left = pool.max_size + 1
+        # Converts the values of the current try.
+        self._transformer: AnyTransformer
         # The caller's statement comes behind the reset, BEGIN and the context.
         self._user_index = 0
         self._reset_is_prepared = False
@@ -130,17 +143,15 @@ class OneRoundTrip:
     def _run(self, query: Query, params: Params | None, shape: Shape) -> Rows[Any]:
         while True:
             session = self._pool.checkout()
-            transformer = Transformer(session.conn)
             rows: Rows[Any] | None = None
             try:
-                converted = self._convert(transformer, query, params)
+                self._transformer = Transformer(session.conn)
+                converted = self._convert(self._transformer, query, params)
                 session.prepared.context = self._context.query
                 batch = (*self._head(session), converted)
                 if shape.is_checked_first:
                     results = session.run_batch(batch)
-                    rows = self._checked_rows(
-                        session, results[self._user_index], transformer, shape
-                    )
+                    rows = self._checked_rows(session, converted, results[self._user_index], shape)
                     session.run_batch((COMMIT,))
                 else:
                     results = session.run_batch((*batch, LAST_COMMIT))
@@ -148,7 +159,7 @@ class OneRoundTrip:
                 self._learn_from_head(session, results)
                 if rows is not None:
                     return rows
-                return rows_of(results[self._user_index], transformer, self._method, shape)
+                return self._rows(session, converted, results[self._user_index], shape)
             except BatchError as failure:
                 self._tries_left -= 1
                 self._is_committed = bool(failure.committed)
@@ -156,8 +167,7 @@ class OneRoundTrip:
                     # The server ended the session behind its answer.
                     if rows is not None:
                         return rows
-                    result = failure.results[self._user_index]
-                    return rows_of(result, transformer, self._method, shape)
+                    return self._rows(session, converted, failure.results[self._user_index], shape)
                 if rows is not None:
                     self._raise(session, failure)
                 if self._is_out_of_date(session, failure):
@@ -168,16 +178,54 @@ class OneRoundTrip:
                 self._pool.give_back(session)
 
     def _checked_rows(
-        self, session: Session, result: PGresult, transformer: AnyTransformer, shape: Shape
+        self, session: Session, converted: PostgresQuery, result: PGresult, shape: Shape
     ) -> Rows[Any]:
         """Return the rows before the COMMIT, or roll back when they are not as the caller wants."""
         try:
-            rows = rows_of(result, transformer, self._method, shape)
+            rows = self._rows(session, converted, result, shape)
             shape.check_count(rows.rowcount, self._method)
         except BaseException:
             self._undo(session)
             raise
         return rows
+
+    def _rows(
+        self, session: Session, converted: PostgresQuery, result: PGresult, shape: Shape
+    ) -> Rows[Any]:
+        """Return a result's rows as *shape* has them.
+
+        Raises:
+            PostgresError: Two columns have one name, and a dict would silently lose one; the
+                columns do not fit the type of the rows; or a value cannot be read.
+        """
+        changed = result.command_tuples
+        count = -1 if changed is None else changed
+        if result.status != ExecStatus.TUPLES_OK:
+            return Rows((), count)
+        name = session.prepared.name_of(converted)
+        names = None if name is None else session.prepared.columns.get(name)
+        if names is None:
+            names = self._column_names(result, shape)
+            if name is not None:
+                session.prepared.columns[name] = names
+        make = shape.maker(names, self._method)
+        try:
+            self._transformer.set_pgresult(result)
+            return Rows(self._transformer.load_rows(0, result.ntuples, make), count)
+        except Exception as error:
+            # A value that Python cannot hold, such as a date of year 10000, or a loader's own
+            # failure.
+            raise shape.unreadable(
+                f"{self._method}() returned a value that cannot be read: {describe(error)}; select "
+                "it as text"
+            ) from error
+
+    def _column_names(self, result: PGresult, shape: Shape) -> list[str]:
+        encoding = self._transformer.encoding
+        names = [(result.fname(i) or b"").decode(encoding) for i in range(result.nfields)]
+        if duplicates := duplicate_columns(names):
+            raise shape.unreadable(f"{self._method}() returned {duplicates}")
+        return names
 
     def run_many(self, query: Query, rows: Iterable[Params]) -> int:
         """Run *query* once for each of *rows*, commit once, and return how many rows changed."""
@@ -266,7 +314,7 @@ class OneRoundTrip:
         if self._checks_plans:
             head = (RESET, PLAN_CHECK, BEGIN)
         elif self._reset_is_prepared:
-            head = _PREPARED_RESET
+            head = _PREPARED_RESET_APART if prepared.resets_apart else _PREPARED_RESET
         self._user_index = len(head) + 1
         return (*head, session.contextual(self._context))
 
@@ -276,6 +324,7 @@ class OneRoundTrip:
         if self._checks_plans:
             prepared.plans_are_unsafe = results[1].get_value(0, 1) != b"f"
             prepared.functions = None if prepared.plans_are_unsafe else results[1].get_value(0, 0)
+            prepared.resets_apart = results[1].get_value(0, 2) != b"t"
 
     def _is_out_of_date(self, session: Session, failure: BatchError) -> bool:
         """Return True when the batch ended before the caller's statement ran, but may yet run."""
@@ -289,8 +338,9 @@ class OneRoundTrip:
             return False
         if failure.index < self._user_index:
             # The guard found what SQL had prepared, or other functions than those that were
-            # checked; or SQL's leftovers are in the way.
-            if failure.error.sqlstate == _OTHER_FUNCTIONS:
+            # checked; or SQL's leftovers are in the way, such as other modes for transactions.
+            if failure.error.sqlstate in {_OTHER_FUNCTIONS, _OTHER_MODES}:
+                # Both are asked for again.
                 session.prepared.functions = None
             return True
         return failure.index <= self._user_index and session.prepared.is_out_of_date(failure.error)
@@ -347,31 +397,6 @@ class OneRoundTrip:
         except BatchError:
             # The statement's own error is the one to report; give_back sees the dead session.
             session.close()
-
-
-def rows_of(result: PGresult, transformer: AnyTransformer, method: str, shape: Shape) -> Rows[Any]:
-    """Return a result's rows as *shape* has them.
-
-    Raises:
-        PostgresError: Two columns have one name, and a dict would silently lose one; the columns
-            do not fit the type of the rows; or a value cannot be read.
-    """
-    count = -1 if result.command_tuples is None else result.command_tuples
-    if result.status != ExecStatus.TUPLES_OK:
-        return Rows((), count)
-    encoding = transformer.encoding
-    names = [(result.fname(i) or b"").decode(encoding) for i in range(result.nfields)]
-    if duplicates := duplicate_columns(names):
-        raise shape.unreadable(f"{method}() returned {duplicates}")
-    make = shape.maker(names, method)
-    try:
-        transformer.set_pgresult(result)
-        return Rows(transformer.load_rows(0, result.ntuples, make), count)
-    except Exception as error:
-        # A value that Python cannot hold, such as a date of year 10000, or a loader's own failure.
-        raise shape.unreadable(
-            f"{method}() returned a value that cannot be read: {describe(error)}; select it as text"
-        ) from error
 
 
 def _rows_changed(results: list[PGresult]) -> int:

@@ -359,16 +359,19 @@ class GuardedCursor(_PartOfBlock):
             PostgresError: The block has ended, its context is lost (RlsContextError), or the
                 statement cannot be sent as it is; then nothing was sent.
         """
-        with self._recorded(query, params), self._use.guard():
-            check_sendable(query, params, "execute()")
-            try:
-                self._raw.execute(query, params)
-            except Exception as error:
-                if getattr(self._raw, "has_committed", False):
-                    self._use.state.context_was_lost = True
-                self._raise_unless_callers(error, "execute() cannot send these parameters")
-                raise
+        with self._recorded(query, params):
+            self._use.call(self._execute, query, params)
         return self
+
+    def _execute(self, query: Query, params: Params | None) -> None:
+        check_sendable(query, params, "execute()")
+        try:
+            self._raw.execute(query, params)
+        except Exception as error:
+            if getattr(self._raw, "has_committed", False):
+                self._use.state.context_was_lost = True
+            self._raise_unless_callers(error, "execute() cannot send these parameters")
+            raise
 
     def executemany(
         self, query: Query, params_seq: Iterable[Params], *, returning: bool = False
@@ -402,8 +405,7 @@ class GuardedCursor(_PartOfBlock):
 
     def nextset(self) -> bool:
         """Go on to the next result of several statements; return False when there is none."""
-        with self._use.guard(sends=False):
-            return bool(self._raw.nextset())
+        return bool(self._use.call(self._raw.nextset, sends=False))
 
     def scroll(self, value: int, mode: str = "relative") -> None:
         """Move within the rows; beyond them it raises Python's IndexError, as the DB-API has it.
@@ -486,12 +488,15 @@ class GuardedCursor(_PartOfBlock):
         return nullcontext() if recorder is None else recorder.statement(query, params)
 
     def _fetch(self, fetch: Callable[..., T], *args: Any) -> T:
-        with self._use.guard(sends=self._fetch_sends):
-            try:
-                return fetch(*args)
-            except Exception as error:
-                self._raise_unless_callers(error, "a row cannot be read")
-                raise
+        found: T = self._use.call(self._fetched, fetch, *args, sends=self._fetch_sends)
+        return found
+
+    def _fetched(self, fetch: Callable[..., T], *args: Any) -> T:
+        try:
+            return fetch(*args)
+        except Exception as error:
+            self._raise_unless_callers(error, "a row cannot be read")
+            raise
 
     def _raise_unless_callers(self, error: Exception, what: str) -> None:
         """Raise PostgresError for what is neither psycopg's own error nor a row factory's."""

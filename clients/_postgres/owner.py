@@ -14,7 +14,7 @@ from asyncio import _get_running_loop
 from contextvars import ContextVar
 from typing import Any
 
-__all__ = ["Owner", "current_owner"]
+__all__ = ["Owner", "calling_owner", "current_owner"]
 
 # The owners of the blocks that are open in this context, the innermost last.
 _in_blocks: ContextVar[tuple[Owner, ...]] = ContextVar("in_blocks", default=())
@@ -34,16 +34,6 @@ class _ThreadMark:
         if thread is None or not thread.is_alive():
             return f"ended thread {self._ident}"
         return thread.name
-
-
-class _Here(threading.local):
-    """The mark of the current thread."""
-
-    def __init__(self) -> None:
-        self.mark = _ThreadMark()
-
-
-_here = _Here()
 
 
 class Owner:
@@ -108,20 +98,37 @@ class Owner:
         return self._task is not None or not self._in_block or self in _in_blocks.get()
 
 
+class _Here(threading.local):
+    """The mark of the current thread, and the owner of its calls outside of any task."""
+
+    def __init__(self) -> None:
+        self.mark = _ThreadMark()
+        self.caller = Owner(self.mark, None)
+
+
+_here = _Here()
+
+
 def _not_ended(owners: tuple[Owner, ...]) -> tuple[Owner, ...]:
     return tuple(one for one in owners if not one.has_ended)
 
 
 def current_owner() -> Owner:
-    """Return the thread, and the task or greenlet, that calls."""
+    """Return the thread, and the task or greenlet, that calls: a new one for each block."""
     return Owner(_here.mark, _current_task())
+
+
+def calling_owner() -> Owner:
+    """Return the same for a call that opens no block."""
+    task = _current_task()
+    return _here.caller if task is None else Owner(_here.mark, task)
 
 
 def _current_task() -> Any:
     # Before asyncio: Trio can be a guest of its loop. Imported in part, it lacks the functions.
-    in_trio_task = getattr(sys.modules.get("trio.lowlevel"), "in_trio_task", None)
-    if in_trio_task is not None and in_trio_task():
-        return sys.modules["trio.lowlevel"].current_task()
+    trio = sys.modules.get("trio.lowlevel")
+    if trio is not None and getattr(trio, "in_trio_task", bool)():
+        return trio.current_task()
     # Not current_task() alone: without a loop it raises, which costs ten times as much.
     if _get_running_loop() is not None:
         return asyncio.current_task()

@@ -46,7 +46,8 @@ SAME_FUNCTIONS = (
 # of another language may do all of that.
 _READS = b'setting|show|execute|from|table|_to_xml|u&"'
 
-#: Its columns: the versions of the functions, and whether one may carry an identity into a plan.
+#: Its columns: the versions of the functions, whether one may carry an identity into a plan, and
+#: whether transactions begin as PREPARED_RESET has it: an older server has no transaction_timeout.
 PLAN_CHECK = b"""
 WITH own AS MATERIALIZED (
     SELECT p.oid, p.version, lower(p.proname) AS name, lower(p.prosrc) AS body,
@@ -62,5 +63,8 @@ SELECT COALESCE((SELECT array_agg(own.version ORDER BY own.oid) FROM own), '{}')
         OR EXISTS (SELECT FROM own AS o WHERE o.oid <> own.oid AND strpos(own.body, o.name) > 0)
         OR EXISTS (SELECT FROM pg_catalog.pg_operator AS o JOIN own AS f ON f.oid = o.oprcode)
         OR EXISTS (SELECT FROM pg_catalog.pg_cast AS c JOIN own AS f ON f.oid = c.castfunc)
-    ))
+    )),
+    current_setting('transaction_isolation') = 'read committed'
+    AND current_setting('transaction_read_only') = 'off'
+    AND COALESCE(current_setting('transaction_timeout', true), '0') = '0'
 """ % (_OWN_FUNCTIONS, _READS)

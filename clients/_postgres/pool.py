@@ -44,10 +44,11 @@ from .._shared.telemetry import (
 from ..errors import ClientError, PostgresConnectionError, PostgresError
 from .errors import is_read_only, is_role_gone
 from .identity_key import REFUSED
-from .owner import Owner, current_owner
+from .owner import Owner, calling_owner
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from types import CodeType
 
     import psycopg
     from psycopg_pool.pool import MaintenanceTask, WaitingClient
@@ -469,7 +470,7 @@ class Pool:
                 if is_metered():
                     self.telemetry.measure("create_time", time.monotonic() - began, self.name)
         taken_at = time.monotonic()
-        place.holder = Holder(owner or current_owner(), taken_at, calling_place())
+        place.holder = Holder(owner or calling_owner(), taken_at, *calling_place())
         session.place = place
         with self._lock:
             self._counts["checkouts"] += 1
@@ -691,19 +692,32 @@ _CONTEXTLIB = contextmanager.__code__.co_filename
 
 
 class Holder(NamedTuple):
-    """Who has held a session since when, and the line that took it."""
+    """Who has held a session since when, and the code and the instruction that took it."""
 
     owner: Owner
     since: float
-    place: str
+    code: CodeType
+    instruction: int
+
+    @property
+    def place(self) -> str:
+        """File and line of that instruction."""
+        line = next(
+            (line for start, end, line in self.code.co_lines() if start <= self.instruction < end),
+            None,
+        )
+        return f"{self.code.co_filename}:{line or self.code.co_firstlineno}"
 
 
-def calling_place() -> str:
-    """Return file and line of the caller outside this package."""
+def calling_place() -> tuple[CodeType, int]:
+    """Return the code and the instruction of the caller outside this package.
+
+    Not the line, which costs more to find than all else here, and is asked for by few.
+    """
     frame = sys._getframe(2)  # noqa: SLF001 - the documented way to a caller without its cost
-    while _is_between(file := frame.f_code.co_filename) and frame.f_back is not None:
+    while _is_between(frame.f_code.co_filename) and frame.f_back is not None:
         frame = frame.f_back
-    return f"{file}:{frame.f_lineno}"
+    return frame.f_code, frame.f_lasti
 
 
 @lru_cache(maxsize=1024)
@@ -716,6 +730,6 @@ def describe_holders(holders: Iterable[Holder]) -> str:
     """Name them, the oldest first."""
     now = time.monotonic()
     return "; ".join(
-        f"{owner} for {now - since:.2f} s at {place}"
-        for owner, since, place in sorted(holders, key=lambda holder: holder.since)
+        f"{one.owner} for {now - one.since:.2f} s at {one.place}"
+        for one in sorted(holders, key=lambda holder: holder.since)
     )

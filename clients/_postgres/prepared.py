@@ -79,6 +79,7 @@ class PreparedStatements:
         "_bytes_prepared",
         "_number",
         "_uses",
+        "columns",
         "compared_functions",
         "context",
         "enabled",
@@ -87,6 +88,7 @@ class PreparedStatements:
         "last_context",
         "names",
         "plans_are_unsafe",
+        "resets_apart",
         "unnamed_guard",
     )
 
@@ -106,6 +108,8 @@ class PreparedStatements:
         self.last_context: OwnStatement | None = None
         #: Whether a plan that is kept could have an identity in it: then none is kept.
         self.plans_are_unsafe = False
+        #: Whether the reset needs a transaction of its own.
+        self.resets_apart = True
         #: Whether the guard leads the current batch.
         self.is_guarded = False
         self._bytes_counted = 0
@@ -113,6 +117,8 @@ class PreparedStatements:
         #: Names and types by context and text; the types are compared, since one text may come
         #: with others.
         self.names: dict[_Key, tuple[bytes, tuple[int, ...]]] = {}
+        #: The columns of what is prepared under a name: the server refuses to change them.
+        self.columns: dict[bytes, list[str]] = {}
         self._uses: dict[_Key, int] = {}
         self._number = 0
 
@@ -178,6 +184,7 @@ class PreparedStatements:
     def forget(self) -> None:
         """Forget all names: the server is told to."""
         self.names.clear()
+        self.columns.clear()
         self._bytes_prepared = 0
 
     @property

@@ -25,7 +25,7 @@ from .commit_cursor import CommitCursor
 from .errors import was_terminated_by_server
 from .poller import READ, WRITE, new_poller
 from .prepared import OwnStatement, Parse, PreparedStatements, without_parses
-from .transaction_sql import COMMIT, COMPARING_GUARD, GUARD, LAST_COMMIT, RESET
+from .transaction_sql import COMMIT, COMPARING_GUARD, GUARD, LAST_COMMIT, RESET, marker
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -91,8 +91,8 @@ class Session:
 
     __slots__ = (
         "__weakref__",
-        "application_name",
         "backend_pid",
+        "block_mark",
         "born",
         "conn",
         "encoding",
@@ -123,7 +123,8 @@ class Session:
         self.born = time.monotonic()
         #: The ``statement_timeout`` that role, database or URL give it, in milliseconds; 0 is none.
         self.own_timeout_ms = 0
-        self.application_name = self.pgconn.parameter_status(b"application_name") or b""
+        #: Marks the transaction of a block.
+        self.block_mark = marker(self.pgconn.parameter_status(b"application_name") or b"", 1)
         #: psycopg converts values before the next batch resets what SQL has made of it.
         self.encoding = self.pgconn.parameter_status(b"client_encoding")
         self.poller = new_poller(self.pgconn.socket)
@@ -177,18 +178,16 @@ class Session:
         An idle server sends nothing: what can be read is its last message, or the end of file.
         """
         try:
-            return self._has_something_to_read() or not self.reusable
+            if not self.poller.poll(0):
+                # Nothing has come since it was found fit for the next borrower.
+                return self.pgconn.status != _OK
+            if not self.pgconn.ssl_in_use:
+                return True
+            # TLS has messages of its own, such as session tickets: take them in, and look again.
+            self.pgconn.consume_input()
+            return bool(self.poller.poll(0)) or not self.reusable
         except Exception:  # noqa: BLE001 - whatever it is, nobody should have this session
             return True
-
-    def _has_something_to_read(self) -> bool:
-        if not self.poller.poll(0):
-            return False
-        if not self.pgconn.ssl_in_use:
-            return True
-        # TLS has messages of its own, such as session tickets: take them in, and look again.
-        self.pgconn.consume_input()
-        return bool(self.poller.poll(0))
 
     def run_batch(self, statements: Sequence[Statement]) -> list[PGresult]:
         """Send the statements with one Sync behind the last, and read all their results.
@@ -221,12 +220,9 @@ class Session:
                     if statement is LAST_COMMIT:
                         commit = index
                     send_prepared(found[0], statement.params, statement.formats)
-                elif statement is LAST_COMMIT or statement is COMMIT:
-                    commit = index
-                    self._send(COMMIT)
-                elif isinstance(statement, bytes):
-                    self._send(statement)
                 else:
+                    if statement is COMMIT or statement is LAST_COMMIT:
+                        commit = index
                     self._send_by_name(index, statement, parses)
             pgconn.pipeline_sync()
             failed = self._read_to_sync(results)
@@ -334,9 +330,10 @@ class Session:
             error = psycopg.InternalError(_NOT_OUR_COMMIT)
             raise BatchError(error, commit, committed=False, results=results)
 
-    def _send_by_name(
-        self, index: int, statement: OwnStatement | PostgresQuery, parses: list[Parse]
-    ) -> None:
+    def _send_by_name(self, index: int, statement: Statement, parses: list[Parse]) -> None:
+        if isinstance(statement, bytes):
+            self._send(statement)
+            return
         name = self.prepared.name_of(statement)
         if name is None:
             name = self.prepared.name_to_prepare(statement)

@@ -21,6 +21,7 @@ __all__ = [
     "GUARD",
     "LAST_COMMIT",
     "PREPARED_RESET",
+    "PREPARED_RESET_APART",
     "RESET",
     "ROLLBACK",
     "ContextSql",
@@ -39,42 +40,53 @@ ROLLBACK = b"ROLLBACK"
 #: https://www.postgresql.org/docs/18/sql-discard.html
 RESET = b"DISCARD ALL"
 
-#: Fails with 22012 when SQL has prepared a statement: it may bear the name of one of ours, and
-#: would run in the next borrower's transaction. A session that has changed its identity sends
-#: COMPARING_GUARD in its place, which fails with 22003 when the functions are others than those of
-#: its parameter: see plan_check. Nothing
-#: prepared runs before it, and it is never prepared under a name itself: SQL cannot touch the
-#: unnamed statement. Every name has its schema, since the last borrower's search_path and temporary
-#: tables are still there.
-GUARD = (
-    b"SELECT pg_catalog.int4div(1, CASE WHEN EXISTS (SELECT FROM"
-    b" pg_catalog.pg_prepared_statements AS p WHERE p.from_sql) THEN 0 ELSE 1 END)"
+# What SQL seldom leaves: prepared statements, cursors WITH HOLD, channels that it listens to. To
+# look for them costs less than to drop them, and UNLISTEN would wait for the COMMIT. Every name has
+# its schema: the last borrower's search_path and temporary tables are still there.
+_LEFT_BY_SQL = (
+    b"FROM (SELECT p.from_sql AS found FROM pg_catalog.pg_prepared_statement() AS p"
+    b" WHERE p.from_sql"
+    b" UNION ALL SELECT c.is_holdable FROM pg_catalog.pg_cursor() AS c WHERE c.is_holdable"
+    b" UNION ALL SELECT l IS NOT NULL FROM pg_catalog.pg_listening_channels() AS l) AS o"
 )
 
-#: GUARD, and the functions. Of its own, and without a way around the comparison: the server would
-#: take a plan without it for so much cheaper that it made one anew for every batch.
+#: Fails with 22012 when one of those is there. A prepared statement may bear the name of one of
+#: ours, and would run in the next borrower's transaction. The division is computed for what is
+#: found alone, and the result has no row. Nothing prepared runs before it, and it is never prepared
+#: under a name itself: SQL cannot touch the unnamed statement.
+GUARD = b"SELECT pg_catalog.int4div(1, CASE WHEN o.found THEN 0 ELSE 1 END) " + _LEFT_BY_SQL
+
+#: What a session that has changed its identity sends in its place: fails with 22003 as well, when
+#: the functions are others than those of its parameter, see plan_check. Of its own, and without a
+#: way around the comparison: the server would take a plan without it for so much cheaper that it
+#: made one anew for every batch.
 COMPARING_GUARD = (
-    b"%b, pg_catalog.int4um(CASE WHEN %b THEN 1 ELSE '-2147483648'::pg_catalog.int4 END)"
-    % (GUARD, SAME_FUNCTIONS)
-)
+    b"SELECT pg_catalog.int4div(1, CASE WHEN EXISTS (SELECT %b) THEN 0 ELSE 1 END),"
+    b" pg_catalog.int4um(CASE WHEN %b THEN 1 ELSE '-2147483648'::pg_catalog.int4 END)"
+) % (_LEFT_BY_SQL, SAME_FUNCTIONS)
 
-#: What RESET stands for, less what would forget prepared statements, up to the BEGIN; the context
-#: statement sees to the rest. In a transaction of its own: the next one begins with the defaults
-#: that were reset, such as default_transaction_read_only, and no ROLLBACK brings any back.
-PREPARED_RESET = tuple(
+_RESETS = tuple(
     OwnStatement(text)
     for text in (
-        BEGIN,
-        b"CLOSE ALL",
         b"RESET SESSION AUTHORIZATION",
         b"RESET ALL",
-        b"UNLISTEN *",
         b"DISCARD TEMP",
         b"DISCARD SEQUENCES",
-        COMMIT,
-        BEGIN,
     )
 )
+_PREPARED_BEGIN = OwnStatement(BEGIN)
+
+#: What RESET stands for, less what would forget prepared statements and what the guard has looked
+#: for, behind a BEGIN; the context statement sees to the rest. A rollback would bring back what was
+#: reset, but it ends the batch, and the next one begins with a reset again. The modes of the
+#: transaction were decided before that: with its first statement, the guard, by whatever defaults
+#: the last borrower has left. A transaction that has read something cannot change them, so this
+#: BEGIN fails with 25001 where they are others.
+#: https://www.postgresql.org/docs/18/sql-set-transaction.html
+PREPARED_RESET = (OwnStatement(b"BEGIN ISOLATION LEVEL READ COMMITTED, READ WRITE"), *_RESETS)
+
+#: The same with a transaction of its own for the reset, where transactions begin in other modes.
+PREPARED_RESET_APART = (_PREPARED_BEGIN, *_RESETS, OwnStatement(COMMIT), _PREPARED_BEGIN)
 
 #: COMMIT behind the caller's statement. That could take its name away, or put a SELECT under it:
 #: the server's answer tells.

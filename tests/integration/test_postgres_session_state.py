@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid4
 
@@ -9,6 +10,7 @@ import psycopg
 import pytest
 
 from clients.errors import PostgresError
+from tests.fault_proxy import FaultProxy
 from tests.postgres_helpers import add_contact, contact_names, one_session_client
 
 if TYPE_CHECKING:
@@ -28,6 +30,8 @@ LEFTOVERS = {
     "SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL SERIALIZABLE": SETTING.format(
         "transaction_isolation"
     ),
+    "SET default_transaction_deferrable = on": SETTING.format("default_transaction_deferrable"),
+    "SET transaction_timeout = 54321": SETTING.format("transaction_timeout"),
     "SET TimeZone = 'Asia/Tokyo'": SETTING.format("TimeZone"),
     "SET row_security = off": SETTING.format("row_security"),
     "SET app.tenant = 'ann'": SETTING.format("app.tenant"),
@@ -157,10 +161,120 @@ def test_the_role_is_the_sessions_own_again(own_postgres: PostgresServer, user: 
             su.execute("DROP ROLE clerk")
 
 
-def own_client(server: PostgresServer) -> PostgresClient:
+def own_client(server: PostgresServer, port: int | None = None) -> PostgresClient:
     from clients.postgres_client import PostgresClient  # noqa: PLC0415 - a type elsewhere
 
-    return PostgresClient(server.url("crm_user", "secret"), 1, min_size=1)
+    url = server.url("crm_user", "secret")
+    if port is not None:
+        url = url.replace(f":{server.port}/", f":{port}/")
+    return PostgresClient(url, 1, min_size=1)
+
+
+MODES = (
+    "SELECT current_setting('transaction_isolation') AS isolation,"
+    " current_setting('transaction_read_only') AS read_only,"
+    " current_setting('transaction_deferrable') AS deferrable"
+)
+USUAL = {"isolation": "read committed", "read_only": "off", "deferrable": "off"}
+
+
+@pytest.mark.parametrize(
+    ("default", "modes"),
+    [
+        ("", {}),
+        ("default_transaction_isolation = 'repeatable read'", {"isolation": "repeatable read"}),
+        ("default_transaction_isolation = serializable", {"isolation": "serializable"}),
+        ("default_transaction_read_only = on", {"read_only": "on"}),
+        ("default_transaction_deferrable = on", {"deferrable": "on"}),
+    ],
+)
+def test_transactions_begin_as_the_role_has_it_whatever_was_left(
+    own_postgres: PostgresServer, default: str, modes: dict[str, str]
+) -> None:
+    """Each default that SQL can leave, against each that a role can have; in one round trip."""
+    with psycopg.connect(own_postgres.url(), autocommit=True) as su:
+        if default:
+            su.execute(f"ALTER ROLE crm_user SET {default}")
+        try:
+            with (
+                FaultProxy(own_postgres.port) as proxy,
+                own_client(own_postgres, proxy.port) as client,
+            ):
+                for left in (
+                    "SET default_transaction_isolation = 'read committed'",
+                    "SET default_transaction_isolation = 'repeatable read'",
+                    "SET default_transaction_isolation = serializable",
+                    "SET default_transaction_read_only = off",
+                    "SET default_transaction_read_only = on",
+                    "SET default_transaction_deferrable = on",
+                ):
+                    for _ in range(6):
+                        assert client.execute(MODES, user_id=uuid4()) == [{**USUAL, **modes}]
+                    proxy.reset_counts()
+                    client.execute(MODES, user_id=uuid4())
+                    assert proxy.round_trips == 1
+                    client.execute(left, user_id=uuid4())
+        finally:
+            su.execute("ALTER ROLE crm_user RESET ALL")
+
+
+@pytest.mark.parametrize("default", ["0", "60s"])
+def test_a_transaction_timeout_that_was_left_ends_nobody_elses(
+    own_postgres: PostgresServer, default: str
+) -> None:
+    """It counts from a transaction's first statement, before anything can reset it."""
+    with psycopg.connect(own_postgres.url(), autocommit=True) as su:
+        su.execute(f"ALTER ROLE crm_user SET transaction_timeout = '{default}'")
+        try:
+            with own_client(own_postgres) as client:
+                for _ in range(3):
+                    for _ in range(3):
+                        client.execute("SELECT 1", user_id=uuid4())
+                    client.execute("SET transaction_timeout = '200ms'", user_id=uuid4())
+                    client.execute("SELECT pg_sleep(0.3)", user_id=uuid4())
+                assert client.stats()["retired"] == 0
+        finally:
+            su.execute("ALTER ROLE crm_user RESET ALL")
+
+
+def test_defaults_that_the_server_changes_hold_from_the_next_call_on(
+    own_postgres: PostgresServer, user: UUID
+) -> None:
+    """As an operator makes a server read-only: no session is new, and each call is as it says."""
+    with (
+        psycopg.connect(own_postgres.url(), autocommit=True) as su,
+        FaultProxy(own_postgres.port) as proxy,
+    ):
+        try:
+            with own_client(own_postgres, proxy.port) as client:
+                for mode, value in (("isolation", "serializable"), ("read_only", "on")):
+                    name = f"default_transaction_{mode}"
+                    for _ in range(4):
+                        assert client.execute(MODES, user_id=user) == [USUAL]
+                    su.execute(f"ALTER SYSTEM SET {name} = {value}")
+                    _reload(su, client, user, name, value)
+                    for _ in range(4):
+                        assert client.execute(MODES, user_id=user) == [{**USUAL, mode: value}]
+                    proxy.reset_counts()
+                    client.execute(MODES, user_id=user)
+                    assert proxy.round_trips == 1
+                    su.execute(f"ALTER SYSTEM RESET {name}")
+                    _reload(su, client, user, name, USUAL[mode])
+        finally:
+            su.execute("ALTER SYSTEM RESET ALL")
+            su.execute("SELECT pg_reload_conf()")
+
+
+def _reload(
+    su: psycopg.Connection[Any], client: PostgresClient, user: UUID, name: str, value: str
+) -> None:
+    """Have the server read its settings again, and wait until the client's session has."""
+    su.execute("SELECT pg_reload_conf()")
+    for _ in range(200):
+        if client.execute_scalar(SETTING.format(name), user_id=user) == value:
+            return
+        time.sleep(0.02)
+    raise AssertionError(f"{name} has not become {value}")
 
 
 @pytest.fixture
