@@ -16,6 +16,7 @@ from .._shared.fork import on_fork
 from .._shared.generators import innermost_generator, is_running
 from .._shared.telemetry import is_enabled
 from ..errors import ClientError, PostgresConnectionError, PostgresError, RlsContextError
+from .batch_head import BatchHead, undo
 from .block_state import BlockState, BlockUse, GeneratorPart
 from .errors import (
     is_connection_loss,
@@ -29,17 +30,28 @@ from .modes import PLAIN, Modes
 from .owner import current_owner
 from .recording import BlockRecorder
 from .session import BatchError, Session
-from .transaction_sql import COMMIT, RESET, ROLLBACK
+from .transaction_sql import (
+    BEGIN,
+    COMMIT,
+    LAST_COMMIT,
+    LAST_ROLLBACK,
+    RELEASE,
+    RESET,
+    ROLLBACK,
+)
 from .watchdog import SilenceError
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from types import TracebackType
 
+    from psycopg.pq.abc import PGresult
+
     from .._shared.telemetry import Call
     from .first_statement import FirstStatement
     from .pool import Pool
     from .rls_context import RlsContext
+    from .session import Statement
 
 __all__ = ["Block", "BlockEntry", "JoinedBlock", "open_block"]
 
@@ -187,6 +199,9 @@ class Block:
         self.context = context
         self.owner = current_owner()
         self._clean = False
+        # Whether its statements are prepared as those of execute() are, and what it leaves in the
+        # session goes with the next borrower's reset.
+        self._keeps_plans = False
 
     @property
     def what(self) -> str:
@@ -347,30 +362,25 @@ class Block:
         As long as no statement of the caller's has run, trying again repeats nothing.
         """
         tries_left = self.pool.max_size + 1
+        self._keeps_plans = first is not None and self.modes.begin == BEGIN
+        again: Session | None = None
         while True:
-            session = self.pool.checkout(self.owner)
+            session, again = again or self.pool.checkout(self.owner), None
+            head = BatchHead(self.context.of_block(session.block_mark, is_kept=self._keeps_plans))
             try:
-                context_statement = session.contextual(self.context.of_block(session.block_mark))
-                head = (RESET, self.modes.begin, context_statement)
-                if first is None:
-                    context = session.run_batch(head)[-1]
-                else:
-                    context = first.run_behind(head, session)
+                results = self._send(head, first, session)
             except BatchError as failure:
-                if first is not None and (failure.index is None or failure.index >= len(head)):
+                if head.is_out_of_date(session, failure):
+                    undo(session)
+                    again = session
+                    continue
+                at = failure.index
+                if first is not None and (at is None or at >= head.user_index):
                     first.error = failure.error
                     return session, b""
                 self.pool.retire(session)
                 tries_left -= 1
-                target = self.pool.target
-                lost = failure.index is None or is_connection_loss(failure.error)
-                if not lost and (tries_left == 0 or failure.index != 0):
-                    raise statement_error(failure.error, "BEGIN", target) from failure.error
-                # A network that swallows answers would cost the time-out again on each session.
-                if tries_left == 0 or isinstance(failure.error, SilenceError):
-                    raise lost_error(
-                        failure.error, "BEGIN", target, maybe_applied=False
-                    ) from failure.error
+                self._check_worth_a_try(failure, tries_left)
             except psycopg.Error:
                 # The caller's statement cannot be converted: nothing was sent.
                 self.pool.give_back(session)
@@ -379,7 +389,28 @@ class Block:
                 self.pool.retire(session)
                 raise
             else:
+                context = results[head.user_index - 1]
                 return session, context.get_value(0, context.nfields - 1) or b""
+
+    def _send(
+        self, head: BatchHead, first: FirstStatement | None, session: Session
+    ) -> list[PGresult]:
+        if first is None:
+            return session.run_batch(head.full_reset(session, self.modes.begin))
+        if not self._keeps_plans:
+            return first.run_behind(head.full_reset(session, self.modes.begin), session)
+        results = first.run_behind(head.statements(session), session)
+        head.learn(session, results)
+        return results
+
+    def _check_worth_a_try(self, failure: BatchError, tries_left: int) -> None:
+        target = self.pool.target
+        lost = failure.index is None or is_connection_loss(failure.error)
+        if not lost and (tries_left == 0 or failure.index != 0):
+            raise statement_error(failure.error, "BEGIN", target) from failure.error
+        # A network that swallows answers would cost the time-out again on each session.
+        if tries_left == 0 or isinstance(failure.error, SilenceError):
+            raise lost_error(failure.error, "BEGIN", target, maybe_applied=False) from failure.error
 
     def _finish(self, state: BlockState, exc: BaseException | None) -> None:
         session = state.session
@@ -415,7 +446,7 @@ class Block:
 
     def _commit(self, session: Session) -> None:
         try:
-            session.run_batch((COMMIT, RESET))
+            session.run_batch(self._ending(session, COMMIT))
         except BatchError as failure:
             if failure.committed:
                 # Only the reset failed, and the session is retired for it.
@@ -434,13 +465,22 @@ class Block:
         if session.transaction_status == TransactionStatus.ACTIVE or session.conn.closed:
             return
         try:
-            session.run_batch((ROLLBACK, RESET))
+            session.run_batch(self._ending(session, ROLLBACK))
         except BatchError as failure:
             # Never instead of the error that is being raised; a lost session is rolled back by
             # the server.
             _log.warning("rollback of %s failed: %s", self.what, type(failure.error).__name__)
         else:
             self._clean = True
+
+    def _ending(self, session: Session, end: bytes) -> tuple[Statement, Statement]:
+        if not (self._keeps_plans and session.prepared.names):
+            return end, RESET
+        if session.prepared.unnamed_guard is None:
+            return end, RELEASE
+        # No statement but the first has run: the guard is still there, and need not be parsed again
+        # if nothing else is.
+        return (LAST_COMMIT if end is COMMIT else LAST_ROLLBACK), RELEASE
 
     def _release(self, state: BlockState) -> None:
         error = state.server_error

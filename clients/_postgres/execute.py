@@ -18,6 +18,7 @@ from psycopg.pq import ExecStatus
 from psycopg.rows import tuple_row
 
 from ..errors import ClientError, PostgresError
+from .batch_head import BatchHead, undo
 from .block import JoinedBlock
 from .errors import (
     describe,
@@ -29,20 +30,10 @@ from .errors import (
 )
 from .guarded import StreamedRows
 from .identity_key import REFUSED
-from .plan_check import PLAN_CHECK
 from .rows import Rows, duplicate_columns
 from .session import BatchError, Session
 from .statements import CallersRows, checked_params, refuse_unsendable
-from .transaction_sql import (
-    BEGIN,
-    COMMIT,
-    GUARD,
-    LAST_COMMIT,
-    PREPARED_RESET,
-    PREPARED_RESET_APART,
-    RESET,
-    ROLLBACK,
-)
+from .transaction_sql import COMMIT, LAST_COMMIT
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -59,16 +50,9 @@ if TYPE_CHECKING:
     from .pool import Pool
     from .prepared import OwnStatement
     from .rows import Shape
-    from .session import Statement
 
 __all__ = ["BATCH_ROWS", "InBlock", "OneRoundTrip"]
 
-# What the guard fails with when a function was made or replaced, and the BEGIN behind it when the
-# transaction has other modes.
-_OTHER_FUNCTIONS, _OTHER_MODES = "22003", "25001"
-_FULL_RESET = (RESET, BEGIN)
-_PREPARED_RESET: tuple[Statement, ...] = (GUARD, *PREPARED_RESET)
-_PREPARED_RESET_APART: tuple[Statement, ...] = (GUARD, *PREPARED_RESET_APART)
 #: How many rows one batch of execute_many() takes.
 BATCH_ROWS = 1000
 
@@ -119,10 +103,7 @@ class OneRoundTrip:
         self._tries_left = pool.max_size + 1
         # Converts the values of the current try.
         self._transformer: AnyTransformer
-        # The caller's statement comes behind the reset, BEGIN and the context.
-        self._user_index = 0
-        self._reset_is_prepared = False
-        self._checks_plans = False
+        self._head = BatchHead(context)
         self._is_committed = False
         self._key_was_renewed = False
         # Rows that execute_many() has changed; -1 until its first batch is through.
@@ -141,41 +122,41 @@ class OneRoundTrip:
         return unexpected_error(error, f"{self._method}()", maybe_applied=self._is_committed)
 
     def _run(self, query: Query, params: Params | None, shape: Shape) -> Rows[Any]:
+        again: Session | None = None
         while True:
-            session = self._pool.checkout()
+            session, again = again or self._pool.checkout(), None
             rows: Rows[Any] | None = None
             try:
                 self._transformer = Transformer(session.conn)
                 converted = self._convert(self._transformer, query, params)
-                session.prepared.context = self._context.query
-                batch = (*self._head(session), converted)
+                batch = (*self._head.statements(session), converted)
+                at = self._head.user_index
                 if shape.is_checked_first:
                     results = session.run_batch(batch)
-                    rows = self._checked_rows(session, converted, results[self._user_index], shape)
+                    rows = self._checked_rows(session, converted, results[at], shape)
                     session.run_batch((COMMIT,))
                 else:
                     results = session.run_batch((*batch, LAST_COMMIT))
                 self._is_committed = True
-                self._learn_from_head(session, results)
-                if rows is not None:
-                    return rows
-                return self._rows(session, converted, results[self._user_index], shape)
+                self._head.learn(session, results)
+                return self._rows(session, converted, results[at], shape) if rows is None else rows
             except BatchError as failure:
-                self._tries_left -= 1
                 self._is_committed = bool(failure.committed)
                 if failure.committed:
                     # The server ended the session behind its answer.
-                    if rows is not None:
-                        return rows
-                    return self._rows(session, converted, failure.results[self._user_index], shape)
-                if rows is not None:
-                    self._raise(session, failure)
-                if self._is_out_of_date(session, failure):
-                    self._undo(session)
-                elif not (self._may_try_again(failure) or self._signs_anew(session, failure)):
+                    answer = failure.results[at]
+                    return self._rows(session, converted, answer, shape) if rows is None else rows
+                if rows is None and self._head.is_out_of_date(session, failure):
+                    undo(session)
+                    # The same one: what is idle beside it may be out of date as well.
+                    again = session
+                elif rows is not None or not (
+                    self._may_try_again(failure) or self._signs_anew(session, failure)
+                ):
                     self._raise(session, failure)
             finally:
-                self._pool.give_back(session)
+                if again is None:
+                    self._pool.give_back(session)
 
     def _checked_rows(
         self, session: Session, converted: PostgresQuery, result: PGresult, shape: Shape
@@ -185,7 +166,7 @@ class OneRoundTrip:
             rows = self._rows(session, converted, result, shape)
             shape.check_count(rows.rowcount, self._method)
         except BaseException:
-            self._undo(session)
+            undo(session)
             raise
         return rows
 
@@ -251,7 +232,6 @@ class OneRoundTrip:
             try:
                 return self._run_batches(session, query, first, batch, remaining)
             except BatchError as failure:
-                self._tries_left -= 1
                 self._is_committed = bool(failure.committed)
                 if failure.committed:
                     return self._changed
@@ -263,7 +243,7 @@ class OneRoundTrip:
             except psycopg.Error as error:
                 # A row that cannot be sent: nothing of its batch was.
                 if not session.reusable:
-                    self._undo(session)
+                    undo(session)
                 raise statement_error(error, f"{self._method}()", self._pool.target) from error
             except BaseException:
                 if not session.reusable:
@@ -282,8 +262,7 @@ class OneRoundTrip:
         remaining: Iterator[Params],
     ) -> int:
         converted = self._convert(Transformer(session.conn), query, first)
-        head: tuple[Statement, ...] = (*_FULL_RESET, session.contextual(self._context))
-        self._user_index = len(head)
+        head = self._head.full_reset(session)
         self._changed = _rows_changed(session.run_rows(head, converted, batch)[len(head) :])
         while batch := list(islice(remaining, BATCH_ROWS)):
             self._changed += _rows_changed(session.run_rows((), converted, batch))
@@ -301,50 +280,6 @@ class OneRoundTrip:
             raise statement_error(error, f"{self._method}()", self._pool.target) from error
         return converted
 
-    def _head(self, session: Session) -> tuple[Statement, ...]:
-        """Return what comes before the caller's statement."""
-        head: tuple[Statement, ...] = _FULL_RESET
-        prepared = session.prepared
-        prepared.begin_batch(self._context)
-        self._checks_plans = self._reset_is_prepared = False
-        if prepared.functions is None:
-            self._checks_plans = prepared.enabled and not prepared.plans_are_unsafe
-        else:
-            self._reset_is_prepared = bool(prepared.names) and not prepared.full
-        if self._checks_plans:
-            head = (RESET, PLAN_CHECK, BEGIN)
-        elif self._reset_is_prepared:
-            head = _PREPARED_RESET_APART if prepared.resets_apart else _PREPARED_RESET
-        self._user_index = len(head) + 1
-        return (*head, session.contextual(self._context))
-
-    def _learn_from_head(self, session: Session, results: Sequence[PGresult]) -> None:
-        prepared, context = session.prepared, results[self._user_index - 1]
-        prepared.enabled = context.get_value(0, 0) == session.backend_pid
-        if self._checks_plans:
-            prepared.plans_are_unsafe = results[1].get_value(0, 1) != b"f"
-            prepared.functions = None if prepared.plans_are_unsafe else results[1].get_value(0, 0)
-            prepared.resets_apart = results[1].get_value(0, 2) != b"t"
-
-    def _is_out_of_date(self, session: Session, failure: BatchError) -> bool:
-        """Return True when the batch ended before the caller's statement ran, but may yet run."""
-        if self._tries_left < 1 or failure.index is None or is_connection_loss(failure.error):
-            return False
-        if self._checks_plans and failure.index == 1:
-            # Whatever keeps this role from reading the catalogue: no plan is kept then.
-            session.prepared.plans_are_unsafe = True
-            return True
-        if not self._reset_is_prepared:
-            return False
-        if failure.index < self._user_index:
-            # The guard found what SQL had prepared, or other functions than those that were
-            # checked; or SQL's leftovers are in the way, such as other modes for transactions.
-            if failure.error.sqlstate in {_OTHER_FUNCTIONS, _OTHER_MODES}:
-                # Both are asked for again.
-                session.prepared.functions = None
-            return True
-        return failure.index <= self._user_index and session.prepared.is_out_of_date(failure.error)
-
     def _signs_anew(self, session: Session, failure: BatchError) -> bool:
         """Return True when the server refused a signature, and there is another key to sign with.
 
@@ -361,16 +296,17 @@ class OneRoundTrip:
         self._key_was_renewed = True
         if not session.signatures.renew():
             return False
-        self._undo(session)
+        undo(session)
         return True
 
     def _may_try_again(self, failure: BatchError) -> bool:
         # The server ended the session at an earlier statement, or could not reset it: by the
         # protocol's order the caller's was not run, so it may go to another session.
+        self._tries_left -= 1
         return (
             self._tries_left > 0
             and failure.index is not None
-            and failure.index < self._user_index
+            and failure.index < self._head.user_index
             and (was_terminated_by_server(failure.error) or self._cannot_reset(failure))
         )
 
@@ -388,15 +324,8 @@ class OneRoundTrip:
                 error, action, self._pool.target, maybe_applied=maybe_applied
             ) from error
         if not session.reusable and not session.conn.closed:
-            self._undo(session)
+            undo(session)
         raise statement_error(error, action, self._pool.target) from error
-
-    def _undo(self, session: Session) -> None:
-        try:
-            session.run_batch((ROLLBACK, RESET))
-        except BatchError:
-            # The statement's own error is the one to report; give_back sees the dead session.
-            session.close()
 
 
 def _rows_changed(results: list[PGresult]) -> int:

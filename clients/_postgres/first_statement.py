@@ -55,23 +55,26 @@ class FirstStatement:
         #: What the server said of it, when it failed.
         self.error: psycopg.Error | None = None
 
-    def run_behind(self, head: Sequence[Statement], session: Session) -> PGresult:
+    def run_behind(self, head: Sequence[Statement], session: Session) -> list[PGresult]:
         """Run it behind *head* in one batch.
 
         Args:
-            head: What opens the transaction; its last statement has a result.
-            session: A clean session.
+            head: What opens the transaction.
+            session: Where it is run.
 
         Returns:
-            The result of the last statement of *head*.
+            The results of *head*, and its own.
 
         Raises:
             BatchError: One of the statements failed, this one included.
             psycopg.Error: It cannot be converted; nothing was sent.
         """
         answers: list[PGresult] = []
+        guard = session.prepared.unnamed_guard
 
         def send(converted: PostgresQuery) -> PGresult:
+            # psycopg has sent nothing yet, though its connection waits already.
+            session.prepared.unnamed_guard = guard
             answers.extend(session.run_batch((*head, converted)))
             return answers[len(head)]
 
@@ -79,4 +82,4 @@ class FirstStatement:
         cursor.send = send
         cursor.execute(self.query, self.params)
         self.cursor = cursor
-        return answers[len(head) - 1]
+        return answers

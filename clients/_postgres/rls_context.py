@@ -94,13 +94,14 @@ class RlsContext:
         """Return the statement that gives the transaction of one call its context."""
         return self._client.sql.of_call(self.values, self._timeout_ms)
 
-    def of_block(self, mark: bytes) -> OwnStatement:
+    def of_block(self, mark: bytes, *, is_kept: bool = False) -> OwnStatement:
         """Return the statement that gives a block's transaction its context, and marks it.
 
         Args:
             mark: What ``marker`` returned.
+            is_kept: As for ``ContextSql.of_block``.
         """
-        return self._client.sql.of_block(self.values, mark, self._timeout_ms)
+        return self._client.sql.of_block(self.values, mark, self._timeout_ms, is_kept=is_kept)
 
     def limited(self, timeout_ms: int | None) -> RlsContext:
         """Return the same context with a time-out of one call's own.

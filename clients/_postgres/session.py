@@ -26,6 +26,7 @@ from .errors import was_terminated_by_server
 from .poller import READ, WRITE, new_poller
 from .prepared import OwnStatement, Parse, PreparedStatements, without_parses
 from .transaction_sql import COMMIT, COMPARING_GUARD, GUARD, LAST_COMMIT, RESET, marker
+from .watchdog import WatchedConnection
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -120,6 +121,8 @@ class Session:
         #: Where the pool keeps it: a place is free when the session that has it is dropped.
         self.place: object = None
         self.prepared = PreparedStatements()
+        if isinstance(conn, WatchedConnection):
+            conn.prepared = self.prepared
         self.born = time.monotonic()
         #: The ``statement_timeout`` that role, database or URL give it, in milliseconds; 0 is none.
         self.own_timeout_ms = 0

@@ -20,8 +20,10 @@ __all__ = [
     "COMPARING_GUARD",
     "GUARD",
     "LAST_COMMIT",
+    "LAST_ROLLBACK",
     "PREPARED_RESET",
     "PREPARED_RESET_APART",
+    "RELEASE",
     "RESET",
     "ROLLBACK",
     "ContextSql",
@@ -92,6 +94,13 @@ PREPARED_RESET_APART = (_PREPARED_BEGIN, *_RESETS, OwnStatement(COMMIT), _PREPAR
 #: the server's answer tells.
 LAST_COMMIT = OwnStatement(COMMIT)
 
+#: ROLLBACK behind it, at the end of a block. A session that is in a transaction after it is closed.
+LAST_ROLLBACK = OwnStatement(ROLLBACK)
+
+#: What a session gives up at the end of a block that leaves the rest to the next borrower's reset:
+#: others may be waiting for these locks.
+RELEASE = OwnStatement(b"SELECT pg_catalog.pg_advisory_unlock_all()")
+
 # When the transaction began: no two of a session's began at the same time. As a number, its text
 # depends on no setting.
 _BEGAN = b"extract(epoch FROM pg_catalog.now())"
@@ -148,8 +157,10 @@ class ContextSql:
         admin += b", pg_catalog.set_config('row_security', 'off', true)"
         self._user_call, self._admin_call = call + user + role, call + admin
         mark = b", pg_catalog.set_config('application_name', $%d, true), " + _BEGAN
-        self._user_block = block + user + role + mark % self._mark_of_user
-        self._admin_block = block + admin + mark % 2
+        marked_user = user + role + mark % self._mark_of_user
+        marked_admin = admin + mark % 2
+        self._user_block, self._admin_block = block + marked_user, block + marked_admin
+        self._kept_user_block, self._kept_admin_block = call + marked_user, call + marked_admin
         columns = b", ".join(b"pg_catalog.current_setting('%b', true)" % name for name in names)
         self._user_check = columns + (
             b", pg_catalog.current_setting('role')" if local_role else b""
@@ -170,7 +181,12 @@ class ContextSql:
         return OwnStatement(self._user_call, (limit, *values, *self._role), signed=self._signed)
 
     def of_block(
-        self, values: tuple[bytes, ...] | None, mark: bytes, timeout_ms: int | None = None
+        self,
+        values: tuple[bytes, ...] | None,
+        mark: bytes,
+        timeout_ms: int | None = None,
+        *,
+        is_kept: bool = False,
     ) -> OwnStatement:
         """Return the statement for a block, which marks its transaction.
 
@@ -183,13 +199,16 @@ class ContextSql:
             values: What the settings get, in their order; None for an administrator.
             mark: What ``marker`` returned.
             timeout_ms: Limits each statement instead of the client's time-out, in milliseconds.
+            is_kept: Whether the session keeps what it has prepared at the block's end; the first
+                columns are those of ``of_call`` then.
         """
         limit = self._limit if timeout_ms is None else b"%d" % timeout_ms
-        # Never prepared: the reset at the block's end would forget it.
         if values is None:
-            return OwnStatement(self._admin_block, (limit, mark), is_kept=False)
+            text = self._kept_admin_block if is_kept else self._admin_block
+            return OwnStatement(text, (limit, mark), is_kept=is_kept)
+        text = self._kept_user_block if is_kept else self._user_block
         params = (limit, *values, *self._role, mark)
-        return OwnStatement(self._user_block, params, is_kept=False, signed=self._signed)
+        return OwnStatement(text, params, is_kept=is_kept, signed=self._signed)
 
     def check(self, values: tuple[bytes, ...] | None, pgconn: PGconn, mark: bytes) -> bytes:
         """Return the query for a transaction's context, which marks it again.

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from psycopg.pq.abc import PGconn
 
     from .poller import Poller
+    from .prepared import PreparedStatements
 
 __all__ = ["SilenceError", "SilenceWatch", "WatchedConnection", "activity_query"]
 
@@ -128,6 +129,8 @@ class WatchedConnection(psycopg.Connection[dict[str, object]]):
     """A psycopg connection on which a statement of a block cannot hang for ever."""
 
     watch: SilenceWatch | None = None
+    #: What its session has prepared; whatever psycopg sends takes the unnamed statement's place.
+    prepared: PreparedStatements | None = None
 
     def begin_with(self, adapters: AdaptersMap) -> None:
         """Know the types of *adapters*, and those that are registered on this connection later.
@@ -139,6 +142,8 @@ class WatchedConnection(psycopg.Connection[dict[str, object]]):
 
     def wait(self, gen: PQGen[T], interval: float = 0.1, timeout: float | None = None) -> T:
         """Consume *gen*, as psycopg does, and give up when the answer is lost."""
+        if self.prepared is not None:
+            self.prepared.unnamed_guard = None
         if self.watch is None:
             return super().wait(gen, interval, timeout)
         self.watch.attend()
