@@ -598,7 +598,7 @@ def check_sendable(query: Query, params: Params | None, action: str) -> None:
     checked_params(params, action)
     refuse_unsendable(query, params, action)
     # libpq would cut the query there: perhaps before its WHERE.
-    if "\0" in text_of(query):
+    if "\0" in (query if type(query) is str else text_of(query)):
         raise psycopg.ProgrammingError("the query contains a NUL character")
 
 
