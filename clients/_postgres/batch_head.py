@@ -134,14 +134,19 @@ class BatchHead:
         return failure.index <= self.user_index and session.prepared.is_out_of_date(failure.error)
 
 
-def undo(session: Session) -> None:
+def undo(session: Session) -> bool:
     """Roll back and reset; a session that fails at that is closed.
 
     Args:
         session: Where a batch has failed.
+
+    Returns:
+        Whether it is clean now.
     """
     try:
         session.run_batch((ROLLBACK, RESET))
     except BatchError:
         # The statement's own error is the one to report; give_back sees the dead session.
         session.close()
+        return False
+    return True

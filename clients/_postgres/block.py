@@ -371,8 +371,11 @@ class Block:
                 results = self._send(head, first, session)
             except BatchError as failure:
                 if head.is_out_of_date(session, failure):
-                    undo(session)
-                    again = session
+                    # The same one: what is idle beside it may be out of date as well.
+                    if undo(session):
+                        again = session
+                    else:
+                        self.pool.retire(session)
                     continue
                 at = failure.index
                 if first is not None and (at is None or at >= head.user_index):

@@ -147,9 +147,8 @@ class OneRoundTrip:
                     answer = failure.results[at]
                     return self._rows(session, converted, answer, shape) if rows is None else rows
                 if rows is None and self._head.is_out_of_date(session, failure):
-                    undo(session)
                     # The same one: what is idle beside it may be out of date as well.
-                    again = session
+                    again = session if undo(session) else None
                 elif rows is not None or not (
                     self._may_try_again(failure) or self._signs_anew(session, failure)
                 ):

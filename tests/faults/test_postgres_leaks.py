@@ -11,10 +11,13 @@ import pytest
 from psycopg.rows import dict_row, kwargs_row, namedtuple_row, scalar_row, tuple_row
 
 from clients.errors import PostgresError, RlsContextError, TransactionAbortedError
+from clients.sqlalchemy_adapter import create_engine
 from tests.postgres_faults import times_applied
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from sqlalchemy import Engine
 
     from clients.postgres_client import PostgresClient
     from tests.postgres_faults import NewClient
@@ -119,11 +122,13 @@ def in_a_block(client: PostgresClient, query: LiteralString, params: tuple[str, 
 def test_a_session_that_cannot_be_reset_is_nobodys_any_more(new_client: NewClient) -> None:
     """A time-out that a borrower left, too short for the reset, costs the next one no error."""
     client = new_client(pool_size=1)
+    engine = create_engine(client)
     calls: list[Callable[[], object]] = [
         lambda: client.execute("SELECT 1 AS one", user_id=ALICE),
         lambda: client.execute_many("SELECT %s", [(1,)], ALICE),
         lambda: in_a_block(client, "SELECT 1 AS one", ()),
         client.health_check,
+        lambda: in_a_transaction_of(engine),
     ]
     for call in calls:
         # On a session that has prepared nothing, and on one that has.
@@ -131,6 +136,11 @@ def test_a_session_that_cannot_be_reset_is_nobodys_any_more(new_client: NewClien
             assert any(leave_a_limit(client, warm_ups) for _ in range(20))
             assert call()
     assert client.stats()["retired"] >= len(calls)
+
+
+def in_a_transaction_of(engine: Engine) -> Any:
+    with engine.connect().execution_options(identity={"user_id": ALICE}) as conn:
+        return conn.exec_driver_sql("SELECT 1 AS one").all()
 
 
 def leave_a_limit(client: PostgresClient, warm_ups: int) -> bool:
