@@ -47,6 +47,8 @@ __all__ = [
 
 T = TypeVar("T")
 
+_NOT_RECORDED = nullcontext()
+
 
 class _PartOfBlock:
     """What belongs to one block, and to nobody else."""
@@ -485,7 +487,7 @@ class GuardedCursor(_PartOfBlock):
 
     def _recorded(self, query: Query, params: object) -> AbstractContextManager[object]:
         recorder = self._handle.recorder
-        return nullcontext() if recorder is None else recorder.statement(query, params)
+        return _NOT_RECORDED if recorder is None else recorder.statement(query, params)
 
     def _fetch(self, fetch: Callable[..., T], *args: Any) -> T:
         found: T = self._use.call(self._fetched, fetch, *args, sends=self._fetch_sends)
