@@ -15,6 +15,7 @@ from .session import BatchError
 from .transaction_sql import (
     BEGIN,
     GUARD,
+    MODES_GUARD,
     PREPARED_RESET,
     PREPARED_RESET_APART,
     RESET,
@@ -31,12 +32,14 @@ if TYPE_CHECKING:
 
 __all__ = ["BatchHead", "undo"]
 
-# What the guard fails with when a function was made or replaced, and the BEGIN behind it when the
-# transaction has other modes.
-_OTHER_FUNCTIONS, _OTHER_MODES = "22003", "25001"
+# What the guard fails with when it finds what SQL has left, and when a function was made or
+# replaced; and the BEGIN behind it when the transaction has other modes.
+_FOUND, _OTHER_FUNCTIONS, _OTHER_MODES = "22012", "22003", "25001"
 _FULL_RESET = (RESET, BEGIN)
-_PREPARED_RESET: tuple[Statement, ...] = (GUARD, *PREPARED_RESET)
-_PREPARED_RESET_APART: tuple[Statement, ...] = (GUARD, *PREPARED_RESET_APART)
+_PREPARED_RESET: tuple[Statement, ...] = (MODES_GUARD, *PREPARED_RESET)
+# The same guard, which the session need not parse again.
+_PREPARED_RESET_BEFORE_SEVERAL: tuple[Statement, ...] = (MODES_GUARD, *PREPARED_RESET_APART)
+_PREPARED_RESET_OF_OTHER_MODES: tuple[Statement, ...] = (GUARD, *PREPARED_RESET_APART)
 
 
 class BatchHead:
@@ -44,12 +47,16 @@ class BatchHead:
 
     Args:
         context: The statement that gives the transaction its context.
+        goes_on: Whether the transaction goes on behind the caller's statement. A ROLLBACK in the
+            SQL of a later one would bring back what the transaction itself has reset, so the reset
+            has one of its own.
     """
 
-    __slots__ = ("_checks_plans", "_context", "_reset_is_prepared", "user_index")
+    __slots__ = ("_checks_plans", "_context", "_goes_on", "_reset_is_prepared", "user_index")
 
-    def __init__(self, context: OwnStatement) -> None:
+    def __init__(self, context: OwnStatement, *, goes_on: bool = False) -> None:
         self._context = context
+        self._goes_on = goes_on
         #: Where the caller's statement comes in the batch.
         self.user_index = 0
         self._reset_is_prepared = False
@@ -76,7 +83,10 @@ class BatchHead:
         if self._checks_plans:
             head = (RESET, PLAN_CHECK, BEGIN)
         elif self._reset_is_prepared:
-            head = _PREPARED_RESET_APART if prepared.resets_apart else _PREPARED_RESET
+            if prepared.resets_apart:
+                head = _PREPARED_RESET_OF_OTHER_MODES
+            else:
+                head = _PREPARED_RESET_BEFORE_SEVERAL if self._goes_on else _PREPARED_RESET
         self.user_index = len(head) + 1
         return (*head, session.contextual(self._context))
 
@@ -127,8 +137,9 @@ class BatchHead:
         if failure.index < self.user_index:
             # The guard found what SQL had prepared, or other functions than those that were
             # checked; or SQL's leftovers are in the way, such as other modes for transactions.
-            if failure.error.sqlstate in {_OTHER_FUNCTIONS, _OTHER_MODES}:
-                # Both are asked for again.
+            if failure.error.sqlstate in {_FOUND, _OTHER_FUNCTIONS, _OTHER_MODES}:
+                # Functions and modes are asked for again: what was found may be the server's new
+                # default.
                 session.prepared.functions = None
             return True
         return failure.index <= self.user_index and session.prepared.is_out_of_date(failure.error)

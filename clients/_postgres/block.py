@@ -366,24 +366,24 @@ class Block:
         again: Session | None = None
         while True:
             session, again = again or self.pool.checkout(self.owner), None
-            head = BatchHead(self.context.of_block(session.block_mark, is_kept=self._keeps_plans))
+            context = self.context.of_block(session.block_mark, is_kept=self._keeps_plans)
+            head = BatchHead(context, goes_on=True)
             try:
                 results = self._send(head, first, session)
             except BatchError as failure:
-                if head.is_out_of_date(session, failure):
-                    # The same one: what is idle beside it may be out of date as well.
+                at, is_out_of_date = failure.index, head.is_out_of_date(session, failure)
+                if is_out_of_date:
                     if undo(session):
+                        # The same one: what is idle beside it may be out of date as well.
                         again = session
-                    else:
-                        self.pool.retire(session)
-                    continue
-                at = failure.index
-                if first is not None and (at is None or at >= head.user_index):
+                        continue
+                elif first is not None and (at is None or at >= head.user_index):
                     first.error = failure.error
                     return session, b""
                 self.pool.retire(session)
                 tries_left -= 1
-                self._check_worth_a_try(failure, tries_left)
+                if tries_left == 0 or not is_out_of_date:
+                    self._check_worth_a_try(failure, tries_left)
             except psycopg.Error:
                 # The caller's statement cannot be converted: nothing was sent.
                 self.pool.give_back(session)
@@ -392,8 +392,8 @@ class Block:
                 self.pool.retire(session)
                 raise
             else:
-                context = results[head.user_index - 1]
-                return session, context.get_value(0, context.nfields - 1) or b""
+                answer = results[head.user_index - 1]
+                return session, answer.get_value(0, answer.nfields - 1) or b""
 
     def _send(
         self, head: BatchHead, first: FirstStatement | None, session: Session

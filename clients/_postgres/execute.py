@@ -134,7 +134,8 @@ class OneRoundTrip:
                 if shape.is_checked_first:
                     results = session.run_batch(batch)
                     rows = self._checked_rows(session, converted, results[at], shape)
-                    session.run_batch((COMMIT,))
+                    # By name: who took that away is told so, and not the next borrower.
+                    session.run_batch((LAST_COMMIT,))
                 else:
                     results = session.run_batch((*batch, LAST_COMMIT))
                 self._is_committed = True
@@ -147,8 +148,11 @@ class OneRoundTrip:
                     answer = failure.results[at]
                     return self._rows(session, converted, answer, shape) if rows is None else rows
                 if rows is None and self._head.is_out_of_date(session, failure):
-                    # The same one: what is idle beside it may be out of date as well.
-                    again = session if undo(session) else None
+                    if undo(session):
+                        # The same one: what is idle beside it may be out of date as well.
+                        again = session
+                    elif not self._has_tries_left():
+                        self._raise(session, failure)
                 elif rows is not None or not (
                     self._may_try_again(failure) or self._signs_anew(session, failure)
                 ):
@@ -301,13 +305,16 @@ class OneRoundTrip:
     def _may_try_again(self, failure: BatchError) -> bool:
         # The server ended the session at an earlier statement, or could not reset it: by the
         # protocol's order the caller's was not run, so it may go to another session.
-        self._tries_left -= 1
         return (
-            self._tries_left > 0
+            self._has_tries_left()
             and failure.index is not None
             and failure.index < self._head.user_index
             and (was_terminated_by_server(failure.error) or self._cannot_reset(failure))
         )
+
+    def _has_tries_left(self) -> bool:
+        self._tries_left -= 1
+        return self._tries_left > 0
 
     def _cannot_reset(self, failure: BatchError) -> bool:
         # The server's own words alone count, as in was_terminated_by_server().

@@ -66,5 +66,6 @@ SELECT COALESCE((SELECT array_agg(own.version ORDER BY own.oid) FROM own), '{}')
     )),
     current_setting('transaction_isolation') = 'read committed'
     AND current_setting('transaction_read_only') = 'off'
+    AND current_setting('transaction_deferrable') = 'off'
     AND COALESCE(current_setting('transaction_timeout', true), '0') = '0'
 """ % (_OWN_FUNCTIONS, _READS)

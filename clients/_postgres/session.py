@@ -25,7 +25,16 @@ from .commit_cursor import CommitCursor
 from .errors import was_terminated_by_server
 from .poller import READ, WRITE, new_poller
 from .prepared import OwnStatement, Parse, PreparedStatements, without_parses
-from .transaction_sql import COMMIT, COMPARING_GUARD, GUARD, LAST_COMMIT, RESET, marker
+from .transaction_sql import (
+    COMMIT,
+    COMPARING_GUARD,
+    COMPARING_MODES_GUARD,
+    GUARD,
+    LAST_COMMIT,
+    MODES_GUARD,
+    RESET,
+    marker,
+)
 from .watchdog import WatchedConnection
 
 if TYPE_CHECKING:
@@ -348,9 +357,11 @@ class Session:
         self.pgconn.send_query_prepared(name, statement.params, statement.formats)
 
     def _send(self, statement: Statement) -> None:
-        if statement is GUARD:
-            functions = self.prepared.compared_functions
-            guard, values = (GUARD, []) if functions is None else (COMPARING_GUARD, [functions])
+        if statement is GUARD or statement is MODES_GUARD:
+            functions, guard, values = self.prepared.compared_functions, statement, []
+            if functions is not None:
+                guard = COMPARING_GUARD if statement is GUARD else COMPARING_MODES_GUARD
+                values = [functions]
             if self.prepared.unnamed_guard is guard:
                 self.pgconn.send_query_prepared(b"", values)
             else:

@@ -18,9 +18,11 @@ __all__ = [
     "BEGIN",
     "COMMIT",
     "COMPARING_GUARD",
+    "COMPARING_MODES_GUARD",
     "GUARD",
     "LAST_COMMIT",
     "LAST_ROLLBACK",
+    "MODES_GUARD",
     "PREPARED_RESET",
     "PREPARED_RESET_APART",
     "RELEASE",
@@ -47,25 +49,40 @@ RESET = b"DISCARD ALL"
 # its schema: the last borrower's search_path and temporary tables are still there.
 _LEFT_BY_SQL = (
     b"FROM (SELECT p.from_sql AS found FROM pg_catalog.pg_prepared_statement() AS p"
-    b" WHERE p.from_sql"
-    b" UNION ALL SELECT c.is_holdable FROM pg_catalog.pg_cursor() AS c WHERE c.is_holdable"
-    b" UNION ALL SELECT l IS NOT NULL FROM pg_catalog.pg_listening_channels() AS l) AS o"
+    b" UNION ALL SELECT c.is_holdable FROM pg_catalog.pg_cursor() AS c"
+    b" UNION ALL SELECT l IS NOT NULL FROM pg_catalog.pg_listening_channels() AS l%b) AS o"
+    b" WHERE o.found"
 )
 
-#: Fails with 22012 when one of those is there. A prepared statement may bear the name of one of
-#: ours, and would run in the next borrower's transaction. The division is computed for what is
-#: found alone, and the result has no row. Nothing prepared runs before it, and it is never prepared
+# What a transaction has from its first statement on, and no BEGIN behind that can assert: whether
+# it is deferrable, and the time-out that ends it, which an older server does not have.
+_LEFT_IN_TRANSACTION = (
+    b" UNION ALL SELECT"
+    b" pg_catalog.texteq(pg_catalog.current_setting('transaction_deferrable'), 'on')"
+    b" OR pg_catalog.textne(pg_catalog.current_setting('transaction_timeout', true), '0')"
+)
+
+#: Fails with 22012 when something of _LEFT_BY_SQL is there: a prepared statement may bear the name
+#: of one of ours, and would run in the next borrower's transaction. MODES_GUARD leads where
+#: transactions begin as PREPARED_RESET has it, and finds what is _LEFT_IN_TRANSACTION as well, be
+#: it the last borrower's or a new default of the server. The division is computed for what is found
+#: alone, and the result has no row. Nothing prepared runs before a guard, and it is never prepared
 #: under a name itself: SQL cannot touch the unnamed statement.
-GUARD = b"SELECT pg_catalog.int4div(1, CASE WHEN o.found THEN 0 ELSE 1 END) " + _LEFT_BY_SQL
+GUARD, MODES_GUARD = (
+    b"SELECT pg_catalog.int4div(1, CASE WHEN o.found THEN 0 ELSE 1 END) " + _LEFT_BY_SQL % more
+    for more in (b"", _LEFT_IN_TRANSACTION)
+)
 
 #: What a session that has changed its identity sends in its place: fails with 22003 as well, when
 #: the functions are others than those of its parameter, see plan_check. Of its own, and without a
 #: way around the comparison: the server would take a plan without it for so much cheaper that it
 #: made one anew for every batch.
-COMPARING_GUARD = (
+COMPARING_GUARD, COMPARING_MODES_GUARD = (
     b"SELECT pg_catalog.int4div(1, CASE WHEN EXISTS (SELECT %b) THEN 0 ELSE 1 END),"
     b" pg_catalog.int4um(CASE WHEN %b THEN 1 ELSE '-2147483648'::pg_catalog.int4 END)"
-) % (_LEFT_BY_SQL, SAME_FUNCTIONS)
+    % (_LEFT_BY_SQL % more, SAME_FUNCTIONS)
+    for more in (b"", _LEFT_IN_TRANSACTION)
+)
 
 _RESETS = tuple(
     OwnStatement(text)
@@ -83,11 +100,12 @@ _PREPARED_BEGIN = OwnStatement(BEGIN)
 #: reset, but it ends the batch, and the next one begins with a reset again. The modes of the
 #: transaction were decided before that: with its first statement, the guard, by whatever defaults
 #: the last borrower has left. A transaction that has read something cannot change them, so this
-#: BEGIN fails with 25001 where they are others.
+#: BEGIN fails with 25001 where they are others; what it cannot say MODES_GUARD has looked for.
 #: https://www.postgresql.org/docs/18/sql-set-transaction.html
 PREPARED_RESET = (OwnStatement(b"BEGIN ISOLATION LEVEL READ COMMITTED, READ WRITE"), *_RESETS)
 
-#: The same with a transaction of its own for the reset, where transactions begin in other modes.
+#: The same with a transaction of its own for the reset: where transactions begin in other modes,
+#: and where a ROLLBACK may come that does not end the batch.
 PREPARED_RESET_APART = (_PREPARED_BEGIN, *_RESETS, OwnStatement(COMMIT), _PREPARED_BEGIN)
 
 #: COMMIT behind the caller's statement. That could take its name away, or put a SELECT under it:

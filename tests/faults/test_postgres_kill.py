@@ -12,7 +12,9 @@ import psycopg
 import pytest
 
 from clients._postgres.session import Session
+from clients._postgres.transaction_sql import RESET, ROLLBACK
 from clients.errors import PostgresConnectionError
+from clients.sqlalchemy_adapter import create_engine
 from tests.postgres_faults import (
     INSERT,
     USER,
@@ -58,6 +60,37 @@ def test_killed_idle_sessions_cost_no_failed_call(
         assert client.health_check()
     assert client.stats()["stale"] >= 10
     assert client.stats()["connect_failures"] == 0
+
+
+@pytest.mark.parametrize("way", ["execute", "sqlalchemy"])
+def test_a_session_that_dies_while_it_is_reset_for_a_second_try_costs_no_failed_call(
+    server: PostgresServer, new_client: NewClient, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    """The guard has found what SQL left, and the server ends the session before the reset."""
+    really_run = Session.run_batch
+    killed: list[Session] = []
+    client = new_client(pool_size=1, min_size=1)
+    engine = create_engine(client)
+
+    def run_batch(self: Session, statements: Any) -> Any:
+        if tuple(statements) == (ROLLBACK, RESET) and not killed:
+            killed.append(self)
+            with superuser(server) as conn:
+                conn.execute("SELECT pg_terminate_backend(%s, 5000)", (self.pgconn.backend_pid,))
+        return really_run(self, statements)
+
+    for _ in range(4):
+        client.execute("SELECT 1", user_id=USER)
+    client.execute("PREPARE mine AS SELECT 1", user_id=USER)
+    monkeypatch.setattr(Session, "run_batch", run_batch)
+    if way == "execute":
+        client.execute("SELECT 1", user_id=USER)
+    else:
+        with engine.connect().execution_options(identity={"user_id": USER}) as conn:
+            conn.exec_driver_sql("SELECT 1")
+            conn.commit()
+    assert len(killed) == 1
+    all_places_can_be_used(client)
 
 
 @pytest.fixture

@@ -217,6 +217,28 @@ def test_a_statement_that_takes_our_commit_away_is_an_error_and_not_repeated(
             conn.execute("DROP SEQUENCE undone")
 
 
+@pytest.mark.parametrize("expect", [None, 1])
+def test_who_takes_our_commit_away_is_told_and_not_the_next_borrower(
+    server: PostgresServer, new_client: NewClient, expect: int | None
+) -> None:
+    """A call that is checked before its COMMIT, too, finds out itself."""
+    client = new_client(pool_size=1)
+    forget = (
+        "CREATE FUNCTION forget(name text) RETURNS int LANGUAGE plpgsql AS"
+        " $$ BEGIN EXECUTE format('DEALLOCATE %I', name); RETURN 1; END $$"
+    )
+    with superuser(server) as conn:
+        conn.execute(forget)
+    try:
+        name = _name_of_commit(client)
+        with pytest.raises(PostgresError, match="nothing was committed"):
+            client.execute("SELECT forget(%s)", (name,), ALICE, expect=expect)
+        assert client.execute("SELECT 1 AS one", user_id=BOB) == [{"one": 1}]
+    finally:
+        with superuser(server) as conn:
+            conn.execute("DROP FUNCTION forget")
+
+
 def test_a_statement_that_replaces_our_commit_is_an_error_and_undone(
     server: PostgresServer, new_client: NewClient
 ) -> None:

@@ -207,6 +207,8 @@ def test_transactions_begin_as_the_role_has_it_whatever_was_left(
                     "SET default_transaction_read_only = off",
                     "SET default_transaction_read_only = on",
                     "SET default_transaction_deferrable = on",
+                    "SET default_transaction_deferrable = off",
+                    "SELECT 1",
                 ):
                     for _ in range(6):
                         assert client.execute(MODES, user_id=uuid4()) == [{**USUAL, **modes}]
@@ -228,10 +230,9 @@ def test_a_transaction_timeout_that_was_left_ends_nobody_elses(
         try:
             with own_client(own_postgres) as client:
                 for _ in range(3):
-                    for _ in range(3):
-                        client.execute("SELECT 1", user_id=uuid4())
-                    client.execute("SET transaction_timeout = '200ms'", user_id=uuid4())
-                    client.execute("SELECT pg_sleep(0.3)", user_id=uuid4())
+                    client.execute("SELECT 1", user_id=uuid4())
+                client.execute("SET transaction_timeout = '1s'", user_id=uuid4())
+                client.execute("SELECT pg_sleep(1.1)", user_id=uuid4())
                 assert client.stats()["retired"] == 0
         finally:
             su.execute("ALTER ROLE crm_user RESET ALL")
@@ -260,6 +261,32 @@ def test_defaults_that_the_server_changes_hold_from_the_next_call_on(
                     assert proxy.round_trips == 1
                     su.execute(f"ALTER SYSTEM RESET {name}")
                     _reload(su, client, user, name, USUAL[mode])
+        finally:
+            su.execute("ALTER SYSTEM RESET ALL")
+            su.execute("SELECT pg_reload_conf()")
+
+
+def test_a_transaction_timeout_that_the_server_gets_lets_no_other_one_stand(
+    own_postgres: PostgresServer, user: UUID
+) -> None:
+    """The reset would start no clock where the one of the last borrower's time-out runs."""
+    with (
+        psycopg.connect(own_postgres.url(), autocommit=True) as su,
+        FaultProxy(own_postgres.port) as proxy,
+    ):
+        try:
+            with own_client(own_postgres, proxy.port) as client:
+                for _ in range(4):
+                    client.execute("SELECT 1", user_id=user)
+                su.execute("ALTER SYSTEM SET transaction_timeout = '60s'")
+                _reload(su, client, user, "transaction_timeout", "1min")
+                for _ in range(4):
+                    client.execute("SELECT 1", user_id=user)
+                proxy.reset_counts()
+                client.execute("SET transaction_timeout = '1s'", user_id=user)
+                assert proxy.round_trips == 1
+                client.execute("SELECT pg_sleep(1.1)", user_id=uuid4())
+                assert client.stats()["retired"] == 0
         finally:
             su.execute("ALTER SYSTEM RESET ALL")
             su.execute("SELECT pg_reload_conf()")

@@ -364,6 +364,34 @@ def test_session_state_does_not_reach_the_next_borrower(
         assert session.scalar(PID) == pid
 
 
+def test_a_rollback_in_sql_brings_back_nothing_of_the_last_borrower(
+    db: PostgresClient, engine: Engine, ada: UUID
+) -> None:
+    """Not Ada's settings, and not her identity under a name that looks like the transaction's."""
+    bob = uuid4()
+    with Session(engine, info=whose(bob)) as session:
+        mark = session.scalar(text("SELECT current_setting('application_name')"))
+    leave = (
+        "SELECT set_config('app.current_user_id', %s, false) AS who,"
+        " set_config('application_name', %s, false) AS mark"
+    )
+    fails_if_left = (
+        "ROLLBACK; DO $$ BEGIN IF current_setting('app.current_user_id', true) <> '' THEN"
+        " RAISE 'it came back'; END IF; END $$"
+    )
+    for ending in (fails_if_left, "ROLLBACK AND CHAIN") * 4:  # until the reset is a prepared one
+        for _ in range(3):
+            db.execute("SELECT 1", user_id=bob)
+        db.execute(leave, (str(ada), mark), user_id=ada)
+        with Session(engine, info=whose(bob)) as session:
+            session.execute(text("SELECT 1"))
+            session.execute(text(ending))
+            with pytest.raises(RlsContextError):
+                session.execute(text("SELECT 1"))
+            with pytest.raises(RlsContextError):
+                session.commit()
+
+
 def test_another_thread_may_go_on_with_a_session(engine: Engine, ada: UUID) -> None:
     """A transaction is handed to a thread whole, as a web framework does, and ends there."""
     with Session(engine, info=whose(ada)) as session:
