@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ._rls.finding import SEVERITIES
-from ._rls.report import as_json, as_sarif, as_text, is_failure, proof_findings
+from ._rls.report import as_json, as_sarif, as_text, counted, is_failure, proof_findings
 from ._shared.environment import identity_settings
 from ._shared.pool_stats import stats_by_pool
 from ._shared.secrecy import MaskedEnvironment
@@ -150,7 +150,7 @@ def _postgres(
         ) as client,
     ):
         findings = client.check_rls()
-        rls = "enforced" if not findings else f"{len(findings)} findings: {_RLS_COMMAND}"
+        rls = "enforced" if not findings else f"{counted(findings)}: {_RLS_COMMAND}"
         life = client.credential_life() if role else urls.life(urls.database_path)
         return _healthy("postgres", client, client.server, life, rls=rls, healthy=not findings)
 
@@ -251,7 +251,7 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] | None = 
     commands = parser.add_subparsers(dest="command", required=True)
     for name, text in (
         ("check", "is every service reachable, authenticated, healthy? exit code 0 or 1"),
-        ("rls", "which tables does row-level security not protect? exit code 1 when there are any"),
+        ("rls", "which tables are not protected? exit code 1: some, 2: they cannot be checked"),
     ):
         command = commands.add_parser(name, help=text, description=text)
         command.add_argument("--json", action="store_true", help="print JSON instead of text")

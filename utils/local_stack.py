@@ -41,7 +41,9 @@ What a new stack holds::
 
 Row-level security does not bind the superuser, so no client accepts ``STACK_SUPERUSER_URL``. Apply
 migrations with it (``psql "$STACK_SUPERUSER_URL" -f my_schema.sql``), and grant ``crm_user`` what
-your application needs. Store secrets of your own with the root token:
+your application needs. For an identity of your own drop the tables above first: ``check`` and
+``rls`` would find that nobody sets what their policies read. The stack belongs to the folder that
+it was started from. Store secrets of your own with the root token:
 ``VAULT_TOKEN=$STACK_VAULT_ROOT_TOKEN bao kv put secret/my/app key=value``.
 """
 

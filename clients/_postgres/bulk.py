@@ -179,7 +179,7 @@ def _conflict_clause(on_conflict: OnConflict, columns: Sequence[str]) -> sql.Com
     if not keys or any(one not in columns for one in keys):
         raise PostgresConfigurationError(
             f"on_conflict is {shown(on_conflict)}: it must be None, 'nothing', or the columns of a "
-            "unique constraint, all of them in columns"
+            "unique constraint, all of them in columns, whose rows are to be updated"
         )
     others = [one for one in columns if one not in keys]
     names = sql.SQL(", ").join(map(sql.Identifier, keys))

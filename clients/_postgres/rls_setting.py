@@ -155,8 +155,8 @@ def _check_setting_name(name: object) -> None:
     """
     if not isinstance(name, str) or not _SETTING.fullmatch(name) or len(name) > _LONGEST_NAME:
         raise PostgresConfigurationError(
-            f"{shown(name)} is not a name for a setting of an application: it has a dot, such "
-            f"as 'app.tenant_id', ASCII letters, digits and underscores around it, and at most "
+            f"{shown(name)} cannot name a setting of an application: the name must have a dot, as "
+            "'app.tenant_id' has it, ASCII letters, digits and underscores around it, and at most "
             f"{_LONGEST_NAME} characters"
         )
     if _RESERVED.match(name):

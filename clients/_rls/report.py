@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from .finding import Proof, Severity
 
-__all__ = ["as_json", "as_sarif", "as_text", "is_failure", "proof_findings"]
+__all__ = ["as_json", "as_sarif", "as_text", "counted", "is_failure", "proof_findings"]
 
 _LEVELS: Final = {"leak": "error", "risk": "warning", "slow": "note", "note": "note"}
 
@@ -44,7 +44,16 @@ def as_text(findings: Sequence[Finding]) -> str:
     """Return findings for people."""
     if not findings:
         return "Row-level security: no findings."
-    return "\n".join([*map(str, findings), f"{len(findings)} findings"])
+    return "\n".join([*map(str, findings), counted(findings)])
+
+
+def counted(findings: Sequence[Finding]) -> str:
+    """Say how many findings there are.
+
+    Args:
+        findings: One at least.
+    """
+    return "1 finding" if len(findings) == 1 else f"{len(findings)} findings"
 
 
 def as_json(findings: Sequence[Finding]) -> str:

@@ -210,7 +210,7 @@ def test_dagster_tells_a_setting_that_cannot_work_before_a_run(
     done = validated(location)
 
     assert done.returncode != 0
-    assert "'tenant_id' is not a name for a setting" in done.stderr + done.stdout
+    assert "'tenant_id' cannot name a setting" in done.stderr + done.stdout
 
 
 def validated(location: Path) -> subprocess.CompletedProcess[str]:

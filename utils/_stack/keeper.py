@@ -36,6 +36,8 @@ __all__ = ["down", "endpoints", "serve", "up"]
 _TIMEOUT = 120.0
 _LOCK_TRIES = 10
 
+_EXPORTS = "`python -m utils.local_stack env` prints its exports"
+
 
 def up(settings: StackSettings) -> str:
     """Leave a stack running; do nothing when one already is.
@@ -53,13 +55,13 @@ def up(settings: StackSettings) -> str:
         raise StackError("STACK=external: the servers are not ours to start")
     state = _settled_state()
     if state is not None and _answers(state):
-        return f"already running ({state['kind']}); `make env` prints its exports"
+        return f"already running ({state['kind']}); {_EXPORTS}"
     _folder().mkdir(mode=0o700, exist_ok=True)
     if settings.kind == "docker":
         _start_docker(DockerStack(project=_docker_project(), ports=settings))
     else:
         _start_keeper()
-    return f"running ({settings.kind}); `make env` prints its exports, `make down` stops it"
+    return f"running ({settings.kind}); {_EXPORTS}, `python -m utils.local_stack down` stops it"
 
 
 def down() -> str:
