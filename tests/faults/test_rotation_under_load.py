@@ -34,7 +34,8 @@ def clean_load(clients: Clients) -> Iterator[MixedLoad]:
         yield load
     assert [call for call in load.failures if call.error] == []
     assert load.slower_than(2.0) == []
-    assert len(load.calls) > 20 * _ROTATIONS
+    # There was a load: how many calls there are is the machine's pace.
+    assert len(load.calls) > 4 * _ROTATIONS
 
 
 def told_of(caplog: pytest.LogCaptureFixture, rotations: int) -> bool:
